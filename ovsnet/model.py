@@ -1,0 +1,120 @@
+"""What there is to program: the objects that templates see and that plans compare.
+
+Pure data. `Node` is what a store supplies; `LocalNode`, `Peer` and `Pod` are what `state` derives
+from nodes, configuration and OVSDB rows, and what a template's macro of that name is called with.
+Addresses are `ipaddress` objects throughout.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+
+import msgspec
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Encap(str, enum.Enum):
+    """Encapsulations between nodes; the value is the OVSDB Interface type."""
+
+    VXLAN = "vxlan"
+    GENEVE = "geneve"
+    GRE = "gre"
+
+
+class Tunnels(str, enum.Enum):
+    """How tunnels appear on the bridge: a port per peer, or one port with remote_ip=flow."""
+
+    PORTS = "ports"
+    FLOW = "flow"
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True):
+    """Base: immutable, compared by value, hashable where its fields are."""
+
+
+class Node(Frozen):
+    """A Kubernetes Node, as far as it concerns the network. `source` names it in messages."""
+
+    name: str
+    pod_cidrs: tuple[IPNetwork, ...] = ()
+    addresses: tuple[IPAddress, ...] = ()
+    """InternalIPs, in the order of the object."""
+    encap: Encap | None = None
+    """Annotation ovsnet.io/encapsulation: how this node wants to be reached."""
+    source: str = ""
+
+
+class Pod(Frozen):
+    """A pod's attachment to this node's switch. One pod may have several, by container and ifname."""
+
+    namespace: str
+    name: str
+    container: str
+    ifname: str
+    netns: str
+    network: str
+    port: str
+    """Host interface, which is also the name of the OVS port."""
+    ofport: int
+    mac: str
+    ips: tuple[IPAddress, ...]
+
+    @property
+    def key(self) -> str:
+        """Unique and stable: an attachment is its container and interface, never its address."""
+        return f"{self.namespace}/{self.name}/{self.container}/{self.ifname}"
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class Peer(Frozen):
+    """Another node, with the tunnel that leads to it."""
+
+    name: str
+    remote: IPAddress
+    """The tunnel's far end."""
+    encap: Encap
+    cidrs: tuple[IPNetwork, ...]
+    addresses: tuple[IPAddress, ...]
+    port: str
+    ofport: int
+    by_flow: bool
+    """The port is shared (remote_ip=flow): flows set and match the tunnel's addresses."""
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+
+class LocalNode(Frozen):
+    """This node: its gateway port, ranges and addresses."""
+
+    name: str
+    addresses: tuple[IPAddress, ...]
+    cidrs: tuple[IPNetwork, ...]
+    gateways: tuple[IPAddress, ...]
+    """The first address of each range, on the gateway port."""
+    mac: str
+    """Of the gateway port."""
+    ofport: int
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+
+Object = LocalNode | Pod | Peer

@@ -1,0 +1,80 @@
+"""Names that more than one part must agree on: interfaces, cookies, keys of external_ids.
+
+Pure. Called by everything; imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+GATEWAY = "ovsnet0"
+"""The internal port of the bridge through which the node itself reaches the pods."""
+
+# external_ids of a Bridge or Port row. A row without OWNER is somebody else's and never touched.
+OWNER = "ovsnet"
+ROLE_BRIDGE, ROLE_GATEWAY, ROLE_TUNNEL, ROLE_SPARE, ROLE_POD = "bridge", "gateway", "tunnel", "spare", "pod"
+KEY_CONTAINER = "ovsnet-container"
+KEY_NETNS = "ovsnet-netns"
+KEY_IFNAME = "ovsnet-ifname"
+KEY_NAMESPACE = "ovsnet-namespace"
+KEY_POD = "ovsnet-pod"
+KEY_NETWORK = "ovsnet-network"
+KEY_IPS = "ovsnet-ips"
+KEY_MAC = "ovsnet-mac"
+KEY_PEER = "ovsnet-peer"
+KEY_RELEASED = "ovsnet-released"
+"""On the Bridge row: addresses in their cool-down, "ADDRESS=UNIX_SECONDS ..."."""
+
+KINDS = ("node", "pod", "peer")
+"""Kinds of object that templates have macros for; the index + 1 is the top byte of a cookie."""
+
+
+def cookie(kind: str, key: str) -> int:
+    """The cookie of an object's flows: 8 bits of kind, 56 bits of a stable hash of its key."""
+    digest = hashlib.blake2b(f"{kind}/{key}".encode(), digest_size=7).digest()
+    return (KINDS.index(kind) + 1) << 56 | int.from_bytes(digest, "big")
+
+
+def kind_of(cookie: int) -> str | None:
+    """The kind that a cookie was made for; None if it is not one of ours."""
+    index = (cookie >> 56) - 1
+    return KINDS[index] if 0 <= index < len(KINDS) else None
+
+
+def host_interface(token: str) -> str:
+    """The end of a pod's veth pair that is in the bridge. token: 8 hexadecimal digits."""
+    return f"pod-{token}"
+
+
+def spare_interface(token: str) -> str:
+    """The other end while no pod has it."""
+    return f"spare-{token}"
+
+
+def token_of(host_interface: str) -> str:
+    return host_interface.removeprefix("pod-")
+
+
+def tunnel_interface(encap: str, peer: str = "") -> str:
+    """A tunnel port's name: at most 15 characters, the same for the same peer at every start."""
+    if not peer:
+        return f"{encap}-flow"
+    digest = hashlib.blake2b(peer.encode(), digest_size=4).hexdigest()
+    return f"{encap[:3]}-{digest}"
+
+
+def mac_of(address: IPAddress) -> str:
+    """A locally administered MAC that follows from the address, as 0a:58 + 4 bytes."""
+    packed = address.packed if address.version == 4 else hashlib.blake2b(address.packed, digest_size=4).digest()
+    return "0a:58:" + ":".join(f"{byte:02x}" for byte in packed)
+
+
+def link_local_of(mac: str) -> ipaddress.IPv6Address:
+    """The IPv6 link-local address that Linux derives from a MAC (EUI-64, RFC 4291 appendix A)."""
+    octets = bytearray(int(part, 16) for part in mac.split(":"))
+    octets[0] ^= 0x02
+    identifier = bytes(octets[:3]) + b"\xff\xfe" + bytes(octets[3:])
+    return ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier)

@@ -1,0 +1,104 @@
+"""Objects in, flow lines out: what must be installed.
+
+Pure but for reading the templates once. A template defines a macro for each kind of object that
+its table cares about (`node`, `pod`, `peer`); the renderer calls the macros named after an
+object's kind in every table and puts the object's cookie and the table's number in front of each
+line. The result is kept until the object changes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ovsnet import names, pipeline
+from ovsnet.model import LocalNode, Object, Peer, Pod
+
+Lines = tuple[str, ...]
+Rendered = Mapping[int, Lines]
+"""Flow lines by cookie."""
+
+_KIND: dict[type, str] = {LocalNode: "node", Pod: "pod", Peer: "peer"}
+
+IPAny = ipaddress.IPv4Address | ipaddress.IPv6Address | ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def kind_of(obj: Object) -> str:
+    """The kind of an object: the name of its macros, and the first half of its cookie's key."""
+    return _KIND[type(obj)]
+
+
+def cookie_of(obj: Object) -> int:
+    return names.cookie(kind_of(obj), obj.key)
+
+
+def _ip_match(ipv4: str, ipv6: str) -> Callable[[IPAny], str]:
+    """A filter: an address or network as a match in the syntax of its family."""
+    return lambda ip: f"{ipv4 if ip.version == 4 else ipv6}={ip}"
+
+
+_FILTERS: dict[str, Callable[[Any], str]] = {
+    "src": _ip_match("ip,nw_src", "ipv6,ipv6_src"),
+    "dst": _ip_match("ip,nw_dst", "ipv6,ipv6_dst"),
+    "tun_src": _ip_match("tun_src", "tun_ipv6_src"),
+    "set_tun_dst": lambda ip: f"set_field:{ip}->{'tun_dst' if ip.version == 4 else 'tun_ipv6_dst'}",
+    "link_local": lambda mac: str(names.link_local_of(mac)),
+}
+
+
+class Renderer:
+    """Renders objects with the templates of one folder.
+
+    Raises jinja2.TemplateError at construction for a template that does not compile: that is a
+    fault of the installation, not of the state.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.tables = pipeline.tables(folder)
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(folder),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            autoescape=False,
+        )
+        environment.filters.update(_FILTERS)
+        environment.globals.update(
+            table={table.name: table.number for table in self.tables},
+            router=pipeline.ROUTER,
+            from_pod=pipeline.FROM_POD,
+            from_gateway=pipeline.FROM_GATEWAY,
+            from_tunnel=pipeline.FROM_TUNNEL,
+        )
+        self._macros: dict[str, list[tuple[int, Callable[[Object], str]]]] = {kind: [] for kind in names.KINDS}
+        for table in self.tables:
+            module = environment.get_template(table.path.name).module
+            for kind in names.KINDS:
+                if hasattr(module, kind):
+                    self._macros[kind].append((table.number, getattr(module, kind)))
+        self._memo: dict[int, tuple[Object, Lines]] = {}
+
+    def object(self, obj: Object) -> Lines:
+        """The flow lines that serve one object, in the syntax of ovs-ofctl."""
+        cookie = cookie_of(obj)
+        known = self._memo.get(cookie)
+        if known is not None and known[0] == obj:
+            return known[1]
+        lines = tuple(
+            f"cookie=0x{cookie:x},table={number},{line}"
+            for number, macro in self._macros[kind_of(obj)]
+            for line in filter(None, map(str.strip, macro(obj).splitlines()))
+        )
+        self._memo[cookie] = (obj, lines)
+        return lines
+
+    def state(self, objects: Iterable[Object]) -> dict[int, Lines]:
+        """Everything that must be installed for these objects, and nothing else."""
+        rendered = {cookie_of(obj): self.object(obj) for obj in objects}
+        for cookie in self._memo.keys() - rendered.keys():
+            del self._memo[cookie]
+        return rendered

@@ -1,0 +1,166 @@
+"""Desired against observed: what to change, as data.
+
+Pure. Nothing here knows how a change is carried out; `switch` and `host` do that. Each function is
+idempotent in the sense that a plan carried out leaves nothing to plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from ovsnet import encap, names, state
+from ovsnet.config import Config
+from ovsnet.errors import OvsnetError
+from ovsnet.model import Encap, Frozen, IPAddress, Tunnels
+from ovsnet.render import Lines, Rendered
+from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetPort
+from ovsnet.state import Topology
+
+GATEWAY_NUMBERS = 1
+POD_NUMBERS = 16
+TUNNEL_NUMBERS = 20000
+"""Where each role's OpenFlow port numbers begin; apart, so that a dump is easy to read."""
+
+
+class PortPlan(Frozen):
+    """changes: to the rows. numbers: OpenFlow port by name, once the changes are made."""
+
+    changes: list[Change]
+    numbers: dict[str, int]
+
+
+def free_numbers(rows: Iterable[PortRow], start: int) -> Iterator[int]:
+    """OpenFlow port numbers from `start` on that no row has or has asked for."""
+    used = {number for row in rows for number in (row.ofport, row.ofport_request)}
+    number = start
+    while True:
+        if number not in used:
+            yield number
+        number += 1
+
+
+def desired_ports(config: Config, topo: Topology) -> list[PortSpec]:
+    """The gateway and the tunnels; pods' ports come and go with CNI requests."""
+    gateway = PortSpec(
+        name=names.GATEWAY,
+        type="internal",
+        mac=topo.mac,
+        mtu_request=topo.mtu,
+        external_ids={names.OWNER: names.ROLE_GATEWAY},
+    )
+    tunnels: dict[str, PortSpec] = {}
+    for peer in topo.peers:
+        name = state.tunnel_port(peer, config.tunnels)
+        shared = config.tunnels is Tunnels.FLOW
+        ids = {names.OWNER: names.ROLE_TUNNEL} | ({} if shared else {names.KEY_PEER: peer.name})
+        tunnels[name] = PortSpec(
+            name=name, type=peer.encap.value, options=_options(config, topo, peer.encap, peer.remote), external_ids=ids
+        )
+    return [gateway, *tunnels.values()]
+
+
+def _options(config: Config, topo: Topology, kind: Encap, remote: IPAddress) -> dict[str, str]:
+    if config.tunnels is Tunnels.FLOW:
+        return encap.options(kind, None, None, config.vni, config.udp_port)
+    local = next(address for address in topo.addresses if address.version == remote.version)
+    return encap.options(kind, remote, local, config.vni, config.udp_port)
+
+
+def ports(desired: Iterable[PortSpec], rows: Mapping[str, PortRow]) -> PortPlan:
+    """Brings gateway and tunnel rows in line with `desired`; touches no other role.
+
+    Raises OvsnetError when a name is taken by a port that is not ours.
+    """
+    wanted = {spec.name: spec for spec in desired}
+    ours = (names.ROLE_GATEWAY, names.ROLE_TUNNEL)
+    changes: list[Change] = [
+        DeletePort(name=row.name)
+        for row in rows.values()
+        if row.role in ours and (row.name not in wanted or row.type != wanted[row.name].type)
+    ]
+    gone = {change.name for change in changes if isinstance(change, DeletePort)}
+    kept = {name: row for name, row in rows.items() if name not in gone}
+    numbers: dict[str, int] = {}
+    free = {
+        names.ROLE_GATEWAY: free_numbers(rows.values(), GATEWAY_NUMBERS),
+        names.ROLE_TUNNEL: free_numbers(rows.values(), TUNNEL_NUMBERS),
+    }
+    for spec in wanted.values():
+        row = kept.get(spec.name)
+        if row is None:
+            number = next(free[spec.external_ids[names.OWNER]])
+            changes.append(AddPort(spec=_numbered(spec, number)))
+            numbers[spec.name] = number
+            continue
+        if row.role not in ours:
+            raise OvsnetError(
+                f"port {spec.name} exists on the bridge and is not ovsnet's",
+                f"remove it, or give its Port row external_ids:{names.OWNER}={spec.external_ids[names.OWNER]}",
+            )
+        if row.number is not None:
+            numbers[spec.name] = row.number
+        request = row.ofport_request
+        if _numbered(spec, request) != _as_spec(row, spec):
+            changes.append(SetPort(spec=_numbered(spec, request)))
+    return PortPlan(changes=changes, numbers=numbers)
+
+
+def _numbered(spec: PortSpec, number: int | None) -> PortSpec:
+    return PortSpec(
+        name=spec.name,
+        type=spec.type,
+        options=spec.options,
+        external_ids=spec.external_ids,
+        ofport_request=number,
+        mac=spec.mac,
+        mtu_request=spec.mtu_request,
+    )
+
+
+def _as_spec(row: PortRow, spec: PortSpec) -> PortSpec:
+    """What the row says, as far as `spec` has an opinion: others' external_ids are none of ours."""
+    return PortSpec(
+        name=row.name,
+        type=row.type,
+        options=row.options,
+        external_ids={key: value for key, value in row.external_ids.items() if key.startswith(names.OWNER)},
+        ofport_request=row.ofport_request,
+        mac=row.mac,
+        mtu_request=row.mtu_request,
+    )
+
+
+def flows(installed: Rendered, desired: Rendered) -> list[str]:
+    """The bundle that leads from one rendered state to the other, for `ovs-ofctl bundle`.
+
+    Deletions come first and only match flows with their own cookie, so a flow that moves from one
+    object to another survives whichever of the two is looked at first.
+    """
+    deletions: list[str] = []
+    additions: list[str] = []
+    for cookie in installed.keys() | desired.keys():
+        before = installed.get(cookie, ())
+        after = desired.get(cookie, ())
+        if before == after:
+            continue
+        matches = {match_of(line) for line in after}
+        known = set(before)
+        deletions += [_deletion(line) for line in before if match_of(line) not in matches]
+        additions += [f"flow add {line}" for line in after if line not in known]
+    return deletions + additions
+
+
+def match_of(line: str) -> str:
+    """A flow without its actions: what makes it the flow that it is."""
+    return line.partition(" actions=")[0]
+
+
+def _deletion(line: str) -> str:
+    cookie, _, rest = match_of(line).partition(",")
+    return f"flow delete_strict {cookie}/-1,{rest}"
+
+
+def merged(rendered: Rendered, changed: Mapping[int, Lines]) -> dict[int, Lines]:
+    """`rendered` with some objects' lines replaced; no lines means no object."""
+    result = {**rendered, **changed}
+    return {cookie: lines for cookie, lines in result.items() if lines}

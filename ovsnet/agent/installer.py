@@ -1,0 +1,119 @@
+"""What is installed on the switch, and the only way to change it.
+
+Callers say what each object's flows shall be and wait until that is so; one bundle is under way at
+a time and whatever is asked for meanwhile shares the next. Owns no desired state: the agent's loop
+does. Never reads the switch back: a full replacement makes it equal, whatever it held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from ovsnet import plan
+from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.render import Lines, Rendered
+
+log = logging.getLogger("ovsnet.flows")
+
+
+class Switch(Protocol):
+    """What the installer needs of `switch.openflow.OpenFlow`."""
+
+    async def bundle(self, lines: Iterable[str]) -> None: ...
+
+    async def replace(self, lines: Iterable[str]) -> None: ...
+
+
+class Installer:
+    """Applies changes in the order in which they were asked for, batched."""
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self.installed: dict[int, Lines] = {}
+        self.stale = True
+        """The switch may hold anything: only a full replacement helps (start, vswitchd restarted)."""
+        self.modifications = 0
+        """Flow modifications sent since the start."""
+        self._wanted: dict[int, Lines] = {}
+        self._waiters: list[tuple[frozenset[int], asyncio.Future[None]]] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def change(self, changed: Mapping[int, Lines]) -> None:
+        """Gives objects new flows; no lines remove an object. Returns when that is installed.
+
+        Raises SwitchUnavailable, or OvsnetError with ovs-ofctl's words if a flow is refused.
+        """
+        if self.stale:
+            raise SwitchUnavailable("the switch's flows are not in place yet", "repeat when the agent is ready")
+        self._wanted.update(changed)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append((frozenset(changed), waiter))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        await waiter
+
+    async def settle(self, desired: Rendered) -> None:
+        """Makes the switch hold exactly `desired`, by difference where it is known what it holds."""
+        if self.stale:
+            await self._replace(desired)
+            return
+        keys = self.installed.keys() | desired.keys()
+        changed = {key: desired.get(key, ()) for key in keys if desired.get(key, ()) != self.installed.get(key, ())}
+        if changed:
+            await self.change(changed)
+
+    async def _replace(self, desired: Rendered) -> None:
+        while self._worker is not None:
+            await asyncio.wait([self._worker])
+        await self._switch.replace(line for lines in desired.values() for line in lines)
+        self.installed = dict(desired)
+        self.stale = False
+
+    async def _work(self) -> None:
+        try:
+            while self._wanted:
+                wanted, self._wanted = self._wanted, {}
+                waiters, self._waiters = self._waiters, []
+                await self._apply(wanted, waiters)
+        finally:
+            self._worker = None
+
+    async def _apply(
+        self, wanted: dict[int, Lines], waiters: list[tuple[frozenset[int], asyncio.Future[None]]]
+    ) -> None:
+        failed = await self._try(wanted)
+        if failed is not None and len(wanted) > 1 and not isinstance(failed, SwitchUnavailable):
+            # A bundle is all or nothing: find out which object is to blame, and serve the others.
+            blame = {key: error for key, lines in wanted.items() if (error := await self._try({key: lines}))}
+        else:
+            blame = dict.fromkeys(wanted, failed) if failed is not None else {}
+        for keys, waiter in waiters:
+            error = next((blame[key] for key in keys if key in blame), None)
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
+
+    async def _try(self, wanted: Mapping[int, Lines]) -> OvsnetError | None:
+        before = {key: self.installed[key] for key in wanted if key in self.installed}
+        lines = plan.flows(before, wanted)
+        if lines:
+            try:
+                await self._switch.bundle(lines)
+            except OvsnetError as error:
+                if isinstance(error, SwitchUnavailable):
+                    self.stale = True
+                log.error("flows not installed: %s", error)
+                return error
+            self.modifications += len(lines)
+        for key, value in wanted.items():
+            if value:
+                self.installed[key] = value
+            else:
+                self.installed.pop(key, None)
+        return None

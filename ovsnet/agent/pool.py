@@ -1,0 +1,194 @@
+"""Spare ports: veth pairs whose one end is in the bridge already, waiting for a pod.
+
+ovs-vswitchd looks at every port whenever the set of ports changes, so adding one takes longer the
+more there are. A spare takes that off the path of a CNI ADD. Spares are OVSDB rows of their own
+role and survive a restart; the far end is in the node's namespace, down, until a pod takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import Protocol
+
+from ovsnet import names, plan
+from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.model import Frozen
+from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec
+
+log = logging.getLogger("ovsnet.pool")
+
+_QUIET = 0.3
+"""Seconds without an ADD before the pool is filled up: refilling keeps vswitchd busy."""
+
+
+class Spare(Frozen):
+    """A port that is ready for a pod. mtu: that of the bridge's end."""
+
+    token: str
+    ofport: int
+    mtu: int
+
+
+class Database(Protocol):
+    """What the pool needs of `switch.ovsdb.Ovsdb`."""
+
+    def ports(self) -> Mapping[str, PortRow]: ...
+
+    async def apply(self, changes: list[Change]) -> None: ...
+
+    async def wait_ofports(self, names: list[str], timeout: float) -> dict[str, int]: ...
+
+
+class Links(Protocol):
+    """What the pool needs of `host.links.Links`."""
+
+    async def create_spares(self, tokens: list[str], mtu: int, tx_off: bool) -> None: ...
+
+    async def detach(self, token: str) -> None: ...
+
+
+class Pool:
+    """Keeps `size` spares ready. size 0: a port is made for each pod when it comes."""
+
+    def __init__(self, database: Database, links: Links, size: int, tx_off: bool) -> None:
+        self._database = database
+        self._links = links
+        self._size = size
+        self._tx_off = tx_off
+        self._ready: collections.deque[Spare] = collections.deque()
+        self._waiting: collections.deque[asyncio.Future[Spare]] = collections.deque()
+        self._refiller: asyncio.Task[None] | None = None
+        self._last_taken = 0.0
+        self._hurry = asyncio.Event()
+        self.mtu = 0
+        """Of the ends that will be made from now on; set by the agent."""
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    async def adopt(self, intact: Mapping[str, int]) -> None:
+        """Takes over an earlier run's spares, and removes those of which a pod has the far end.
+
+        intact: the MTU of the bridge's end by token, of pairs that have both ends in this namespace.
+        """
+        broken: list[str] = []
+        for row in self._database.ports().values():
+            token = names.token_of(row.name)
+            if row.role != names.ROLE_SPARE:
+                continue
+            if token in intact and row.ofport is not None and row.ofport > 0:
+                self._ready.append(Spare(token=token, ofport=row.ofport, mtu=intact[token]))
+            else:
+                broken.append(token)
+        if broken:
+            log.info("removing %d spare ports that an interrupted run left", len(broken))
+            await self._remove(broken)
+        self.top_up()
+
+    async def take(self) -> Spare:
+        """A spare for one pod; waits while one is made.
+
+        Raises SwitchUnavailable when vswitchd does not make the port in time.
+        """
+        loop = asyncio.get_running_loop()
+        self._last_taken = loop.time()
+        if self._ready:
+            spare = self._ready.popleft()
+            self.top_up()
+            return spare
+        waiter: asyncio.Future[Spare] = loop.create_future()
+        self._waiting.append(waiter)
+        self._hurry.set()
+        self.top_up()
+        return await waiter
+
+    async def discard(self, token: str) -> None:
+        """Removes a spare that was taken and can't be used again."""
+        await self._remove([token])
+
+    def top_up(self) -> None:
+        """Starts making what is missing, unless that is under way."""
+        if self._refiller is None and (self._waiting or len(self._ready) < self._size):
+            self._refiller = asyncio.create_task(self._refill())
+
+    async def close(self) -> None:
+        if self._refiller is not None:
+            self._refiller.cancel()
+            await asyncio.gather(self._refiller, return_exceptions=True)
+
+    async def _refill(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                while self._waiting and self._ready:
+                    self._hand_over(self._ready.popleft())
+                if not self._waiting and self._ready and await self._disturbed(loop.time() - self._last_taken):
+                    continue
+                missing = len(self._waiting) + max(0, self._size - len(self._ready))
+                if missing <= 0:
+                    return
+                # Those who wait come first: making the whole pool would make them wait longer.
+                await self._make(len(self._waiting) or missing)
+        except OvsnetError as error:
+            log.warning("no spare port could be made: %s", error)
+            while self._waiting:
+                waiter = self._waiting.popleft()
+                if not waiter.done():
+                    waiter.set_exception(error)
+        finally:
+            self._refiller = None
+
+    async def _disturbed(self, quiet: float) -> bool:
+        """Waits until no pod has come for a while; True if it had to."""
+        if quiet >= _QUIET:
+            return False
+        self._hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), _QUIET - quiet)
+        return True
+
+    def _hand_over(self, spare: Spare) -> None:
+        waiter = self._waiting.popleft()
+        if waiter.done():
+            self._ready.append(spare)
+        else:
+            waiter.set_result(spare)
+
+    async def _make(self, count: int) -> None:
+        rows = self._database.ports()
+        tokens = [secrets.token_hex(4) for _ in range(count)]
+        numbers = plan.free_numbers(rows.values(), plan.POD_NUMBERS)
+        mtu = self.mtu
+        await self._links.create_spares(tokens, mtu, self._tx_off)
+        specs = [
+            PortSpec(
+                name=names.host_interface(token),
+                external_ids={names.OWNER: names.ROLE_SPARE},
+                ofport_request=next(numbers),
+            )
+            for token in tokens
+        ]
+        try:
+            await self._database.apply([AddPort(spec=spec) for spec in specs])
+            made = await self._database.wait_ofports([spec.name for spec in specs], 10.0)
+        except BaseException:
+            await self._remove(tokens)
+            raise
+        for token in tokens:
+            spare = Spare(token=token, ofport=made[names.host_interface(token)], mtu=mtu)
+            self._ready.append(spare)
+
+    async def _remove(self, tokens: list[str]) -> None:
+        present = self._database.ports()
+        rows = [names.host_interface(token) for token in tokens]
+        try:
+            await self._database.apply([DeletePort(name=name) for name in rows if name in present])
+        except SwitchUnavailable as error:
+            log.warning("spare ports stay until the next start: %s", error)
+        for token in tokens:
+            await self._links.detach(token)

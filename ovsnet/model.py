@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import typing
 
 import msgspec
 
@@ -31,6 +32,7 @@ class Tunnels(str, enum.Enum):
     FLOW = "flow"
 
 
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Frozen(msgspec.Struct, frozen=True, kw_only=True):
     """Base: immutable, compared by value, hashable where its fields are."""
 

@@ -81,7 +81,7 @@ def topology(
         cidrs=tuple(cidrs),
         gateways=gateways,
         mac=names.mac_of(gateways[0]),
-        mtu=derived if config.mtu is None else config.mtu,
+        mtu=derived if config.mtu == "auto" else config.mtu,
         peers=tuple(peers),
         problems=tuple(problems),
     )

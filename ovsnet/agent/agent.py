@@ -1,0 +1,213 @@
+"""The loop: collect what is wanted, compare with what is there, apply the difference.
+
+Owns readiness and the order in which things are done. Never talks to OVS, the kernel or a runtime
+itself: `switch`, `host`, `store` and `cni` do. `sync` is idempotent, runs at start, after every
+event that concerns it and from time to time; it is the only writer of bridge, gateway, tunnels,
+routes and nftables. Pods come and go in `attachments`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+
+from ovsnet import names, plan, state
+from ovsnet.agent import changes
+from ovsnet.agent.attachments import Attachments
+from ovsnet.agent.complaints import Complaints
+from ovsnet.agent.installer import Installer
+from ovsnet.agent.pool import Pool
+from ovsnet.config import Config
+from ovsnet.errors import NotReady, OvsnetError, SwitchUnavailable
+from ovsnet.host.node import NodeHost
+from ovsnet.render import Renderer
+from ovsnet.rows import BridgeSpec, PortRow, SetBridge
+from ovsnet.state import Topology
+from ovsnet.store import Store
+from ovsnet.switch.openflow import OpenFlow
+from ovsnet.switch.ovsdb import Ovsdb
+
+log = logging.getLogger("ovsnet.agent")
+
+_PERIOD = 30.0
+"""Seconds after which everything is compared again although nothing happened."""
+_RETRY = 1.0
+"""Seconds after which a sync that failed is tried again; doubles up to _PERIOD."""
+
+
+class Agent:
+    """One node's agent, composed in `app`."""
+
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        *,
+        store: Store,
+        ovsdb: Ovsdb,
+        openflow: OpenFlow,
+        host: NodeHost,
+        renderer: Renderer,
+        installer: Installer,
+        pool: Pool,
+        attachments: Attachments,
+    ) -> None:
+        self.config = config
+        self.name = name
+        self.store = store
+        self.ovsdb = ovsdb
+        self.openflow = openflow
+        self.host = host
+        self.renderer = renderer
+        self.installer = installer
+        self.pool = pool
+        self.attachments = attachments
+        self.topology: Topology | None = None
+        self.complaints = Complaints(log)
+        self._rows: Mapping[str, PortRow] = {}
+        self._adopted = False
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something happened that a sync should look at."""
+        self._wake.set()
+
+    def trouble(self) -> OvsnetError | None:
+        """Why no ADD can be served now; None when the node is ready."""
+        if not self.ovsdb.connected:
+            return SwitchUnavailable(
+                f"ovsdb-server at {self.config.ovsdb} does not answer", "start Open vSwitch on this node"
+            )
+        if self.topology is None or self.installer.stale or not self._adopted:
+            reason = "; ".join(self.complaints.current()) or "the first comparison is under way"
+            return NotReady(f"the agent of node {self.name} is not ready: {reason}", "see the agent's log")
+        return None
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        self.ovsdb.subscribe(self._rows_changed)
+        self.store.subscribe(self.wake)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.ovsdb.run())
+            tasks.create_task(self.store.run())
+            tasks.create_task(self._watch_switch())
+            await self._loop()
+
+    async def _loop(self) -> None:
+        await self.ovsdb.wait_connected()
+        self._wake.set()
+        retry = _RETRY
+        while True:
+            try:
+                async with asyncio.timeout(_PERIOD):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self.sync()
+            except OvsnetError as error:
+                self.complaints.about("sync", str(error))
+                asyncio.get_running_loop().call_later(retry, self.wake)
+                retry = min(2 * retry, _PERIOD)
+            else:
+                self.complaints.over("sync", f"node {self.name} is ready")
+                retry = _RETRY
+
+    async def sync(self) -> None:
+        """Makes bridge, ports, flows and the host's side equal to what is wanted.
+
+        Raises NotReady or another OvsnetError that says what is missing; what was done stays.
+        """
+        started = time.monotonic()
+        topo = await self._derive()
+        await self._ensure_bridge()
+        port_plan = plan.ports(plan.desired_ports(self.config, topo), self.ovsdb.ports())
+        if port_plan.changes:
+            await self.ovsdb.apply(port_plan.changes)
+        self.pool.mtu = topo.mtu
+        await self.attachments.serve(topo)
+        if self.installer.stale:
+            await self.openflow.wait_up()
+        objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.attachments.pods())
+        host_side = asyncio.create_task(self._sync_host(topo))
+        try:
+            await self.installer.settle(self.renderer.state(objects))
+        finally:
+            await asyncio.wait([host_side])
+        host_side.result()
+        await self._adopt()
+        self._tell(topo, time.monotonic() - started)
+        self.topology = topo
+
+    async def _derive(self) -> Topology:
+        if not self.ovsdb.connected:
+            raise SwitchUnavailable(
+                f"ovsdb-server at {self.config.ovsdb} does not answer", "start Open vSwitch on this node"
+            )
+        snapshot = self.store.snapshot()
+        if snapshot is None:
+            raise NotReady(
+                f"the store {self.config.store.file} has not been read yet", "does the folder exist and can it be read?"
+            )
+        own = snapshot.nodes.get(self.name)
+        uplink = await self.host.uplink(self.config.node_address, own.addresses if own else ())
+        topo = state.topology(self.config, self.name, uplink.addresses, uplink.mtu, snapshot.nodes)
+        for problem in topo.problems:
+            self.complaints.about(f"peer {problem}", problem)
+        return topo
+
+    async def _ensure_bridge(self) -> None:
+        spec = BridgeSpec(
+            name=self.config.bridge,
+            datapath_type=self.host.datapath(self.config.datapath, self.ovsdb.datapath_types),
+            other_config={"disable-in-band": "true"},
+            external_ids={names.OWNER: names.ROLE_BRIDGE},
+        )
+        row = self.ovsdb.bridge()
+        if (
+            row is None
+            or row.datapath_type != spec.datapath_type
+            or row.fail_mode != spec.fail_mode
+            or not spec.other_config.items() <= row.other_config.items()
+        ):
+            await self.ovsdb.apply([SetBridge(spec=spec)])
+            log.info("bridge %s: datapath %s", spec.name, spec.datapath_type)
+
+    async def _sync_host(self, topo: Topology) -> None:
+        await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)
+        for words in await self.host.reconcile(topo, self.config.egress):
+            log.info("%s", words)
+
+    async def _adopt(self) -> None:
+        """Once: what an earlier run left, when everything that is wanted is known."""
+        if not self._adopted:
+            await self.attachments.adopt()
+            self._adopted = True
+            log.info("node %s is ready: %d pods", self.name, len(self.attachments.pods()))
+
+    def _tell(self, topo: Topology, seconds: float) -> None:
+        for line in changes.between(self.topology, topo):
+            log.info("%s in %.0f ms", line, 1000 * seconds)
+
+    def _rows_changed(self) -> None:
+        """Wakes the loop for rows that it minds; a pod's own ADD or DEL is none of its business."""
+        before, self._rows = self._rows, self.ovsdb.ports()
+        changed = [name for name in before.keys() | self._rows.keys() if before.get(name) is not self._rows.get(name)]
+        if self._adopted and self.attachments.refresh(self._rows, changed):
+            self.wake()
+        roles = {row.role for name in changed for rows in (before, self._rows) if (row := rows.get(name)) is not None}
+        if roles - {names.ROLE_POD, names.ROLE_SPARE} or self.ovsdb.bridge() is None:
+            self.wake()
+
+    async def _watch_switch(self) -> None:
+        """Flows do not survive ovs-vswitchd: when it goes, everything is to be written again."""
+        while True:
+            await self.ovsdb.wait_connected()
+            await self.openflow.wait_up()
+            await self.openflow.wait_down()
+            self.installer.stale = True
+            log.warning("ovs-vswitchd or bridge %s went away; its flows are to be written again", self.config.bridge)
+            self.wake()

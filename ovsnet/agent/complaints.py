@@ -1,0 +1,46 @@
+"""Says what is wrong once, then at growing intervals, and once when it is over.
+
+A thing that is away stays away for minutes; a line a second about it hides everything else.
+Called by the agent's loop; owns nothing but the memory of what was said.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+_FIRST = 10.0
+_LONGEST = 600.0
+
+
+class Complaints:
+    """By subject ("store", "sync", ...): the trouble it has, and when it was last mentioned."""
+
+    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._clock = clock
+        self._said: dict[str, tuple[str, float, float]] = {}
+
+    def about(self, subject: str, trouble: str) -> None:
+        """Mentions the trouble if it is new or was last mentioned long enough ago."""
+        now = self._clock()
+        known = self._said.get(subject)
+        if known is not None and known[0] == trouble:
+            _, last, interval = known
+            if now - last < interval:
+                return
+            interval = min(2 * interval, _LONGEST)
+        else:
+            interval = _FIRST
+        self._said[subject] = (trouble, now, interval)
+        self._log.warning("%s", trouble)
+
+    def over(self, subject: str, words: str = "") -> None:
+        """The subject's trouble is over; says so if there was one."""
+        if self._said.pop(subject, None) is not None and words:
+            self._log.info("%s", words)
+
+    def current(self) -> list[str]:
+        """What is wrong now, for `ovsnet show`."""
+        return [trouble for trouble, _, _ in self._said.values()]

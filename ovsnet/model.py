@@ -37,6 +37,16 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True):
     """Base: immutable, compared by value, hashable where its fields are."""
 
 
+class AddressRange(Frozen):
+    """Addresses from `first` to `last`, both included and of one family."""
+
+    first: IPAddress
+    last: IPAddress
+
+    def __contains__(self, address: IPAddress) -> bool:
+        return self.first.version == address.version and int(self.first) <= int(address) <= int(self.last)
+
+
 class Node(Frozen):
     """A Kubernetes Node, as far as it concerns the network. `source` names it in messages."""
 

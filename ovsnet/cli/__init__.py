@@ -1,0 +1,1 @@
+"""The `ovsnet` command. Every subcommand is a module here or elsewhere that `main` loads when it is named."""

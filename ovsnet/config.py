@@ -1,0 +1,305 @@
+"""The agent's configuration: every field with its type, default, limits and meaning.
+
+Owns what may stand in agent.yaml; `docs/configuration.md` is generated from the annotations here, so
+a field is described in this file and nowhere else. Never looks at the machine: what is to be found out
+there (host name, node address, ranges) stays None or empty and the agent resolves it. `load` is for
+the agent, `check` for whoever wants every mistake as data.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from ovsnet import configcheck, configrules, strictyaml
+from ovsnet.errors import ConfigError
+from ovsnet.model import AddressRange, Encap, Frozen, IPAddress, IPNetwork, Tunnels
+from ovsnet.strictyaml import Problem
+
+# `form` names a notation of configcheck.NOTATIONS, or says what a pattern asks for.
+Address = Annotated[IPAddress, Meta(extra={"form": "address"})]
+Network = Annotated[IPNetwork, Meta(extra={"form": "network"})]
+AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\0]*\Z", extra={"form": "an absolute path"})]
+SocketPath = Annotated[
+    str, Meta(pattern=r"^/[^\0]{1,106}\Z", extra={"form": "an absolute path of at most 107 characters"})
+]
+Interface = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!\.{1,2}\Z)[^\s/:\0]{1,15}\Z",
+        extra={"form": "an interface name: 1 to 15 characters without space, '/' or ':'"},
+    ),
+]
+
+
+NodeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z",
+        extra={"form": "a node name: lower case letters, digits, '-' and '.'"},
+    ),
+]
+Addresses = Annotated[AddressRange, Meta(extra={"form": "addresses"})]
+
+
+class Datapath(str, enum.Enum):
+    """Which of Open vSwitch's datapaths the bridge uses."""
+
+    AUTO = "auto"
+    SYSTEM = "system"
+    NETDEV = "netdev"
+
+
+class LogLevel(str, enum.Enum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(str, enum.Enum):
+    TEXT = "text"
+    JSON = "json"
+
+
+class Section(Frozen, rename="camel"):
+    """A mapping in the file: keys are camelCase, as in Kubernetes' own files."""
+
+
+class NodeAddress(Section):
+    """At most one of the three is set; none means automatic."""
+
+    address: Annotated[
+        Address | None,
+        Meta(description="This address.", examples=["192.0.2.11"], extra={"default": "not set"}),
+    ] = None
+    interface: Annotated[
+        Interface | None,
+        Meta(
+            description="The first global address of this interface.",
+            examples=["eth1"],
+            extra={"default": "not set"},
+        ),
+    ] = None
+    route_to: Annotated[
+        Address | None,
+        Meta(
+            description="The source address that the kernel chooses for this destination, e.g. another node.",
+            examples=["192.0.2.1"],
+            extra={"default": "not set"},
+        ),
+    ] = None
+
+
+class Egress(Section):
+    """How pods reach what is outside the cluster."""
+
+    masquerade: Annotated[
+        bool, Meta(description="Whether packets from pods to the outside leave with the node's address.")
+    ] = True
+    no_masquerade: Annotated[
+        tuple[Network, ...],
+        Meta(
+            description="Destinations outside the cluster that see the pod's own address all the same.",
+            examples=[["10.0.0.0/8", "fd00::/8"]],
+        ),
+    ] = ()
+    random_fully: Annotated[
+        bool,
+        Meta(
+            description="Whether source ports are chosen at random, which keeps two connections from being given "
+            "the same one at the same moment. Turn it off only where the outside depends on kept ports."
+        ),
+    ] = True
+
+
+class Store(Section):
+    """Where the agent learns of the cluster's nodes."""
+
+    file: Annotated[
+        AbsolutePath,
+        Meta(description="A folder of Kubernetes manifests with a Node object for every node; watched."),
+    ] = "/etc/ovsnet/cluster"
+
+
+class Log(Section):
+    """What the agent tells on standard error."""
+
+    level: Annotated[LogLevel, Meta(description="The least severe kind of message that is written.")] = (
+        LogLevel.INFO
+    )
+    format: Annotated[
+        LogFormat, Meta(description="`text` for people, `json` for collectors: one object on each line.")
+    ] = LogFormat.TEXT
+
+
+class Config(Section):
+    """agent.yaml. Every field has a default: an empty file is a valid configuration."""
+
+    node_name: Annotated[
+        NodeName | None,
+        Meta(
+            description="The name of this node's own Node object in the store.",
+            examples=["node-a"],
+            extra={"default": "the host name"},
+        ),
+    ] = None
+    node_address: Annotated[
+        NodeAddress,
+        Meta(
+            description="The address that peers send tunnel packets to. One of the keys below; without any, the "
+            "InternalIP of the node's own Node object, else the address of the interface with the default route."
+        ),
+    ] = NodeAddress()
+    ovsdb: Annotated[
+        str,
+        Meta(
+            pattern=r"^(unix:/[^\0]{1,106}|tcp:(\[[0-9A-Fa-f:.]+\]|[^:\s\0]+):\d{1,5})\Z",
+            description="The OVSDB server of the Open vSwitch on this node.",
+            examples=["unix:/run/openvswitch/db.sock"],
+            extra={"form": "unix:/PATH or tcp:ADDRESS:PORT"},
+        ),
+    ] = "unix:/run/openvswitch/db.sock"
+    bridge: Annotated[
+        Interface,
+        Meta(
+            description="The integration bridge. Made when missing; a bridge of somebody else is never taken over."
+        ),
+    ] = "br-int"
+    datapath: Annotated[
+        Datapath,
+        Meta(
+            description="`system` is the kernel's datapath, `netdev` that in user space; `auto` takes the kernel's "
+            "where the kernel has it."
+        ),
+    ] = Datapath.AUTO
+    encapsulation: Annotated[
+        Encap,
+        Meta(
+            description="How packets travel between nodes. A Node's annotation `ovsnet.io/encapsulation` overrides it "
+            "for tunnels to that node."
+        ),
+    ] = Encap.VXLAN
+    tunnels: Annotated[
+        Tunnels,
+        Meta(
+            description="`ports`: one port for each peer, so that `ovs-vsctl show` tells the whole story; `flow`: one "
+            "port for all, for clusters of many hundred nodes."
+        ),
+    ] = Tunnels.PORTS
+    vni: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**24 - 1,
+            description="The virtual network identifier (GRE: the key) of every tunnel packet; the same on all nodes.",
+        ),
+    ] = 77
+    udp_port: Annotated[
+        Annotated[int, Meta(ge=1, le=65535)] | None,
+        Meta(
+            description="The UDP port of VXLAN or Geneve; the same on all nodes.",
+            examples=[8472],
+            extra={"default": "4789 for VXLAN, 6081 for Geneve"},
+        ),
+    ] = None
+    pod_cidrs: Annotated[
+        tuple[Network, ...],
+        Meta(
+            description="The ranges that this node's pods have their addresses from: one family or two, any number of "
+            "ranges in each. A range's first address is the gateway.",
+            examples=[["10.244.1.0/24", "fd00:10:244:1::/64"]],
+            extra={"default": "`podCIDRs` of the node's own Node object"},
+        ),
+    ] = field(default=(), name="podCIDRs")
+    excluded_addresses: Annotated[
+        tuple[Addresses, ...],
+        Meta(
+            description="Addresses never given to a pod: single ones, networks, or first-last.",
+            examples=[["10.244.1.10", "10.244.1.64/28", "10.244.1.200-10.244.1.210"]],
+        ),
+    ] = ()
+    reuse_after: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86400,
+            description="How long a freed address rests before another pod can have it, so that nobody takes the "
+            "newcomer for its predecessor.",
+            extra={"unit": "seconds"},
+        ),
+    ] = 60
+    spare_ports: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=256,
+            description="How many pod ports are kept ready, to make the start of a pod quicker. Should be about the "
+            "number of pods that start at once; 0 makes each port when it is needed.",
+            extra={"unit": "ports"},
+        ),
+    ] = 8
+    mtu: Annotated[
+        Literal["auto"] | Annotated[int, Meta(ge=576, le=65535)],
+        Meta(
+            description="The MTU of pods. `auto` is that of the uplink less the overhead of the encapsulation, the "
+            "least over all peers. At least 1280 with IPv6 (RFC 8200).",
+            examples=[1400],
+            extra={"unit": "bytes"},
+        ),
+    ] = "auto"
+    egress: Annotated[Egress, Meta(description="How pods reach what is outside the cluster.")] = Egress()
+    store: Annotated[Store, Meta(description="Where the agent learns of the cluster's nodes.")] = Store()
+    cni_socket: Annotated[
+        SocketPath,
+        Meta(description="The unix socket that the CNI executable talks to; only root may."),
+    ] = "/run/ovsnet/agent.sock"
+    log: Annotated[Log, Meta(description="What the agent tells on standard error.")] = Log()
+
+
+def check(text: str) -> list[Problem]:
+    """Every mistake in the text of a configuration, in the order of the file as far as it is known."""
+    return _read(text)[1]
+
+
+def parse(text: str, source: str = "configuration") -> Config:
+    """The configuration in `text`. Raises ConfigError with every problem; `source` names it there."""
+    config, problems = _read(text)
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError(
+            f"{source}: {count}",
+            "correct it; docs/configuration.md lists every key",
+            [str(each) for each in problems],
+        )
+    return config
+
+
+def load(path: Path) -> Config:
+    """The configuration in the file. Raises ConfigError: unreadable, or with every problem in it."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}", "name the agent's configuration with --config FILE"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text at byte {error.start}", "is this a YAML file?") from error
+
+
+def _read(text: str) -> tuple[Config, list[Problem]]:
+    document = strictyaml.read(text)
+    walk = configcheck.Walk(document)
+    value = {} if document.value is None else document.value
+    config = walk.value(configcheck.kind_of(Config), value, "")
+    problems = document.problems + walk.problems
+    if not isinstance(config, Config):
+        return Config(), problems
+    problems += [
+        document.located(path, text)
+        for path, text in configrules.contradictions(config, {p.path for p in problems})
+    ]
+    return config, sorted(problems, key=lambda problem: problem.line)

@@ -1,0 +1,89 @@
+"""Reads what ovs-ofctl and ofproto/trace print.
+
+Pure: text in, data out. Called by the inspection commands; the agent itself never reads flows.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ovsnet.model import Frozen
+
+_FIELD = re.compile(r"(cookie|table|n_packets|n_bytes|priority)=(0x[0-9a-f]+|\d+)(?:,\s*|\s+|$)")
+_NOISE = re.compile(r"(duration|idle_age|hard_age|idle_timeout|hard_timeout)=[^,\s]+(?:,\s*|\s+)")
+
+
+class Flow(Frozen):
+    """One installed flow. `match` is without the priority."""
+
+    cookie: int
+    table: int
+    priority: int
+    packets: int
+    bytes: int
+    match: str
+    actions: str
+
+
+def flow(line: str) -> Flow | None:
+    """One line of `ovs-ofctl dump-flows`; None for a line that is no flow (the reply's header)."""
+    head, separator, actions = line.strip().partition(" actions=")
+    if not separator or "cookie=" not in head:
+        return None
+    values = {"table": "0", "n_packets": "0", "n_bytes": "0", "priority": "32768"}
+
+    def take(found: re.Match[str]) -> str:
+        values[found[1]] = found[2]
+        return ""
+
+    match = _FIELD.sub(take, _NOISE.sub("", head)).strip(" ,")
+    return Flow(
+        cookie=int(values["cookie"], 16),
+        table=int(values["table"]),
+        priority=int(values["priority"]),
+        packets=int(values["n_packets"]),
+        bytes=int(values["n_bytes"]),
+        match=match or "any",
+        actions=actions,
+    )
+
+
+_STEP = re.compile(r"^\s*(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+))?", re.MULTILINE)
+_OUTPUT = re.compile(r"-> output port is (\d+)")
+_DATAPATH = re.compile(r"^Datapath actions: (.*)$", re.MULTILINE)
+
+
+class Step(Frozen):
+    """One table that a traced packet met, with the flow that it matched there."""
+
+    table: int
+    priority: int
+    cookie: int
+
+
+class Trace(Frozen):
+    """What ofproto/trace said. `output`: the OpenFlow port it leaves by; None if it is dropped."""
+
+    steps: tuple[Step, ...]
+    output: int | None
+    answered: bool
+    """It goes back out of the port that it came from: an ARP or neighbour answer."""
+    datapath_actions: str
+
+
+def trace(text: str) -> Trace:
+    """Reads the text of `ofproto/trace`."""
+    steps = tuple(
+        Step(table=int(found[1]), priority=int(found[3]), cookie=int(found[4] or "0", 16))
+        for found in _STEP.finditer(text)
+    )
+    outputs = _OUTPUT.findall(text)
+    actions = _DATAPATH.search(text)
+    what = actions[1].strip() if actions else ""
+    dropped = what in ("drop", "")
+    return Trace(
+        steps=steps,
+        output=int(outputs[-1]) if outputs and not dropped else None,
+        answered="IN_PORT" in text and not dropped and not outputs,
+        datapath_actions=what,
+    )

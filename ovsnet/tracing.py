@@ -1,0 +1,133 @@
+"""A packet between two names as the text that `ofproto/trace` reads, and its verdict in words.
+
+Pure. `endpoint` resolves a name (a pod, a peer, this node, or an address) against the objects;
+`packet` writes the flow; `verdict` reads the answer. Called by `ovsnet trace`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+from ovsnet import flowdump, pipeline
+from ovsnet.errors import OvsnetError
+from ovsnet.model import Frozen, IPAddress, LocalNode, Object, Peer, Pod
+from ovsnet.render import kind_of
+
+_OUTSIDE_MAC = "0a:58:00:00:00:01"
+
+
+class Endpoint(Frozen):
+    """One end of the packet. `obj` is None for an address that is nobody's here."""
+
+    title: str
+    ips: tuple[IPAddress, ...]
+    obj: Object | None
+
+
+class Packet(Frozen):
+    """protocol: tcp, udp or icmp. port: destination, for TCP and UDP."""
+
+    source: Endpoint
+    target: Endpoint
+    protocol: str
+    port: int
+
+
+def endpoint(name: str, objects: Sequence[Object]) -> Endpoint:
+    """The object of that name or address. Raises OvsnetError that lists what there is."""
+    for obj in objects:
+        if name in _names(obj):
+            return Endpoint(title=f"{kind_of(obj)} {obj.title}", ips=_ips(obj), obj=obj)
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        known = ", ".join(obj.title for obj in objects[:20])
+        raise OvsnetError(f"{name} is no pod, node or address that this node knows", f"known here: {known}") from None
+    return Endpoint(title=str(address), ips=(address,), obj=_owner(address, objects))
+
+
+def _names(obj: Object) -> set[str]:
+    names = {obj.title, obj.name, *map(str, _ips(obj))}
+    return names | {obj.container, obj.port} if isinstance(obj, Pod) else names
+
+
+def _ips(obj: Object) -> tuple[IPAddress, ...]:
+    if isinstance(obj, Pod):
+        return obj.ips
+    if isinstance(obj, LocalNode):
+        return obj.addresses + obj.gateways
+    return obj.addresses
+
+
+def _owner(address: IPAddress, objects: Sequence[Object]) -> Object | None:
+    """The peer in whose ranges an address is."""
+    for obj in objects:
+        if isinstance(obj, Peer) and any(address in cidr for cidr in obj.cidrs if cidr.version == address.version):
+            return obj
+    return None
+
+
+def packet(question: Packet, objects: Sequence[Object]) -> str:
+    """The flow for ofproto/trace: as it enters this node's bridge.
+
+    Raises OvsnetError when the two ends have no family in common.
+    """
+    pair = next(((a, b) for a in question.source.ips for b in question.target.ips if a.version == b.version), None)
+    if pair is None:
+        raise OvsnetError(
+            f"{question.source.title} and {question.target.title} have no address family in common",
+            "give an address instead of a name",
+        )
+    src, dst = pair
+    local = next(obj for obj in objects if isinstance(obj, LocalNode))
+    source = question.source.obj
+    if isinstance(source, Pod):
+        port, mac, to_mac = source.ofport, source.mac, _next_hop(dst, local, objects)
+    elif isinstance(source, Peer):
+        port, mac, to_mac = source.ofport, pipeline.ROUTER.mac, pipeline.ROUTER.mac
+    else:
+        # This node, or the outside whose packets this node's kernel forwards.
+        port, mac, to_mac = local.ofport, local.mac, pipeline.ROUTER.mac
+    fields = [f"in_port={port}", f"dl_src={mac}", f"dl_dst={to_mac}", _protocol(question.protocol, src.version)]
+    if isinstance(source, Peer) and source.by_flow:
+        prefix = "tun" if source.remote.version == 4 else "tun_ipv6"
+        fields.append(f"{prefix}_src={source.remote}")
+    layer = ("nw_src", "nw_dst") if src.version == 4 else ("ipv6_src", "ipv6_dst")
+    fields += [f"{layer[0]}={src}", f"{layer[1]}={dst}", "nw_ttl=64"]
+    if question.protocol == "icmp":
+        fields += ["icmp_type=8" if src.version == 4 else "icmp_type=128", "icmp_code=0"]
+    else:
+        fields += [f"{question.protocol}_src=40000", f"{question.protocol}_dst={question.port}"]
+    return ",".join(fields)
+
+
+def _protocol(protocol: str, version: int) -> str:
+    return protocol if version == 4 else f"{protocol}6"
+
+
+def _next_hop(dst: IPAddress, local: LocalNode, objects: Sequence[Object]) -> str:
+    """The MAC that a pod's kernel finds for the destination: a neighbour's own, else the gateway's."""
+    for obj in objects:
+        if isinstance(obj, Pod) and dst in obj.ips:
+            return obj.mac
+    return local.mac
+
+
+def verdict(answer: flowdump.Trace, objects: Sequence[Object], tables: Mapping[int, str]) -> tuple[bool, str]:
+    """Whether the packet leaves the bridge, and where to, or what dropped it."""
+    by_port = {obj.ofport: obj for obj in objects}
+    if answer.answered:
+        return True, "ANSWERED by the switch"
+    if answer.output is None:
+        last = answer.steps[-1] if answer.steps else None
+        where = f"in table {tables.get(last.table, str(last.table))}" if last else "before any table"
+        return False, f"DROPPED {where}"
+    obj = by_port.get(answer.output)
+    if isinstance(obj, Pod):
+        return True, f"DELIVERED to pod {obj.title} by port {obj.port} ({answer.output})"
+    if isinstance(obj, Peer):
+        return True, f"SENT to node {obj.name} by {obj.encap.value} tunnel {obj.port} ({answer.output})"
+    if isinstance(obj, LocalNode):
+        return True, f"HANDED to the kernel of node {obj.name} by the gateway port ({answer.output})"
+    return True, f"SENT out of port {answer.output}, which is no port of ovsnet's"

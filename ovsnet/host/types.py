@@ -1,0 +1,131 @@
+"""What `host` is asked for and what it answers with, as plain data.
+
+Pure. Interfaces' addresses are `ipaddress` interfaces: an address and its prefix length in one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from ovsnet.model import Frozen, IPAddress, IPNetwork
+
+IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+class RouteSpec(Frozen):
+    """A route over an interface that the context names."""
+
+    cidr: IPNetwork
+    next_hop: IPAddress | None = None
+    """None: the destinations are on the link itself."""
+    source: IPAddress | None = None
+    """The address that the node's own packets carry when nothing else is bound (prefsrc)."""
+    metric: int = 0
+    """0: the kernel's own choice for the family."""
+
+
+class AttachSpec(Frozen):
+    """A pod's interface as it shall be in its namespace."""
+
+    token: str
+    """Of the spare pair that becomes this attachment."""
+    netns: int
+    """Open file descriptor of the pod's network namespace."""
+    ifname: str
+    mac: str
+    mtu: int
+    addresses: tuple[IPInterface, ...]
+    gateways: tuple[IPAddress, ...] = ()
+    """One per family at most: where that family's default route leads. A namespace that has one keeps it."""
+    routes: tuple[RouteSpec, ...] = ()
+    """Routes besides the default one."""
+
+
+class PodInterface(Frozen):
+    """An interface as it is in a pod's namespace."""
+
+    mac: str
+    mtu: int
+    up: bool
+    addresses: tuple[IPInterface, ...]
+    """Without the link-local ones that the kernel makes."""
+    routes: tuple[RouteSpec, ...]
+    """Of the main table, without those that the kernel makes; `source` is None where none is set."""
+    peer: int
+    """Interface index of the other end in the other end's namespace; 0 if it is no veth."""
+
+    @property
+    def gateways(self) -> tuple[IPAddress, ...]:
+        """Next hops of the default routes."""
+        return tuple(r.next_hop for r in self.routes if r.next_hop is not None and r.cidr.prefixlen == 0)
+
+
+class VethPairs(Frozen):
+    """The pairs of ours whose host end is in the agent's namespace, by token."""
+
+    hosts: frozenset[str]
+    spares: frozenset[str]
+    """Those whose other end is here too: no pod has it. `hosts - spares` are in pods, or half moved."""
+
+
+class UplinkChoice(Frozen):
+    """How to find the node's own address; at most one field is set. None set: follow the default route."""
+
+    address: IPAddress | None = None
+    interface: str | None = None
+    route_to: IPAddress | None = None
+
+
+class Uplink(Frozen):
+    """The interface that carries the tunnels."""
+
+    interface: str
+    addresses: tuple[IPAddress, ...]
+    """The node's address, at most one of each family; the chosen one first."""
+    mtu: int
+
+
+class NeighbourSpec(Frozen):
+    """A permanent neighbour entry."""
+
+    address: IPAddress
+    mac: str
+
+
+class GatewaySpec(Frozen):
+    """The node's own port in the pod network, as it shall be."""
+
+    interface: str
+    addresses: tuple[IPInterface, ...]
+    routes: tuple[RouteSpec, ...] = ()
+    neighbours: tuple[NeighbourSpec, ...] = ()
+    mac: str | None = None
+    """None: whatever it is."""
+    mtu: int | None = None
+    """None: whatever it is."""
+
+
+class GatewayState(Frozen):
+    """The port as it is, without what the kernel made by itself."""
+
+    index: int
+    up: bool
+    mac: str
+    mtu: int
+    addresses: frozenset[IPInterface]
+    routes: frozenset[RouteSpec]
+    neighbours: frozenset[NeighbourSpec]
+
+
+class EgressSpec(Frozen):
+    """How pods' packets leave the cluster."""
+
+    gateway: str
+    """Interface behind which the pods are."""
+    pod_cidrs: tuple[IPNetwork, ...]
+    """This node's ranges."""
+    no_masquerade: tuple[IPNetwork, ...] = ()
+    """Destinations that see the pod's own address."""
+    masquerade: bool = True
+    random_fully: bool = True
+    """Draw source ports at random, which avoids collisions between connections that start together."""

@@ -72,7 +72,9 @@ def cli() -> None:
     metavar="FILE",
     help="The configuration; docs/configuration.md lists what may stand in it.",
 )
-@click.option("--check-config", is_flag=True, help="Tell every mistake in the configuration, and do nothing else.")
+@click.option(
+    "--check-config", is_flag=True, help="Tell every mistake in the configuration, and do nothing else."
+)
 def agent(path: Path, check_config: bool) -> None:
     """Run the node agent in the foreground; it logs to standard error."""
     from ovsnet import config

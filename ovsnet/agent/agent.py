@@ -128,7 +128,7 @@ class Agent:
         if port_plan.changes:
             await self.ovsdb.apply(port_plan.changes)
         self.pool.mtu = topo.mtu
-        await self.attachments.serve(topo)
+        self.attachments.serve(topo)
         if self.installer.stale:
             await self.openflow.wait_up()
         objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.attachments.pods())

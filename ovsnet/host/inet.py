@@ -40,7 +40,7 @@ class Route(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8192)
-def _address(packed: bytes) -> IPAddress:
+def address(packed: bytes) -> IPAddress:
     return ipaddress.ip_address(packed)
 
 
@@ -130,8 +130,8 @@ def _route(family: int, body: bytes) -> Route | None:
     metric = integer(found.get(netlink.RTA_PRIORITY, bytes(4)))
     spec = RouteSpec(
         cidr=_network(found.get(netlink.RTA_DST, bytes(4 if family == socket.AF_INET else 16)), length),
-        next_hop=_address(via) if via else None,
-        source=_address(source) if source else None,
+        next_hop=address(via) if via else None,
+        source=address(source) if source else None,
         metric=0 if family == socket.AF_INET6 and metric == _METRIC6 else metric,
     )
     return Route(integer(found[netlink.RTA_OIF]), spec, protocol)
@@ -145,6 +145,6 @@ def neighbours(nl: Netlink, index: int) -> Iterator[NeighbourSpec]:
             _, owner, state, _, _ = netlink.NEIGHBOUR.unpack_from(body)
             found = attributes(body, netlink.NEIGHBOUR.size)
             if owner == index and state & netlink.NUD_PERMANENT and netlink.NDA_LLADDR in found:
-                address = _address(found[netlink.NDA_DST])
-                if not address.is_multicast:
-                    yield NeighbourSpec(address=address, mac=netlink.unpack_mac(found[netlink.NDA_LLADDR]))
+                ip = address(found[netlink.NDA_DST])
+                if not ip.is_multicast:
+                    yield NeighbourSpec(address=ip, mac=netlink.unpack_mac(found[netlink.NDA_LLADDR]))

@@ -16,7 +16,7 @@ from ovsnet.host.types import AttachSpec, PodInterface, RouteSpec
 from ovsnet.model import IPNetwork
 
 _ANYWHERE: dict[int, IPNetwork] = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
-_LOOPBACK = 1
+LOOPBACK = 1
 """The index of `lo` in every namespace (LOOPBACK_IFINDEX in net/flow.h)."""
 
 
@@ -56,7 +56,7 @@ def _settings(spec: AttachSpec) -> None:
 
 
 def _requests(spec: AttachSpec, index: int) -> Iterator[Request]:
-    for name, number in (("lo", _LOOPBACK), (spec.ifname, index)):
+    for name, number in (("lo", LOOPBACK), (spec.ifname, index)):
         up = netlink.link(number, flags=netlink.IFF_UP, change=netlink.IFF_UP)
         yield Request(netlink.SETLINK, 0, up, f"bring up {name} in the pod")
     create = netlink.CREATE | netlink.EXCLUSIVE

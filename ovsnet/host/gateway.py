@@ -1,0 +1,194 @@
+"""The node's own port in the pod network: addresses, routes to peers' ranges, neighbours, forwarding.
+
+Owns the gateway interface's addresses, routes and permanent neighbours: the interface is ovsnet's alone, so
+what is not wanted there goes, but for what the kernel makes by itself. The interface as such is made by OVS.
+Routes over other interfaces are never touched: one that is in the way is an error that names it.
+Called by the agent's sync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ovsnet.errors import HostFailure
+from ovsnet.host import inet, netlink, pod, sysctl
+from ovsnet.host.netlink import Failure, Netlink, Request, attribute, attributes, integer
+from ovsnet.host.types import GatewaySpec, GatewayState, RouteSpec
+
+_AT_ONCE = 64
+"""Requests carried out before other tasks get their turn: about 1 ms of the kernel's time."""
+_SHOWN = 5
+"""Refusals that an error spells out."""
+_REPLACE = netlink.CREATE | netlink.REPLACE
+_GONE = (errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT)
+
+
+class _Change(NamedTuple):
+    request: Request
+    done: str
+    """For the log, once it is done."""
+
+
+async def observe(interface: str) -> GatewayState:
+    """The port as it is. Raises HostFailure when there is none of that name."""
+    with Netlink.open() as nl:
+        return _observe(nl, interface)
+
+
+async def reconcile(spec: GatewaySpec) -> list[str]:
+    """Make it so, and say what was changed, one line each; [] when all was well.
+
+    Raises HostFailure for what the kernel refused, after everything else has been done.
+    """
+    with Netlink.open() as nl:
+        state = _observe(nl, spec.interface)
+        done = _settings(nl, spec)
+        first = [*_link(spec, state), *_addresses(spec, state)]
+        failures = await _carry_out(nl, first)
+        if any(change.request.kind == netlink.DELADDR for change in first):
+            # With an address the kernel drops the routes that depended on it.
+            state = _observe(nl, spec.interface)
+        second = [*_neighbours(spec, state), *_routes(spec, state)]
+        failures += await _carry_out(nl, second)
+    if failures:
+        raise _refused(spec, failures)
+    return done + [change.done for change in first + second]
+
+
+async def _carry_out(nl: Netlink, changes: Sequence[_Change]) -> list[Failure]:
+    failures: list[Failure] = []
+    for start in range(0, len(changes), _AT_ONCE):
+        failures += nl.attempt([change.request for change in changes[start : start + _AT_ONCE]])
+        await asyncio.sleep(0)
+    return failures
+
+
+def _refused(spec: GatewaySpec, failures: Sequence[Failure]) -> HostFailure:
+    shown = "; ".join(failure.error.message for failure in failures[:_SHOWN])
+    more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+    taken = any(failure.code == errno.EEXIST for failure in failures)
+    hint = f"`ip route` shows routes to the same ranges that are not over {spec.interface}: remove them"
+    return HostFailure(f"{spec.interface}: {shown}{more}", hint if taken else failures[0].error.hint)
+
+
+def _observe(nl: Netlink, interface: str) -> GatewayState:
+    message = pod.find(nl, interface)
+    if message is None:
+        raise HostFailure(f"there is no interface {interface}", "ovs-vswitchd makes it: is it running?")
+    _, _, index, flags, _ = netlink.LINK.unpack_from(message)
+    found = attributes(message, netlink.LINK.size)
+    addresses = (address.interface for address in inet.addresses(nl, index))
+    return GatewayState(
+        index=index,
+        up=bool(flags & netlink.IFF_UP),
+        mac=netlink.unpack_mac(found[netlink.IFLA_ADDRESS]),
+        mtu=integer(found[netlink.IFLA_MTU]),
+        addresses=frozenset(a for a in addresses if a.version == 4 or not a.is_link_local),
+        routes=frozenset(r.spec for r in inet.routes(nl, index) if r.protocol != netlink.PROTO_KERNEL),
+        neighbours=frozenset(inet.neighbours(nl, index)),
+    )
+
+
+def _link(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
+    attrs, words = [], []
+    if spec.mac is not None and spec.mac != state.mac:
+        attrs.append(attribute(netlink.IFLA_ADDRESS, netlink.pack_mac(spec.mac)))
+        words.append(f"MAC {spec.mac}")
+    if spec.mtu is not None and spec.mtu != state.mtu:
+        attrs.append(attribute(netlink.IFLA_MTU, spec.mtu))
+        words.append(f"MTU {spec.mtu}")
+    if not state.up:
+        words.append("up")
+    if words:
+        payload = netlink.link(state.index, *attrs, flags=netlink.IFF_UP, change=netlink.IFF_UP)
+        what = f"{spec.interface} set to {', '.join(words)}"
+        yield _Change(Request(netlink.SETLINK, 0, payload, f"have {what}"), what)
+
+
+def _addresses(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
+    # Removals come first: the kernel removes an IPv4 address together with earlier ones of its range.
+    for address in sorted(state.addresses - set(spec.addresses), key=str):
+        payload = inet.address_message(state.index, address)
+        request = Request(netlink.DELADDR, 0, payload, f"remove the address {address}", _GONE)
+        yield _Change(request, f"address {address} removed")
+    for address in spec.addresses:
+        if address not in state.addresses:
+            payload = inet.address_message(state.index, address)
+            request = Request(netlink.NEWADDR, _REPLACE, payload, f"add the address {address}")
+            yield _Change(request, f"address {address} added")
+
+
+def _neighbours(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
+    wanted = {neighbour.address for neighbour in spec.neighbours}
+    for neighbour in state.neighbours.difference(spec.neighbours):
+        if neighbour.address not in wanted:
+            payload = inet.neighbour_message(state.index, neighbour)
+            request = Request(
+                netlink.DELNEIGH, 0, payload, f"remove the neighbour {neighbour.address}", _GONE
+            )
+            yield _Change(request, f"neighbour {neighbour.address} removed")
+    for neighbour in spec.neighbours:
+        if neighbour not in state.neighbours:
+            payload = inet.neighbour_message(state.index, neighbour)
+            what = f"neighbour {neighbour.address} at {neighbour.mac}"
+            yield _Change(Request(netlink.NEWNEIGH, _REPLACE, payload, f"add the {what}"), f"{what} added")
+
+
+def _routes(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
+    wanted = {(route.cidr, route.metric) for route in spec.routes}
+    ours = {(route.cidr, route.metric) for route in state.routes}
+    for route in state.routes.difference(spec.routes):
+        if (route.cidr, route.metric) not in wanted:
+            payload = inet.route_message(state.index, route)
+            request = Request(netlink.DELROUTE, 0, payload, f"remove the {_words(route)}", _GONE)
+            yield _Change(request, f"{_words(route)} removed")
+    for route in spec.routes:
+        if route not in state.routes:
+            # Only a route that is ours may be replaced: somebody else's would be replaced just as well.
+            replace = (route.cidr, route.metric) in ours
+            payload = inet.route_message(state.index, route, on_link=route.next_hop is not None)
+            flags = _REPLACE if replace else netlink.CREATE | netlink.EXCLUSIVE
+            request = Request(netlink.NEWROUTE, flags, payload, f"add the {_words(route)}")
+            yield _Change(request, f"{_words(route)} {'replaced' if replace else 'added'}")
+
+
+def _words(route: RouteSpec) -> str:
+    via = f" via {route.next_hop}" if route.next_hop is not None else ""
+    return f"route {route.cidr}{via}{f' from {route.source}' if route.source is not None else ''}"
+
+
+def _settings(nl: Netlink, spec: GatewaySpec) -> list[str]:
+    """Let the kernel forward between pods and the rest of the world."""
+    name = spec.interface
+    wanted = [
+        ("ipv4/ip_forward", 1),
+        (f"ipv4/conf/{name}/rp_filter", 2),
+        # A pod that reaches a pod of this node through the node must not be told a shorter way.
+        # The kernel takes "all" or the interface's own, so that other interfaces keep what they have.
+        ("ipv4/conf/all/send_redirects", 0),
+        (f"ipv4/conf/{name}/send_redirects", 0),
+        (f"ipv6/conf/{name}/accept_dad", 0),
+        (f"ipv6/conf/{name}/accept_ra", 0),
+    ]
+    if any(address.version == 6 for address in spec.addresses):
+        wanted.append((f"ipv6/conf/{name}/disable_ipv6", 0))
+        if sysctl.read("ipv6/conf/all/forwarding") == "0":
+            wanted += [(f"ipv6/conf/{learner}/accept_ra", 2) for learner in _learners(nl)]
+        wanted.append(("ipv6/conf/all/forwarding", 1))
+    return [
+        f"net.{key.replace('/', '.')} set to {value}" for key, value in wanted if sysctl.ensure(key, value)
+    ]
+
+
+def _learners(nl: Netlink) -> list[str]:
+    """Interfaces with routes from router advertisements, which a forwarding node ignores unless told to."""
+    learners = set()
+    for index in {route.ifindex for route in inet.routes(nl) if route.protocol == netlink.PROTO_RA}:
+        message = nl.get(netlink.GETLINK, netlink.link(index), f"look up interface {index}") or b""
+        name = netlink.text(netlink.first(message, netlink.LINK.size, netlink.IFLA_IFNAME))
+        if sysctl.read(f"ipv6/conf/{name}/accept_ra") == "1":
+            learners.add(name)
+    return sorted(learners)

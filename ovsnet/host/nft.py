@@ -1,0 +1,113 @@
+"""The nftables table `inet ovsnet`: how pods' packets leave the cluster.
+
+Owns that table and touches no other. The ruleset is `templates/ovsnet.nft.j2`; `nft` replaces the table in
+one transaction, so that no packet meets half of it. Called by the agent's sync, and by an uninstallation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import jinja2
+
+from ovsnet.errors import HostFailure
+from ovsnet.host.types import EgressSpec
+from ovsnet.model import IPNetwork
+
+TABLE = "inet ovsnet"
+_TEMPLATE = "ovsnet.nft.j2"
+_ABSENT = "No such file or directory"
+
+
+class Ruleset:
+    """The table as this process applied it last. `templates`: the folder that holds the template."""
+
+    def __init__(self, templates: Path) -> None:
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(templates),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            autoescape=False,
+        )
+        self._environment = environment
+        self._applied = ""
+        self._listing = ""
+
+    def render(self, egress: EgressSpec) -> str:
+        """The transaction that replaces the table, as text for `nft -f`."""
+        template = self._environment.get_template(_TEMPLATE)
+        return template.render(
+            egress=egress, pods=_by_family(egress.pod_cidrs), direct=_by_family(egress.no_masquerade)
+        )
+
+    async def reconcile(self, egress: EgressSpec, verify: bool = False) -> list[str]:
+        """Apply it if it differs from what was applied last; say what was changed, [] if nothing.
+
+        verify: also compare with what the kernel has, and repair. Raises HostFailure with nft's words.
+        """
+        text = self.render(egress)
+        reason = "set" if text != self._applied else ""
+        if not reason and verify and await _list() != self._listing:
+            reason = "repaired: it was changed from outside"
+        if not reason:
+            return []
+        self._applied = ""
+        await _nft("-f", "-", text=text)
+        self._listing = await _list()
+        self._applied = text
+        return [f"nftables table {TABLE} {reason}"]
+
+    async def remove(self) -> None:
+        """Delete the table; fine if there is none."""
+        self._applied = self._listing = ""
+        # Creating what is there already does nothing, so that the deletion finds it in any case.
+        await _nft("-f", "-", text=f"table {TABLE}\ndelete table {TABLE}\n")
+
+
+def _by_family(networks: Iterable[IPNetwork]) -> dict[str, list[IPNetwork]]:
+    """Sorted and without overlaps, which nft refuses."""
+    found: dict[str, list[IPNetwork]] = {"ip": [], "ip6": []}
+    v4 = [network for network in networks if isinstance(network, ipaddress.IPv4Network)]
+    v6 = [network for network in networks if isinstance(network, ipaddress.IPv6Network)]
+    found["ip"] += ipaddress.collapse_addresses(v4)
+    found["ip6"] += ipaddress.collapse_addresses(v6)
+    return found
+
+
+async def _list() -> str:
+    """The table in nft's own form; "" when there is none."""
+    try:
+        return await _nft("list", "table", *TABLE.split())
+    except HostFailure as error:
+        if _ABSENT in error.message:
+            return ""
+        raise
+
+
+async def _nft(*arguments: str, text: str = "") -> str:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "nft",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError as error:
+        raise HostFailure("cannot run nft: it is not installed", "install the package nftables") from error
+    out, err = await process.communicate(text.encode())
+    if process.returncode != 0:
+        words = "; ".join(
+            line.strip() for line in err.decode(errors="replace").splitlines() if "Error" in line
+        )
+        raise HostFailure(
+            f"nft {' '.join(arguments)} failed: {words or err.decode(errors='replace').strip()}",
+            "the kernel must have nf_tables with NAT, and the agent CAP_NET_ADMIN",
+        )
+    return out.decode()

@@ -31,6 +31,7 @@ SUBCOMMANDS = {
     "agent": Entry("Run the node agent.", "ovsnet.cli.main:agent"),
     "docs": Entry("Write or check the generated documents.", "ovsnet.cli.docs:docs", hidden=True),
     "lab": Entry("Run a cluster on this machine.", "ovsnet.cli.lab:lab"),
+    "node-files": Entry("Render a node's files.", "ovsnet.cli.nodefiles:node_files", hidden=True),
     "version": Entry("Print the version.", "ovsnet.cli.main:version"),
 }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ovsnet import names, plan, state
 from ovsnet.agent import changes
@@ -21,7 +21,7 @@ from ovsnet.agent.installer import Installer
 from ovsnet.agent.pool import Pool
 from ovsnet.config import Config
 from ovsnet.errors import NotReady, OvsnetError, SwitchUnavailable
-from ovsnet.host.node import NodeHost
+from ovsnet.agent.hostside import HostSide
 from ovsnet.render import Renderer
 from ovsnet.rows import BridgeSpec, PortRow, SetBridge
 from ovsnet.state import Topology
@@ -48,7 +48,7 @@ class Agent:
         store: Store,
         ovsdb: Ovsdb,
         openflow: OpenFlow,
-        host: NodeHost,
+        host: HostSide,
         renderer: Renderer,
         installer: Installer,
         pool: Pool,
@@ -66,6 +66,7 @@ class Agent:
         self.attachments = attachments
         self.topology: Topology | None = None
         self.complaints = Complaints(log)
+        self.on_ready: Callable[[], None] = lambda: None
         self._rows: Mapping[str, PortRow] = {}
         self._adopted = False
         self._wake = asyncio.Event()
@@ -84,6 +85,22 @@ class Agent:
             reason = "; ".join(self.complaints.current()) or "the first comparison is under way"
             return NotReady(f"the agent of node {self.name} is not ready: {reason}", "see the agent's log")
         return None
+
+    def report(self) -> dict[str, object]:
+        """How the agent is, for `ovsnet show`."""
+        trouble = self.trouble()
+        return {
+            "node": self.name,
+            "ready": trouble is None,
+            "trouble": str(trouble) if trouble else "",
+            "complaints": self.complaints.current(),
+            "pods": len(self.attachments.pods()),
+            "peers": len(self.topology.peers) if self.topology else 0,
+            "spares": len(self.pool),
+            "flows": sum(map(len, self.installer.installed.values())),
+            "modifications": self.installer.modifications,
+            "mtu": self.topology.mtu if self.topology else 0,
+        }
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -138,8 +155,11 @@ class Agent:
         finally:
             await asyncio.wait([host_side])
         host_side.result()
-        await self._adopt()
         self._tell(topo, time.monotonic() - started)
+        await self._adopt()
+        if self.topology is None:
+            log.info("node %s is ready: %d pods", self.name, len(self.attachments.pods()))
+            self.on_ready()
         self.topology = topo
 
     async def _derive(self) -> Topology:
@@ -186,7 +206,6 @@ class Agent:
         if not self._adopted:
             await self.attachments.adopt()
             self._adopted = True
-            log.info("node %s is ready: %d pods", self.name, len(self.attachments.pods()))
 
     def _tell(self, topo: Topology, seconds: float) -> None:
         for line in changes.between(self.topology, topo):

@@ -48,7 +48,6 @@ class Attachments:
         pool: Pool,
         installer: Installer,
         renderer: Renderer,
-        trouble: Callable[[], OvsnetError | None],
     ) -> None:
         self._config = config
         self._ovsdb = ovsdb
@@ -56,7 +55,9 @@ class Attachments:
         self._pool = pool
         self._installer = installer
         self._renderer = renderer
-        self._trouble = trouble
+        self.trouble: Callable[[], OvsnetError | None] = lambda: None
+        self.report: Callable[[], dict[str, object]] = dict
+        """What is wrong with the node, and how it is; the agent's, which is made after this."""
         self._pods: dict[Key, Pod] = {}
         self._locks: weakref.WeakValueDictionary[Key, asyncio.Lock] = weakref.WeakValueDictionary()
         self._topology: Topology | None = None
@@ -198,7 +199,9 @@ class Attachments:
             checking.flows(pod, self._installer.installed.get(cookie_of(pod)), self._renderer.object(pod))
             seen = await self._links.inspect(requests.netns_of(request), pod.ifname)
             topo = self._topology
-            checking.interface(pod, requests.addresses(pod, topo), requests.gateways(pod.ips, topo), seen)
+            sole = sum(container == pod.container for container, _ in self._pods) == 1
+            gateways = requests.gateways(pod.ips, topo) if sole else ()
+            checking.interface(pod, requests.addresses(pod, topo), gateways, seen)
             checking.previous(pod, request)
 
     async def gc(self, request: Request) -> None:
@@ -214,9 +217,12 @@ class Attachments:
 
     async def status(self, request: Request) -> None:
         """Raises NotReady (50) or LimitedConnectivity (51) when an ADD would fail."""
-        trouble = self._trouble()
+        trouble = self.trouble()
         if trouble is not None:
             raise requests.as_status(trouble, running=bool(self._pods))
+
+    def health(self) -> dict[str, object]:
+        return self.report()
 
     # --- shared --------------------------------------------------------------------------------
 
@@ -254,7 +260,7 @@ class Attachments:
         self._pods.pop((pod.container, pod.ifname), None)
 
     def _require_ready(self) -> None:
-        trouble = self._trouble()
+        trouble = self.trouble()
         if trouble is not None:
             raise requests.as_try_again(trouble)
 

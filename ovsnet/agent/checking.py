@@ -39,7 +39,7 @@ def interface(
 ) -> None:
     """The interface in the pod's namespace is up, with its MAC, addresses and default routes.
 
-    Another interface of the pod may hold the default route; then this one has none to lose.
+    gateways: none when another interface of the container may hold the default route.
     """
     if seen is None:
         raise AttachmentBroken(f"pod {pod.title}: {pod.netns} has no interface {pod.ifname}", _AGAIN)
@@ -50,10 +50,9 @@ def interface(
     for address in addresses:
         if address not in seen.addresses:
             raise AttachmentBroken(f"pod {pod.title}: {pod.ifname} has lost {address}", _AGAIN)
-    if seen.gateways:
-        for gateway in gateways:
-            if gateway not in seen.gateways:
-                raise AttachmentBroken(f"pod {pod.title}: no default route by {gateway}", _AGAIN)
+    for gateway in gateways:
+        if gateway not in seen.gateways:
+            raise AttachmentBroken(f"pod {pod.title}: no default route by {gateway}", _AGAIN)
 
 
 def previous(pod: Pod, request: Request) -> None:

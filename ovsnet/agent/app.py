@@ -1,0 +1,96 @@
+"""The composition root: makes the parts of the agent, gives each what it needs, runs them.
+
+Owns the process: its event loop, signals, the notification of systemd. Nothing else constructs an
+edge. `main` is what `ovsnet agent` calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+
+import ovsnet
+from ovsnet import resources
+from ovsnet.agent import logs
+from ovsnet.agent.agent import Agent
+from ovsnet.agent.attachments import Attachments
+from ovsnet.agent.hostside import HostSide
+from ovsnet.agent.installer import Installer
+from ovsnet.agent.pool import Pool
+from ovsnet.cni.server import CniServer
+from ovsnet.config import Config
+from ovsnet.host.links import Links
+from ovsnet.host.nft import Ruleset
+from ovsnet.render import Renderer
+from ovsnet.store.file import FileStore
+from ovsnet.switch.openflow import OpenFlow, management_socket
+from ovsnet.switch.ovsdb import Ovsdb
+
+log = logging.getLogger("ovsnet.agent")
+
+
+def main(config: Config) -> None:
+    """Runs the agent until SIGTERM or SIGINT. Pods keep their network when it stops."""
+    logs.set_up(config.log)
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(run(config))
+
+
+async def run(config: Config) -> None:
+    """Composes and runs the agent; cancelling it stops everything in order."""
+    name = config.node_name or socket.gethostname().lower()
+    links = await Links.open()
+    ovsdb = Ovsdb(config.ovsdb, config.bridge)
+    openflow = OpenFlow(management_socket(config.ovsdb, config.bridge))
+    host = HostSide(Ruleset(resources.templates_dir()))
+    renderer = Renderer(resources.flows_dir())
+    installer = Installer(openflow)
+    # What the datapath is decides how pods' interfaces are made; that does not change while we run.
+    user_space = host.datapath(config.datapath, ()) == "netdev"
+    pool = Pool(ovsdb, links, config.spare_ports, tx_off=user_space)
+    attachments = Attachments(
+        config, ovsdb=ovsdb, links=links, pool=pool, installer=installer, renderer=renderer
+    )
+    agent = Agent(
+        config,
+        name,
+        store=FileStore(Path(config.store.file)),
+        ovsdb=ovsdb,
+        openflow=openflow,
+        host=host,
+        renderer=renderer,
+        installer=installer,
+        pool=pool,
+        attachments=attachments,
+    )
+    attachments.trouble = agent.trouble
+    attachments.report = agent.report
+    agent.on_ready = _notify_systemd
+    log.info("ovsnet %s starts on node %s", ovsnet.__version__, name)
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    server = CniServer(config.cni_socket, attachments)
+    try:
+        await server.start()
+        await agent.run()
+    finally:
+        await server.stop()
+        await pool.close()
+        links.close()
+        log.info("stopped; pods keep their network")
+
+
+def _notify_systemd() -> None:
+    """Tells systemd that the node is ready (sd_notify(3)), where it asked to be told."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect("\0" + path[1:] if path.startswith("@") else path)
+            notify.send(b"READY=1")

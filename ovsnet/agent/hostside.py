@@ -1,0 +1,88 @@
+"""The node's own kernel as the agent's loop sees it: uplink, datapath, gateway, routes, masquerade.
+
+Puts together what `host` offers and says in `host`'s terms what a topology asks for. Keeps no state
+but what `host` needs to leave alone what is right already.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable
+
+from ovsnet import config, names, pipeline
+from ovsnet.errors import ConfigError, HostFailure
+from ovsnet.host import datapath, gateway, uplink
+from ovsnet.host.nft import Ruleset
+from ovsnet.host.types import EgressSpec, GatewaySpec, RouteSpec, Uplink, UplinkChoice
+from ovsnet.model import IPAddress
+from ovsnet.state import Topology
+
+
+class HostSide:
+    """Called by the agent's loop only."""
+
+    def __init__(self, rules: Ruleset) -> None:
+        self._rules = rules
+
+    async def uplink(self, choice: config.NodeAddress, internal: Iterable[IPAddress]) -> Uplink:
+        """Where the node's address is. Raises HostFailure that lists what there is.
+
+        internal: the Node object's InternalIPs, which decide when the configuration does not.
+        """
+        explicit = UplinkChoice(address=choice.address, interface=choice.interface, route_to=choice.route_to)
+        if explicit != UplinkChoice():
+            return await uplink.resolve(explicit)
+        for address in internal:
+            try:
+                return await uplink.resolve(UplinkChoice(address=address))
+            except HostFailure:
+                continue
+        return await uplink.resolve(UplinkChoice())
+
+    def datapath(self, choice: config.Datapath, offered: Collection[str]) -> str:
+        """The bridge's datapath_type. Raises ConfigError when what is asked for is not there.
+
+        offered: what this vswitchd can do, from its Open_vSwitch row; empty if it has not said yet.
+        """
+        if choice is config.Datapath.AUTO:
+            return "system" if datapath.kernel_has_openvswitch() else "netdev"
+        if choice is config.Datapath.SYSTEM and not datapath.kernel_has_openvswitch():
+            raise ConfigError(
+                "datapath: system, but this kernel has no openvswitch",
+                "load or build the module openvswitch, or set datapath to netdev or auto",
+            )
+        if offered and choice.value not in offered:
+            raise ConfigError(
+                f"datapath: {choice.value}, but this ovs-vswitchd has only {', '.join(sorted(offered))}",
+                "choose one of these, or auto",
+            )
+        return choice.value
+
+    async def reconcile(self, topo: Topology, egress: config.Egress) -> list[str]:
+        """Makes the kernel's side so; says what was changed, one line each. Raises HostFailure."""
+        done = await gateway.reconcile(gateway_spec(topo))
+        spec = EgressSpec(
+            gateway=names.GATEWAY,
+            pod_cidrs=topo.cidrs,
+            no_masquerade=egress.no_masquerade,
+            masquerade=egress.masquerade,
+            random_fully=egress.random_fully,
+        )
+        return done + await self._rules.reconcile(spec, verify=True)
+
+
+def gateway_spec(topo: Topology) -> GatewaySpec:
+    """The gateway port with the addresses of this node's ranges and the routes to the peers'."""
+    addresses = tuple(
+        ipaddress.ip_interface((address, cidr.prefixlen))
+        for address, cidr in zip(topo.gateways, topo.cidrs, strict=True)
+    )
+    source = {address.version: address for address in reversed(topo.gateways)}
+    hop: dict[int, IPAddress] = {4: pipeline.ROUTER.ipv4, 6: pipeline.ROUTER.ipv6}
+    routes = tuple(
+        RouteSpec(cidr=cidr, next_hop=hop[cidr.version], source=source[cidr.version])
+        for peer in topo.peers
+        for cidr in peer.cidrs
+        if cidr.version in source
+    )
+    return GatewaySpec(interface=names.GATEWAY, mac=topo.mac, mtu=topo.mtu, addresses=addresses, routes=routes)

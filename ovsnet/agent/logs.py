@@ -1,0 +1,52 @@
+"""The agent's log on standard error: a line of text for people, or of JSON for collectors.
+
+Called once, by `app`. Every record has a time, a level, the part that speaks and one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+
+from ovsnet.config import Log, LogFormat
+
+
+class _Text(logging.Formatter):
+    """2026-01-31T12:00:00.123Z info pods: default/a1 ..."""
+
+    converter = time.gmtime
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03dZ %(level)s %(part)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.level = record.levelname.lower()
+        record.part = _part(record)
+        return super().format(record)
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            "part": _part(record),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def _part(record: logging.LogRecord) -> str:
+    return record.name.removeprefix("ovsnet.")
+
+
+def set_up(log: Log) -> None:
+    """Sends everything of ovsnet's to standard error; libraries only warn."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if log.format is LogFormat.JSON else _Text())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("ovsnet").setLevel(log.level.value.upper())

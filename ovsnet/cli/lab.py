@@ -1,0 +1,224 @@
+"""`ovsnet lab`: a cluster on this machine. Options and output only; the work is in `ovsnet.lab`.
+
+Exit codes: 0; 1 an error or a red check; those of the command itself for exec, run and ovs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+
+from ovsnet.lab import check as checking
+from ovsnet.lab import report
+from ovsnet.lab.lab import Lab
+from ovsnet.lab.spec import LabError, LabSpec
+from ovsnet.lab.state import Folder
+from ovsnet.model import Encap, Tunnels
+
+DEFAULT_NAME = "lab"
+# So that the options of the command that is to be run are left to it, with or without "--".
+PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+FAMILIES = click.Choice(["4", "6", "dual"])
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+class Progress:
+    """Says on standard error what is being done and since when."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        errors.print(f"[dim]{time.monotonic() - self.started:5.1f} s[/]  {text}")
+
+
+def named(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a subcommand the lab: by its own --name, or by that before the subcommand."""
+
+    @click.option("--name", "lab_name", metavar="LAB", help="Which lab, if there are several.")
+    @click.pass_context
+    def wrapped(context: click.Context, /, lab_name: str | None, **rest: Any) -> Any:
+        name = lab_name or context.obj or DEFAULT_NAME
+        if not name.replace("-", "").isalnum() or not name.isascii() or len(name) > 32:
+            raise click.BadParameter(f"{name!r}: letters, digits and -, at most 32", param_hint="--name")
+        return command(Lab(name, say=Progress()), **rest)
+
+    wrapped.__doc__ = command.__doc__
+    wrapped.__name__ = command.__name__
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--name", "lab_name", metavar="LAB", help=f"Which lab, if there are several.  [default: {DEFAULT_NAME}]"
+)
+@click.pass_context
+def lab(context: click.Context, lab_name: str | None) -> None:
+    """Run a cluster on this machine: nodes in namespaces, each with its own Open vSwitch and agent."""
+    context.obj = lab_name
+
+
+@lab.command()
+@click.option("--nodes", type=click.IntRange(1), help="How many nodes.  [default: 3]")
+@click.option("--pods", type=click.IntRange(0), help="How many pods on each.  [default: 2]")
+@click.option(
+    "--encap", type=click.Choice([each.value for each in Encap]), help="Between nodes.  [default: vxlan]"
+)
+@click.option(
+    "--tunnels",
+    type=click.Choice([each.value for each in Tunnels]),
+    help="A port per peer, or one port for all.  [default: ports]",
+)
+@click.option("--families", type=FAMILIES, help="The pods' addresses.  [default: dual]")
+@click.option("--underlay", type=FAMILIES, help="The nodes' addresses.  [default: dual]")
+@click.option(
+    "--datapath",
+    type=click.Choice(["auto", "netdev", "system"]),
+    help="Open vSwitch's datapath; auto: the kernel's if there is one.  [default: auto]",
+)
+@click.option("--mtu", type=click.IntRange(1400, 9000), help="Of the underlay.  [default: 1500]")
+@named
+def up(lab: Lab, **options: Any) -> None:
+    """Start the lab, or repair what is missing of it, and check that everything talks."""
+    given = {key: value for key, value in options.items() if value is not None}
+    state = Folder(lab.name).load()
+    base = msgspec.to_builtins(state.spec) if state else {}
+    lab.wanted = msgspec.convert({**base, **given}, LabSpec)
+    changes = lab.up()
+    if state is not None:
+        console.print(f"repaired: {', '.join(changes)}" if changes else "nothing was missing")
+    lab.say("checking every path")
+    outcome = lab.check()
+    console.print(report.status_table(report.survey(lab)))
+    show(outcome)
+    console.print("\n[bold]Try next[/]")
+    for line in report.next_commands(lab):
+        console.print(f"  {line}")
+    if not outcome.ok:
+        sys.exit(1)
+
+
+@lab.command()
+@named
+def down(lab: Lab) -> None:
+    """Remove the lab and everything that belongs to it, after a crash too."""
+    console.print(
+        f"lab {lab.name} is removed" if lab.down() else f"there is no lab {lab.name}: nothing to do"
+    )
+
+
+@lab.command()
+@named
+def status(lab: Lab) -> None:
+    """Show nodes, pods, addresses and tunnels; exit code 1 if something is not running."""
+    surveyed = report.survey(lab)
+    console.print(report.status_table(surveyed))
+    if not surveyed.whole:
+        console.print(
+            f"something is not running: `ovsnet lab --name {lab.name} up` starts it again", style="red"
+        )
+        sys.exit(1)
+
+
+@lab.command()
+@click.option(
+    "--seconds", type=click.FloatRange(0.5), default=checking.SECONDS, help="How long to try each probe."
+)
+@named
+def check(lab: Lab, seconds: float) -> None:
+    """Probe every path between pods, nodes and the outside; exit code 1 if one fails."""
+    lab.say("checking every path")
+    outcome = lab.check(seconds)
+    show(outcome)
+    if not outcome.ok:
+        sys.exit(1)
+
+
+def show(outcome: checking.Report) -> None:
+    console.print(report.matrix(outcome))
+    console.print(report.summary(outcome), style="green" if outcome.ok else "bold red")
+    if not outcome.ok:
+        for line in report.failures(outcome):
+            console.print(f"  {line}", style="red", markup=False)
+
+
+@lab.command(name="exec", context_settings=PASS_ON)
+@click.argument("pod")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@named
+def exec_(lab: Lab, pod: str, command: tuple[str, ...]) -> None:
+    """Run a command in a pod, e.g. `exec a1 -- ping -c1 b1`."""
+    become(lab.command(pod, command))
+
+
+@lab.command(context_settings=PASS_ON)
+@click.argument("node")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@named
+def run(lab: Lab, node: str, command: tuple[str, ...]) -> None:
+    """Run a command on a node or `outside`; it finds Open vSwitch, CNI and the agent in their usual places."""
+    become(lab.command(node, command))
+
+
+@lab.command(context_settings=PASS_ON)
+@click.argument("node")
+@click.argument("tool", nargs=-1, required=True, type=click.UNPROCESSED)
+@named
+def ovs(lab: Lab, node: str, tool: tuple[str, ...]) -> None:
+    """Run an Open vSwitch tool against a node's switch, e.g. `ovs node-a -- ovs-vsctl show`."""
+    if not tool[0].startswith(("ovs-", "ovsdb-")):
+        raise LabError(
+            f"{tool[0]} is not an Open vSwitch tool", "`ovsnet lab run` runs any command on a node"
+        )
+    become(lab.node(node).command(tool))
+
+
+def become(command: list[str]) -> None:
+    """Replace this process, so that terminal, signals and exit code are the command's own."""
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+@lab.command()
+@click.argument("node", required=False, default="")
+@named
+def add_node(lab: Lab, node: str) -> None:
+    """Add a node to the running lab, named NODE or the next in the row."""
+    console.print(f"{lab.add_node(node).name} is up")
+
+
+@lab.command()
+@click.argument("node")
+@named
+def remove_node(lab: Lab, node: str) -> None:
+    """Remove a node and its pods, as if it lost power for ever."""
+    lab.remove_node(node)
+    console.print(f"{node} is removed")
+
+
+@lab.command()
+@click.argument("node")
+@click.argument("pod")
+@named
+def add_pod(lab: Lab, node: str, pod: str) -> None:
+    """Add a pod called POD on NODE."""
+    added = lab.add_pod(node, pod)
+    console.print(f"{added.name} is up on {node}: {', '.join(map(str, added.addresses))}")
+
+
+@lab.command()
+@click.argument("pod")
+@named
+def remove_pod(lab: Lab, pod: str) -> None:
+    """Remove a pod."""
+    lab.remove_pod(pod)
+    console.print(f"{pod} is removed")

@@ -1,0 +1,340 @@
+"""The lab as a whole: `Lab` is what the command line and the integration tests use.
+
+Keeps the lab's state file and gives each part its turn; what a part is made of is in `node`, `pods` and
+`underlay`. Every method that changes the lab holds its lock, so two commands at once come one after the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from ovsnet import names
+from ovsnet.lab import check, files, spec
+from ovsnet.lab.namespaces import Completed, Place
+from ovsnet.lab.node import Node, shared_files
+from ovsnet.lab.pods import IFNAME, Pod, new_container
+from ovsnet.lab.spec import OUTSIDE, LabError, LabSpec, NodeSpec, PodSpec
+from ovsnet.lab.state import Folder, State, write_atomically
+from ovsnet.lab.underlay import Outside, Underlay, hosts_file, write_in_place
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+WORKERS = 8
+
+
+def silent(_text: str) -> None:
+    """Progress for those who don't want any."""
+
+
+class Lab:
+    """A lab by its name. `spec` is for `up`; None: as it is, or the defaults for a new one."""
+
+    def __init__(self, name: str = "lab", spec: LabSpec | None = None, say: Say = silent) -> None:
+        self.name = name
+        self.wanted = spec
+        self.say = say
+        self.folder = Folder(name)
+
+    # the whole
+
+    def up(self) -> list[str]:
+        """Make the lab, or repair what is missing of it; what was made. Raises LabError."""
+        require_root()
+        changes: list[str] = []
+        with self.folder.locked(self.say, create=True):
+            state = self.folder.load()
+            if state is None:
+                state = self.new_state()
+                self.folder.save(state)
+            elif self.wanted is not None and self.wanted != state.spec:
+                difference = self.wanted.describe_difference(state.spec)
+                raise LabError(
+                    f"lab {self.name} exists with other options: {difference} asked for", self.down_first()
+                )
+            self.write_shared(state)
+            self.raise_all(state, changes.append)
+        return changes
+
+    def down(self) -> bool:
+        """Remove the lab with all that belongs to it, however far it got; whether there was one."""
+        require_root()
+        if not self.folder.path.exists():
+            return False
+        with self.folder.locked(self.say):
+            self.folder.remove()
+        return True
+
+    def check(self, seconds: float = check.SECONDS) -> check.Report:
+        """Probe every path; see `check`."""
+        state = self.state
+        pods = [self.make_pod(state, pod) for pod in state.pods.values()]
+        nodes = [self.make_node(state, node) for node in state.nodes.values()]
+        pod_hosts = self.each(pod_host, pods)
+        node_hosts = [node_host(state.spec, node.node) for node in nodes]
+        probers = [
+            check.Prober(host, lambda argv, pod=pod: pod.node.command(argv, pod.netns), IFNAME)
+            for pod, host in zip(pods, pod_hosts, strict=True)
+        ]
+        for node, host in zip(nodes, node_hosts, strict=True):
+            # The node's own packets to pods must be as large as pods' are.
+            device = names.GATEWAY if state.spec.plugin == "ovsnet" else node.uplink
+            probers.append(check.Prober(host, node.command, device))
+        return check.check(probers, [*pod_hosts, *node_hosts, outside_host(state.spec)], seconds)
+
+    # its parts
+
+    @property
+    def state(self) -> State:
+        state = self.folder.load()
+        if state is None:
+            raise LabError(
+                f"there is no lab {self.name}", "`ovsnet lab up` makes one; --name chooses another"
+            )
+        return state
+
+    def node(self, name: str) -> Node:
+        state = self.state
+        if name not in state.nodes:
+            raise LabError(f"there is no node {name}", f"nodes: {', '.join(state.nodes) or 'none'}")
+        return self.make_node(state, state.nodes[name])
+
+    def pod(self, name: str) -> Pod:
+        state = self.state
+        if name not in state.pods:
+            raise LabError(f"there is no pod {name}", f"pods: {', '.join(state.pods) or 'none'}")
+        return self.make_pod(state, state.pods[name])
+
+    @property
+    def nodes(self) -> list[Node]:
+        state = self.state
+        return [self.make_node(state, node) for node in state.nodes.values()]
+
+    @property
+    def pods(self) -> list[Pod]:
+        state = self.state
+        return [self.make_pod(state, pod) for pod in state.pods.values()]
+
+    @property
+    def outside(self) -> Outside:
+        return Outside(self.folder, self.state.spec)
+
+    @property
+    def underlay(self) -> Underlay:
+        return Underlay(self.folder, self.state.spec)
+
+    def place(self, name: str) -> tuple[Place, str]:
+        """Where commands for that name run: a place, and a pod's network namespace in it or ""."""
+        state = self.state
+        if name == OUTSIDE:
+            return Outside(self.folder, state.spec), ""
+        if name in state.nodes:
+            return self.make_node(state, state.nodes[name]), ""
+        if name in state.pods:
+            pod = self.make_pod(state, state.pods[name])
+            return pod.node, pod.netns
+        known = ", ".join([*state.pods, *state.nodes, OUTSIDE])
+        raise LabError(f"nothing in lab {self.name} is called {name}", f"there are: {known}")
+
+    def command(self, name: str, argv: Sequence[str]) -> list[str]:
+        """A command line that runs argv in that pod, on that node or outside."""
+        place, netns = self.place(name)
+        return place.command(argv, netns, files.shell_environment())
+
+    def exec(self, pod: str, argv: Sequence[str], input: str = "", timeout: float = 60.0) -> Completed:
+        """Run a command in a pod (or by any other name of the lab) and collect what it says."""
+        command = self.command(pod, argv)
+        return subprocess.run(command, input=input, capture_output=True, text=True, timeout=timeout)
+
+    run = exec
+
+    # changes
+
+    def add_node(self, name: str = "") -> Node:
+        """Add a node, without pods; its name is the next free one unless given."""
+        with self.folder.locked(self.say):
+            state = self.state
+            used = {node.index for node in state.nodes.values()}
+            index = next(number for number in itertools.count() if number not in used)
+            if index >= spec.MAX_NODES:
+                raise LabError(f"a lab has at most {spec.MAX_NODES} nodes")
+            added = spec.node_spec(index, name)
+            spec.check_name(added.name, "node", taken(state))
+            state.nodes[added.name] = added
+            self.folder.save(state)
+            self.write_shared(state)
+            node = self.make_node(state, added)
+            node.up(Underlay(self.folder, state.spec), silent)
+            return node
+
+    def remove_node(self, name: str) -> None:
+        """Remove a node as one that loses power and never returns, with its pods and its manifest."""
+        with self.folder.locked(self.say):
+            node, state = self.node(name), self.state
+            state.nodes.pop(name)
+            state.pods = {pod.name: pod for pod in state.pods.values() if pod.node != name}
+            self.folder.save(state)
+            self.write_shared(state)
+            node.remove(Underlay(self.folder, state.spec))
+            self.write_hosts(state)
+
+    def add_pod(self, node: str, name: str = "", **runtime_config: Any) -> Pod:
+        """Add a pod. runtime_config is for the plugins' capabilities: ips, mac, portMappings, bandwidth ..."""
+        with self.folder.locked(self.say):
+            letter, state = self.node(node).node.letter, self.state
+            if not name:
+                name = next(f"{letter}{i}" for i in itertools.count(1) if f"{letter}{i}" not in taken(state))
+            spec.check_name(name, "pod", taken(state))
+            added = PodSpec(name=name, node=node, container=new_container(), runtime_config=runtime_config)
+            pod = self.make_pod(state, added)
+            state.pods[name] = added
+            self.folder.save(state)
+            try:
+                pod.up()
+            except LabError:
+                del state.pods[name]
+                self.folder.save(state)
+                pod.discard()
+                raise
+            self.write_hosts(state)
+            return pod
+
+    def remove_pod(self, name: str) -> None:
+        with self.folder.locked(self.say):
+            pod, state = self.pod(name), self.state
+            pod.down()
+            del state.pods[name]
+            self.folder.save(state)
+            self.write_hosts(state)
+
+    # how
+
+    def new_state(self) -> State:
+        wanted = self.wanted or LabSpec()
+        nodes = [spec.node_spec(index) for index in range(wanted.nodes)]
+        pods = [
+            PodSpec(name=f"{node.letter}{number}", node=node.name, container=new_container())
+            for node in nodes
+            for number in range(1, wanted.pods + 1)
+        ]
+        return State(
+            spec=wanted,
+            datapath=kernel_or_userspace() if wanted.datapath == "auto" else wanted.datapath,
+            nodes={node.name: node for node in nodes},
+            pods={pod.name: pod for pod in pods},
+        )
+
+    def raise_all(self, state: State, changed: Callable[[str], None]) -> None:
+        underlay, outside = Underlay(self.folder, state.spec), Outside(self.folder, state.spec)
+        if underlay.up():
+            changed("underlay")
+        if outside.up(underlay, shared_files(self.folder)):
+            changed(OUTSIDE)
+        nodes = [self.make_node(state, node) for node in state.nodes.values()]
+        self.say(f"starting {len(nodes)} nodes ({state.datapath} datapath)")
+        self.each(lambda node: node.up(underlay, changed), nodes)
+        pods = [self.make_pod(state, pod) for pod in state.pods.values()]
+        self.say(f"attaching {len(pods)} pods")
+
+        def pod_up(pod: Pod) -> None:
+            if pod.up():
+                changed(f"pod {pod.name}")
+
+        self.each(pod_up, pods)
+        self.write_hosts(state)
+
+    def each(self, work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+        """Do it for all at once; the first error after all have had their turn."""
+        with ThreadPoolExecutor(max_workers=WORKERS) as pool:
+            return list(pool.map(work, items))
+
+    def write_shared(self, state: State) -> None:
+        """The files that all nodes see: hosts, resolv.conf and the cluster's manifests."""
+        cluster = self.folder.path / "cluster"
+        cluster.mkdir(exist_ok=True)
+        for node in state.nodes.values():
+            path = cluster / f"{node.name}.yaml"
+            # Who edits a manifest of a running lab means it: an existing one stays.
+            if not path.exists():
+                write_atomically(path, files.manifest(state.spec, node))
+        for path in cluster.glob("*.yaml"):
+            if path.stem.startswith("node-") and path.stem not in state.nodes:
+                path.unlink()
+        write_in_place(self.folder.path / "resolv.conf", "# no name server: nothing leaves the lab\n")
+        if not (self.folder.path / "hosts").exists():
+            write_in_place(self.folder.path / "hosts", hosts_file([]))
+
+    def write_hosts(self, state: State) -> None:
+        entries: list[tuple[str, str]] = []
+        for node in state.nodes.values():
+            entries += [(str(node.address(version)), node.name) for version in state.spec.underlay_families]
+        for version in state.spec.underlay_families:
+            entries.append((str(spec.outside_interface(version).ip), OUTSIDE))
+        for pod in state.pods.values():
+            entries += [(str(address), pod.name) for address in self.make_pod(state, pod).addresses]
+        write_in_place(self.folder.path / "hosts", hosts_file(entries))
+
+    def make_node(self, state: State, node: NodeSpec) -> Node:
+        return Node(self.folder, state.spec, node, state.datapath)
+
+    def make_pod(self, state: State, pod: PodSpec) -> Pod:
+        return Pod(self.make_node(state, state.nodes[pod.node]), pod)
+
+    def down_first(self) -> str:
+        return f"`ovsnet lab --name {self.name} down` first"
+
+
+def taken(state: State) -> set[str]:
+    return {*state.nodes, *state.pods}
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        raise LabError("the lab makes network namespaces, which only root may", "run it with sudo")
+
+
+def kernel_or_userspace() -> str:
+    """system if this kernel has Open vSwitch's datapath, else netdev. Asks as ovs-vswitchd itself does."""
+    try:
+        done = subprocess.run(["ovs-dpctl", "dump-dps"], capture_output=True)
+    except FileNotFoundError as error:
+        raise LabError("Open vSwitch is not installed", "apt-get install openvswitch-switch") from error
+    return "system" if done.returncode == 0 else "netdev"
+
+
+def pod_host(pod: Pod) -> check.Host:
+    node = pod.node.node
+    families = pod.node.spec.underlay_families
+    return check.Host(
+        name=pod.name,
+        kind="pod",
+        node=node.name,
+        addresses=pod.addresses,
+        sources=pod.addresses,
+        outside_sources=tuple(node.address(version) for version in families),
+    )
+
+
+def node_host(options: LabSpec, node: NodeSpec) -> check.Host:
+    """Probed at its own address; in a family that the underlay lacks at the gateway address of its pods."""
+    own = {version: node.address(version) for version in options.underlay_families}
+    gateways = {version: node.gateway(version) for version in options.pod_families}
+    if options.plugin != "ovsnet":
+        gateways = {version: gateways[version] for version in own if version in gateways}
+    return check.Host(
+        name=node.name,
+        kind="node",
+        addresses=tuple(own.get(version, gateways[version]) for version in gateways),
+        sources=(*own.values(), *gateways.values()),
+        outside_sources=tuple(own.values()),
+    )
+
+
+def outside_host(options: LabSpec) -> check.Host:
+    families = [version for version in options.underlay_families if version in options.pod_families]
+    addresses = tuple(spec.outside_interface(version).ip for version in families)
+    return check.Host(name=OUTSIDE, kind="outside", addresses=addresses)

@@ -1,0 +1,249 @@
+"""A node of the lab: its namespaces, private folders, Open vSwitch, uplink and agent.
+
+`Node.up` makes what is missing of a node and leaves the rest alone, so a start and a repair are the same.
+What is in the agent's files comes from `files`. Called by `lab` and, through it, by tests that break nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ovsnet.lab import files
+from ovsnet.lab.cni_runner import CniError, Runner
+from ovsnet.lab.namespaces import Completed, Place
+from ovsnet.lab.spec import LabError, LabSpec, NodeSpec, outside_interface
+from ovsnet.lab.state import Folder, wait_for, write_atomically
+from ovsnet.lab.underlay import SERVER, UPLINK, Underlay, nodad, port_of, server_command
+
+PHYSICAL_BRIDGE = "br-phy"
+OVSDB, VSWITCHD, AGENT = "ovsdb-server", "ovs-vswitchd", "agent"
+DATABASE_SOCKET = "run/openvswitch/db.sock"
+SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+PRIVATE = (
+    "/etc/cni/net.d",
+    "/etc/openvswitch",
+    "/etc/ovsnet",
+    "/opt/cni/bin",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/openvswitch",
+    "/var/log",
+)
+"""Folders that a node has for itself, empty at first; they outlive the node's processes, as a disk does."""
+RUN_FOLDERS = ("lock", "netns", "openvswitch", "ovsnet")
+START_SECONDS = 30.0
+
+
+class Node(Place):
+    """One node. datapath: netdev or system."""
+
+    def __init__(self, folder: Folder, spec: LabSpec, node: NodeSpec, datapath: str) -> None:
+        super().__init__(folder, node.name)
+        self.spec = spec
+        self.node = node
+        self.datapath = datapath
+
+    @property
+    def uplink(self) -> str:
+        """The interface that has the node's address."""
+        return PHYSICAL_BRIDGE if self.datapath == "netdev" else UPLINK
+
+    @property
+    def runner(self) -> Runner:
+        """Runs the node's CNI plugins in its namespaces, as its container runtime would."""
+        pid = str(self.held().pid)
+        return Runner(self.root, ["nsenter", "-t", pid, "-m", "-u", "-i", "-n", "-p", "--"])
+
+    def up(self, underlay: Underlay, changed: Callable[[str], None]) -> None:
+        """Start or repair everything on the node but its pods; tell what was missing."""
+        self.write_files()
+        if not self.init:
+            changed(f"{self.name}: namespaces")
+            self.make_namespaces()
+        if underlay.plug(self, port_of(self.node)):
+            changed(f"{self.name}: uplink")
+        for daemon in (OVSDB, VSWITCHD):
+            if not self.daemon(daemon):
+                changed(f"{self.name}: {daemon}")
+                self.start(daemon)
+        if not self.addressed():
+            self.set_uplink_up()
+        if not self.daemon(SERVER):
+            self.launch(SERVER, server_command(self.name))
+        if self.spec.plugin == "ovsnet" and not self.daemon(AGENT):
+            changed(f"{self.name}: agent")
+            self.start(AGENT)
+
+    # what the node is made of
+
+    def private(self, folder: str) -> Path:
+        """Where one of the node's own folders really is."""
+        return self.path / "root" / folder.lstrip("/")
+
+    def write_files(self) -> None:
+        for folder in PRIVATE:
+            self.private(folder).mkdir(parents=True, exist_ok=True)
+        self.private("/etc/ovsnet/cluster").mkdir(exist_ok=True)
+        self.private("/var/log/openvswitch").mkdir(exist_ok=True)
+        binaries = self.lab.place(self.name) / "bin"
+        binaries.mkdir(exist_ok=True)
+        write_atomically(binaries / "ovsnet", files.command_wrapper(), 0o755)
+        if self.spec.plugin != "ovsnet":
+            return
+        config = files.agent_config(self.spec, self.node, self.datapath)
+        write_atomically(self.private("/etc/ovsnet/agent.yaml"), config)
+        write_atomically(self.private("/etc/cni/net.d/10-ovsnet.conflist"), files.conflist())
+        write_atomically(self.private("/opt/cni/bin/ovsnet"), files.cni_executable(), 0o755)
+
+    def make_namespaces(self) -> None:
+        binds = [(str(self.private(folder)), folder) for folder in PRIVATE]
+        binds += [
+            (str(self.lab.path / "cluster"), "/etc/ovsnet/cluster"),
+            (str(self.path / "bin"), files.BINARIES),
+            *shared_files(self.lab),
+        ]
+        self.hold(binds=binds, run=RUN_FOLDERS)
+
+    # daemons
+
+    def start(self, name: str) -> None:
+        """Start one of the node's daemons and wait until it serves."""
+        starters = {OVSDB: self.start_ovsdb, VSWITCHD: self.start_vswitchd, AGENT: self.start_agent}
+        if name not in starters:
+            raise LabError(f"a node has no daemon {name}", ", ".join(starters))
+        if not self.daemon(name):
+            starters[name]()
+
+    def kill(self, name: str, number: int = signal.SIGTERM) -> None:
+        """Send a daemon a signal; with one that ends processes wait for its end."""
+        deadly = number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGABRT, signal.SIGSEGV)
+        self.stop(name, number, 10.0 if deadly else 0.0)
+
+    def start_ovsdb(self) -> None:
+        database = self.private("/etc/openvswitch/conf.db")
+        if not database.exists():
+            if not SCHEMA.exists():
+                raise LabError(
+                    f"Open vSwitch is not installed: {SCHEMA} is missing",
+                    "apt-get install openvswitch-switch",
+                )
+            command = ["ovsdb-tool", "create", str(database), str(SCHEMA)]
+            subprocess.run(command, check=True, capture_output=True)
+        socket = self.root / DATABASE_SOCKET
+        socket.unlink(missing_ok=True)
+        self.launch(
+            OVSDB,
+            ["ovsdb-server", "/etc/openvswitch/conf.db", f"--remote=punix:/{DATABASE_SOCKET}", "--pidfile"],
+        )
+        self.await_daemon(OVSDB, socket, START_SECONDS)
+
+    def start_vswitchd(self) -> None:
+        self.launch(VSWITCHD, ["ovs-vswitchd", f"unix:/{DATABASE_SOCKET}", "--pidfile"])
+        # Waits until vswitchd has done what the database asks for, the first time and after a crash.
+        self.run([*self.vsctl(), "init", *self.uplink_rows()], check=True)
+        self.set_uplink_up()
+
+    def vsctl(self) -> list[str]:
+        return ["ovs-vsctl", f"--timeout={START_SECONDS:.0f}", "--retry"]
+
+    def uplink_rows(self) -> list[str]:
+        """Arguments for ovs-vsctl: identity, and br-phy where tunnels look routes up on an OVS bridge."""
+        rows = f"-- set Open_vSwitch . external-ids:system-id={self.name} external-ids:hostname={self.name}"
+        if self.datapath == "netdev":
+            mac = (self.root / f"sys/class/net/{UPLINK}/address").read_text().strip()
+            rows += (
+                f" -- --may-exist add-br {PHYSICAL_BRIDGE}"
+                f" -- set Bridge {PHYSICAL_BRIDGE} datapath_type=netdev other-config:hwaddr={mac}"
+                f" -- set Interface {PHYSICAL_BRIDGE} mtu_request={self.spec.mtu}"
+                f" -- --may-exist add-port {PHYSICAL_BRIDGE} {UPLINK}"
+            )
+        return rows.split()
+
+    def addressed(self) -> bool:
+        """Whether the uplink is up with the node's addresses; br-phy loses them when vswitchd ends."""
+        command = [
+            "nsenter",
+            "-t",
+            str(self.held().pid),
+            "-n",
+            "ip",
+            "-j",
+            "address",
+            "show",
+            "dev",
+            self.uplink,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return False
+        links = json.loads(done.stdout)
+        present = {info["local"] for link in links if "UP" in link["flags"] for info in link["addr_info"]}
+        return all(str(self.node.address(version)) in present for version in self.spec.underlay_families)
+
+    def set_uplink_up(self) -> None:
+        lines = [f"link set {UPLINK} up", f"link set {self.uplink} up"]
+        if self.datapath == "netdev":
+            # br-phy has the same MAC and would lose its link-local address to eth0 as a duplicate.
+            lines.insert(0, f"link set {UPLINK} addrgenmode none")
+        for version in self.spec.underlay_families:
+            address = self.node.interface(version)
+            lines.append(f"address replace {address} dev {self.uplink} {nodad(version)}")
+        for version in self.spec.underlay_families:
+            lines.append(f"route replace default via {outside_interface(version).ip} dev {self.uplink}")
+        self.ip(lines)
+        if self.datapath == "netdev":
+            command = ["nsenter", "-t", str(self.held().pid), "-n", "nft", "-f", "-"]
+            subprocess.run(command, input=files.uplink_filter(UPLINK), text=True, check=True)
+
+    def start_agent(self) -> None:
+        """Start the agent and wait until it would serve an ADD."""
+        command = [sys.executable, "-P", "-m", "ovsnet", "agent", "--config", "/etc/ovsnet/agent.yaml"]
+        self.launch(AGENT, command, env=files.python_environment())
+        self.await_agent(START_SECONDS)
+
+    def await_agent(self, seconds: float) -> None:
+        """Wait until STATUS is good. Raises LabError with the agent's last words or STATUS's answer."""
+        last: list[LabError] = []
+
+        def ready() -> bool:
+            if not (self.root / files.CNI_SOCKET.lstrip("/")).exists():
+                return not self.daemon(AGENT)
+            try:
+                self.agent_status()
+            except CniError as error:
+                last[:] = [error]
+                return not self.daemon(AGENT)
+            last.clear()
+            return True
+
+        if not wait_for(ready, seconds, 0.03) or not self.daemon(AGENT):
+            why = str(last[0]) if last and self.daemon(AGENT) else self.last_words(AGENT)
+            raise LabError(
+                f"the agent of {self.name} does not get ready: {why}", f"its log: {self.log(AGENT)}"
+            )
+
+    def agent_status(self) -> None:
+        """CNI STATUS of the agent alone: the conflist's version and other plugins may be too old for it."""
+        config = {"cniVersion": "1.1.0", "name": "ovsnet", "type": "ovsnet", "agentSocket": files.CNI_SOCKET}
+        self.runner.execute("STATUS", config, {})
+
+    def remove(self, underlay: Underlay) -> None:
+        """End the node and forget all of it."""
+        self.destroy()
+        underlay.unplug(port_of(self.node))
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def shared_files(folder: Folder) -> list[tuple[str, str]]:
+    """The lab's hosts file, and a resolv.conf that makes a look-up of any other name fail at once."""
+    pairs = [(str(folder.path / "hosts"), "/etc/hosts")]
+    if os.path.exists("/etc/resolv.conf"):
+        pairs.append((str(folder.path / "resolv.conf"), os.path.realpath("/etc/resolv.conf")))
+    return pairs

@@ -106,7 +106,7 @@ def parse(variables: Mapping[str, str], stdin: bytes, netns_fd: int | None = Non
     since = SINCE.get(command, "")
     if config.cni_version < since:
         raise IncompatibleVersion(
-            f"{command.value} came with specification {since}, the configuration's cniVersion is {config.cni_version}",
+            f"{command.value} came with specification {since}, this is {config.cni_version}",
             f"set cniVersion to {since} or later",
         )
     common = Request(
@@ -123,7 +123,7 @@ def parse(variables: Mapping[str, str], stdin: bytes, netns_fd: int | None = Non
 
 
 def parse_args(text: str) -> Args:
-    """CNI_ARGS: pairs joined by ';'. Unknown ones need IgnoreUnknown=1, as in libcni. Raises BadEnvironment."""
+    """CNI_ARGS: pairs joined by ';', unknown ones only with IgnoreUnknown=1. Raises BadEnvironment."""
     pairs: dict[str, str] = {}
     for pair in text.split(";") if text else ():
         name, equals, value = pair.partition("=")

@@ -50,7 +50,9 @@ def _entry(field: msgspec.structs.FieldInfo, parent: str) -> str:
     path = f"{parent}{field.encode_name}"
     text = f"\n{'###' if parent else '##'} {path}\n\n{meta['description']}\n"
     if _is_section(field):
-        return text + "".join(_entry(each, f"{path}.") for each in msgspec.structs.fields(type(field.default)))
+        return text + "".join(
+            _entry(each, f"{path}.") for each in msgspec.structs.fields(type(field.default))
+        )
     default = meta.get("default") or f"`{_yaml(field.default)}`"
     facts = [("Type", _type(field.type)), ("Unit", meta.get("unit")), ("Default", default)]
     text += "\n" + "".join(f"- {name}: {value}\n" for name, value in facts if value)
@@ -80,7 +82,9 @@ def _type(hint: Any) -> str:
 
 def _yaml(value: object) -> str:
     """A default or an example as it stands in the file, on one line."""
-    plain = value.value if isinstance(value, enum.Enum) else list(value) if isinstance(value, tuple) else value
+    plain = (
+        value.value if isinstance(value, enum.Enum) else list(value) if isinstance(value, tuple) else value
+    )
     text = yaml.safe_dump(plain, default_flow_style=True, width=1000)
     return text.removesuffix("\n...\n").strip()
 
@@ -100,7 +104,9 @@ def _header(path: Path) -> str:
     """
     match = re.match(r"\{#\n(.*?)\n#\}", path.read_text(encoding="utf-8"), re.DOTALL)
     if match is None:
-        raise OvsnetError(f"{path}: no header", "begin it with {# name: what the table does ... #}, as the others do")
+        raise OvsnetError(
+            f"{path}: no header", "begin it with {# name: what the table does ... #}, as the others do"
+        )
     facts, _, prose = match[1].partition("\n\n")
     title, _, rows = facts.partition("\n")
     block = "\n".join("    " + line.removeprefix("   ") for line in rows.splitlines())
@@ -129,7 +135,9 @@ def docs(name: str, check: bool) -> None:
         click.echo(f"{path}: up to date")
     elif check:
         line = next(_differences(present, text), 0)
-        raise OvsnetError(f"{path}: stale from line {line} on", f"run `ovsnet docs {name}` and commit the result")
+        raise OvsnetError(
+            f"{path}: stale from line {line} on", f"run `ovsnet docs {name}` and commit the result"
+        )
     else:
         path.write_text(text, encoding="utf-8")
         click.echo(f"{path}: written")

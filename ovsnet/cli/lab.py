@@ -157,7 +157,7 @@ def show(outcome: checking.Report) -> None:
 @named
 def exec_(lab: Lab, pod: str, command: tuple[str, ...]) -> None:
     """Run a command in a pod, e.g. `exec a1 -- ping -c1 b1`."""
-    become(lab.command(pod, command))
+    become(lab.command(pod, without_dashes(command)))
 
 
 @lab.command(context_settings=PASS_ON)
@@ -165,8 +165,8 @@ def exec_(lab: Lab, pod: str, command: tuple[str, ...]) -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @named
 def run(lab: Lab, node: str, command: tuple[str, ...]) -> None:
-    """Run a command on a node or `outside`; it finds Open vSwitch, CNI and the agent in their usual places."""
-    become(lab.command(node, command))
+    """Run a command on a node or `outside`; Open vSwitch, CNI and the agent are in their usual places."""
+    become(lab.command(node, without_dashes(command)))
 
 
 @lab.command(context_settings=PASS_ON)
@@ -175,11 +175,20 @@ def run(lab: Lab, node: str, command: tuple[str, ...]) -> None:
 @named
 def ovs(lab: Lab, node: str, tool: tuple[str, ...]) -> None:
     """Run an Open vSwitch tool against a node's switch, e.g. `ovs node-a -- ovs-vsctl show`."""
+    tool = without_dashes(tool)
     if not tool[0].startswith(("ovs-", "ovsdb-")):
         raise LabError(
             f"{tool[0]} is not an Open vSwitch tool", "`ovsnet lab run` runs any command on a node"
         )
     become(lab.node(node).command(tool))
+
+
+def without_dashes(command: tuple[str, ...]) -> tuple[str, ...]:
+    """click leaves the "--" in front of the command there, since options may follow without it."""
+    rest = command[1:] if command[0] == "--" else command
+    if not rest:
+        raise click.UsageError("a command is missing after --")
+    return rest
 
 
 def become(command: list[str]) -> None:

@@ -16,7 +16,9 @@ FILES = ("10-ovsnet.conflist", "ovsnet.service")
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration to read.")
+@click.option(
+    "--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration to read."
+)
 @click.option("--installed-as", default="/etc/ovsnet/agent.yaml", help="Where it will stand on the node.")
 @click.option("--prefix", default="/opt/ovsnet", help="Where ovsnet will stand on the node.")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))

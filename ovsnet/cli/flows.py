@@ -1,0 +1,109 @@
+"""`ovsnet flows`: what is installed, each flow with the object behind its cookie and its counters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ovsnet.cli import options
+from ovsnet.errors import OvsnetError
+
+if TYPE_CHECKING:
+    from ovsnet.agent.view import View
+    from ovsnet.flowdump import Flow
+
+
+@click.command()
+@options.config_option
+@options.output_option
+@click.option("--pod", metavar="POD", help="Only the flows that serve this pod: NAME or NAMESPACE/NAME.")
+@click.option("--table", "only", metavar="TABLE", help="Only one table, by name or number.")
+@click.option("--drops", is_flag=True, help="Only flows that drop, those that did first.")
+def flows(path: Path, output: str, pod: str | None, only: str | None, drops: bool) -> None:
+    """Show the installed flows by table, with names.
+
+    A flow whose object is "unknown" has a cookie that nothing of this node's state explains.
+    """
+    view = options.view_of(path)
+    found = asyncio.run(_dump(view))
+    if pod is not None:
+        found = _of_pod(view, found, pod)
+    if only is not None:
+        found = [flow for flow in found if only in (str(flow.table), view.tables.get(flow.table))]
+    if drops:
+        found = sorted((flow for flow in found if flow.actions == "drop"), key=lambda flow: -flow.packets)
+    if output == "json":
+        click.echo(json.dumps([_plain(view, flow) for flow in found], indent=2))
+    else:
+        _print(view, found, by_table=not drops)
+
+
+async def _dump(view: View) -> list[Flow]:
+    from ovsnet import flowdump
+    from ovsnet.switch.openflow import OpenFlow, management_socket
+
+    lines = await OpenFlow(management_socket(view.config.ovsdb, view.config.bridge)).dump()
+    found = [flow for flow in map(flowdump.flow, lines) if flow is not None]
+    return sorted(found, key=lambda flow: (flow.table, -flow.priority, flow.match))
+
+
+def _of_pod(view: View, found: list[Flow], name: str) -> list[Flow]:
+    from ovsnet.model import Pod
+
+    cookies = {
+        cookie
+        for cookie, obj in view.by_cookie.items()
+        if isinstance(obj, Pod) and name in (obj.title, obj.name)
+    }
+    if not cookies:
+        known = ", ".join(sorted(obj.title for obj in view.objects if isinstance(obj, Pod))) or "none"
+        raise OvsnetError(f"there is no pod {name} on this node", f"there are: {known}")
+    return [flow for flow in found if flow.cookie in cookies]
+
+
+def owner(view: View, cookie: int) -> str:
+    """The object of a cookie in words."""
+    from ovsnet import names
+    from ovsnet.render import kind_of
+
+    obj = view.by_cookie.get(cookie)
+    if obj is not None:
+        return f"{kind_of(obj)} {obj.title}"
+    kind = names.kind_of(cookie)
+    return f"unknown {kind}" if kind else "unknown"
+
+
+def _plain(view: View, flow: Flow) -> dict[str, object]:
+    return {
+        "table": view.tables.get(flow.table, str(flow.table)),
+        "number": flow.table,
+        "priority": flow.priority,
+        "match": flow.match,
+        "actions": flow.actions,
+        "cookie": f"0x{flow.cookie:x}",
+        "object": owner(view, flow.cookie),
+        "packets": flow.packets,
+        "bytes": flow.bytes,
+    }
+
+
+def _print(view: View, found: list[Flow], *, by_table: bool) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    current = None
+    for flow in found:
+        name = view.tables.get(flow.table, "not ovsnet's")
+        if by_table and flow.table != current:
+            console.print(f"[bold]table {flow.table} {name}[/]")
+            current = flow.table
+        place = "" if by_table else f"{name:<12} "
+        console.print(
+            f"  {place}[cyan]{owner(view, flow.cookie):<28}[/] {flow.packets:>8} packets  "
+            f"priority={flow.priority},{flow.match} [dim]actions={flow.actions}[/]"
+        )
+    console.print(f"{len(found)} flows")

@@ -1,0 +1,139 @@
+"""`ovsnet show`: the ports of this node's bridge with what each one is, side by side with ovs-vsctl show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ovsnet.cli import options
+
+if TYPE_CHECKING:
+    from ovsnet.agent.view import View
+    from ovsnet.rows import PortRow
+
+
+@click.command()
+@options.config_option
+@options.output_option
+def show(path: Path, output: str) -> None:
+    """Show this node: ports, pods, peers, addresses, health.
+
+    Works with the agent stopped. Exits with 1 when the agent is not ready or a port does not work.
+    """
+    view = options.view_of(path)
+    summary = summarise(view)
+    if output == "json":
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        _print(summary)
+    raise SystemExit(0 if summary["healthy"] else 1)
+
+
+def summarise(view: View) -> dict[str, Any]:
+    """Everything that is shown, as plain data."""
+    topo = view.topology
+    ports = [_port(view, row) for row in sorted(view.rows.values(), key=lambda row: row.number or 0)]
+    missing = sorted(
+        {peer.name for peer in topo.peers} - {port["who"] for port in ports if port["role"] == "tunnel"}
+    )
+    shared = view.config.tunnels.value == "flow"
+    troubles = [*topo.problems, *view.problems.values()]
+    if view.health is None:
+        troubles.append(f"the agent does not answer on {view.config.cni_socket}")
+    elif not view.health.get("ready"):
+        troubles.append(str(view.health.get("trouble")))
+    if missing and not shared:
+        troubles.append(f"no tunnel port yet for {', '.join(missing)}")
+    troubles += [f"port {port['name']}: {port['error']}" for port in ports if port["error"]]
+    return {
+        "node": topo.name,
+        "addresses": [str(address) for address in topo.addresses],
+        "podCIDRs": [str(cidr) for cidr in topo.cidrs],
+        "gateways": [str(address) for address in topo.gateways],
+        "mtu": topo.mtu,
+        "bridge": view.config.bridge,
+        "datapath": view.bridge.datapath_type if view.bridge else None,
+        "encapsulation": view.config.encapsulation.value,
+        "tunnels": view.config.tunnels.value,
+        "ports": ports,
+        "peers": [
+            {
+                "name": peer.name,
+                "remote": str(peer.remote),
+                "encapsulation": peer.encap.value,
+                "podCIDRs": [str(cidr) for cidr in peer.cidrs],
+            }
+            for peer in topo.peers
+        ],
+        "agent": view.health,
+        "troubles": troubles,
+        "healthy": view.health is not None
+        and bool(view.health.get("ready"))
+        and not any(p["error"] for p in ports),
+    }
+
+
+def _port(view: View, row: PortRow) -> dict[str, Any]:
+    from ovsnet import names, state
+
+    role = row.role or "not ovsnet's"
+    who, addresses = "", []
+    pod = state.pod(row)
+    if pod is not None:
+        who, addresses = pod.title, [str(ip) for ip in pod.ips]
+    elif role == names.ROLE_TUNNEL:
+        who = row.external_ids.get(names.KEY_PEER, "all peers")
+        addresses = [row.options.get("remote_ip", "")]
+    elif role == names.ROLE_GATEWAY:
+        who, addresses = f"node {view.topology.name}", [str(ip) for ip in view.topology.gateways]
+    elif row.name == view.config.bridge:
+        role, who = "local", "the bridge itself, unused"
+    return {
+        "name": row.name,
+        "ofport": row.number,
+        "role": role,
+        "type": row.type or "system",
+        "who": who,
+        "addresses": addresses,
+        "container": pod.container if pod else None,
+        "error": row.error if row.ofport == -1 else None,
+    }
+
+
+def _print(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    agent = summary["agent"]
+    ready = (
+        "[green]ready[/]"
+        if agent and agent.get("ready")
+        else "[red]not ready[/]"
+        if agent
+        else "[red]away[/]"
+    )
+    console.print(
+        f"[bold]{summary['node']}[/]  {' '.join(summary['addresses'])}  pods {' '.join(summary['podCIDRs'])}  "
+        f"MTU {summary['mtu']}  bridge {summary['bridge']} ({summary['datapath']})  "
+        f"{summary['encapsulation']}, tunnels: {summary['tunnels']}  agent {ready}"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("PORT", "OFPORT", "ROLE", "TYPE", "WHO", "ADDRESSES"):
+        table.add_column(heading, justify="right" if heading == "OFPORT" else "left", no_wrap=True)
+    for port in summary["ports"]:
+        number = "" if port["ofport"] is None else str(port["ofport"])
+        who = f"[red]{port['error']}[/]" if port["error"] else port["who"]
+        table.add_row(port["name"], number, port["role"], port["type"], who, " ".join(port["addresses"]))
+    console.print(table)
+    if summary["peers"]:
+        console.print("[bold]peers[/]")
+    for peer in summary["peers"]:
+        console.print(
+            f"  {peer['name']}  {peer['encapsulation']} {peer['remote']}  {' '.join(peer['podCIDRs'])}"
+        )
+    for trouble in summary["troubles"]:
+        console.print(f"[red]! {trouble}[/]")

@@ -1,0 +1,54 @@
+"""`ovsnet trace FROM TO`: ofproto/trace with names instead of numbers, the verdict on top."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from ovsnet.cli import options
+from ovsnet.cli.flows import owner
+
+
+@click.command()
+@options.config_option
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.option("--tcp", type=click.IntRange(1, 65535), metavar="PORT", help="A TCP segment to this port.")
+@click.option("--udp", type=click.IntRange(1, 65535), metavar="PORT", help="A UDP datagram to this port.")
+@click.option("--raw", is_flag=True, help="Print ofproto/trace's own text as well.")
+def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None, raw: bool) -> None:
+    """Follow a packet through this node's flows without sending it.
+
+    FROM and TO are pods (NAME or NAMESPACE/NAME), nodes, or addresses. FROM must be a pod of this
+    node, the node itself, or a peer whose packet arrives here. Without --tcp or --udp it is a ping.
+    Exits with 1 when the packet is dropped.
+    """
+    from ovsnet import flowdump, tracing
+    from ovsnet.switch import trace as switch
+
+    if tcp and udp:
+        raise click.UsageError("--tcp and --udp: choose one")
+    view = options.view_of(path)
+    question = tracing.Packet(
+        source=tracing.endpoint(source, view.objects),
+        target=tracing.endpoint(target, view.objects),
+        protocol="tcp" if tcp else "udp" if udp else "icmp",
+        port=tcp or udp or 0,
+    )
+    flow = tracing.packet(question, view.objects)
+    text = asyncio.run(switch.trace(view.config.ovsdb, view.config.bridge, flow))
+    answer = flowdump.trace(text)
+    passes, verdict = tracing.verdict(answer, view.objects, view.tables)
+    click.secho(
+        f"{question.source.title} -> {question.target.title}: {verdict}", fg="green" if passes else "red"
+    )
+    for step in answer.steps:
+        table = view.tables.get(step.table, "?")
+        click.echo(f"  {step.table:>2} {table:<12} priority {step.priority:<4} {owner(view, step.cookie)}")
+    click.echo(f"  packet            {flow}")
+    click.echo(f"  datapath actions  {answer.datapath_actions}")
+    if raw:
+        click.echo(text)
+    raise SystemExit(0 if passes else 1)

@@ -1,0 +1,223 @@
+"""bootstrap.sh node in a scratch root: what it installs, that it does so once, and takes back the same.
+
+Making a real virtual environment takes long and fetches packages; here a Python stands in for the distribution's
+whose `-m venv` makes an environment that runs this test's own interpreter, and whose pip has nothing to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[2]
+
+PYTHON = """#!/bin/bash
+real() {{ PYTHONPATH={tree} exec {python} "$@"; }}
+case "$1 $2" in
+  "-m venv")
+    dir=${{@: -1}}
+    mkdir -p "$dir/bin"
+    touch "$dir/pyvenv.cfg"
+    cp "$0" "$dir/bin/python"
+    printf '#!/bin/bash\\nexec "%s" -m ovsnet "$@"\\n' "$dir/bin/python" >"$dir/bin/ovsnet"
+    chmod 755 "$dir/bin/ovsnet" ;;
+  "-m pip") ;;
+  *) real "$@" ;;
+esac
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout: bootstrap.sh looks for changes, and someone may be editing."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for folder in ("ovsnet", "flows", "templates"):
+        shutil.copytree(TREE / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("bootstrap.sh", "pyproject.toml", "README.md"):
+        shutil.copy(TREE / file, copy)
+    return copy
+
+
+class Machine:
+    """A scratch root, and bootstrap.sh to use on it."""
+
+    def __init__(self, folder: Path, tree: Path) -> None:
+        self.tree = tree
+        self.root = folder / "root"
+        self.root.mkdir()
+        self.config = folder / "agent.yaml"
+        self.config.write_text("nodeName: node-a\ncniSocket: /run/ovsnet/other.sock\n")
+        python = folder / "python3"
+        python.write_text(PYTHON.format(tree=tree, python=sys.executable))
+        python.chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "OVSNET_PYTHON": str(python),
+            "OVSNET_BOOTSTRAP_LOG": str(folder / "log"),
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [self.tree / "bootstrap.sh", "node", "--root", str(self.root), *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def node(self, *arguments: str, fails: bool = False) -> str:
+        """Runs it, and answers with what it said (what it complained of, if it is to fail)."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode != 0) == fails, out + err
+        return err if fails else out
+
+    def install(self, *arguments: str) -> str:
+        return self.node("--config", str(self.config), *arguments)
+
+    def path(self, path: str) -> Path:
+        return self.root / path
+
+    def content(self) -> dict[str, bytes | None]:
+        """Every file (None for a folder), but for the manifest's own place."""
+        return {
+            str(each.relative_to(self.root)): each.read_bytes() if each.is_file() else None
+            for each in sorted(self.root.rglob("*"))
+            if not each.is_relative_to(self.root / "var") and "__pycache__" not in each.parts
+        }
+
+
+@pytest.fixture
+def machine(tmp_path: Path, tree: Path) -> Machine:
+    return Machine(tmp_path, tree)
+
+
+def test_everything_is_in_its_place(machine: Machine) -> None:
+    machine.install()
+    assert machine.path("etc/ovsnet/agent.yaml").read_bytes() == machine.config.read_bytes()
+    assert machine.path("etc/ovsnet/cluster").is_dir()
+    client = machine.path("opt/cni/bin/ovsnet")
+    assert client.read_bytes() == (machine.tree / "ovsnet/cni/client.py").read_bytes()
+    assert client.stat().st_mode & 0o777 == 0o755
+    conflist = json.loads(machine.path("etc/cni/net.d/10-ovsnet.conflist").read_text())
+    assert conflist["plugins"][0]["type"] == "ovsnet"
+    assert conflist["plugins"][0]["agentSocket"] == "/run/ovsnet/other.sock"
+    unit = machine.path("etc/systemd/system/ovsnet.service").read_text()
+    assert "ExecStart=/opt/ovsnet/bin/ovsnet agent --config /etc/ovsnet/agent.yaml\n" in unit
+    assert "{" not in unit
+
+
+def test_a_second_run_changes_nothing_and_says_so(machine: Machine) -> None:
+    machine.install()
+    before = {path: machine.path(path).stat().st_mtime_ns for path in machine.content()}
+    assert machine.install() == "==> everything is in place; nothing changed\n"
+    assert {path: machine.path(path).stat().st_mtime_ns for path in machine.content()} == before
+
+
+def test_a_dry_run_tells_and_changes_nothing(machine: Machine) -> None:
+    said = machine.install("--dry-run")
+    assert said.count("would: ") >= 2
+    assert machine.content() == {}
+    machine.install()
+    machine.config.write_text("nodeName: node-b\n")
+    before = machine.content()
+    said = machine.install("--dry-run")
+    assert f"would: write {machine.path('etc/ovsnet/agent.yaml')}" in said
+    assert "10-ovsnet.conflist" in said
+    assert machine.content() == before
+
+
+def test_uninstall_takes_back_everything(machine: Machine) -> None:
+    machine.path("etc/cni/net.d").mkdir(parents=True)
+    machine.path("etc/cni/net.d/99-loopback.conf").write_text("{}")
+    before = machine.content()
+    machine.install()
+    machine.node("--uninstall", "--dry-run")
+    assert machine.path("opt/ovsnet").exists()
+    machine.node("--uninstall")
+    assert machine.content() == before
+    assert "nothing is installed here" in machine.node("--uninstall")
+
+
+def test_uninstall_keeps_what_a_user_changed_and_says_so(machine: Machine) -> None:
+    machine.install()
+    config = machine.path("etc/ovsnet/agent.yaml")
+    config.write_text("vni: 5\n")
+    assert f"kept: {config} was changed" in machine.node("--uninstall")
+    assert list(machine.content()) == ["etc", "etc/ovsnet", "etc/ovsnet/agent.yaml"]
+
+
+def test_a_file_that_was_there_is_kept_and_put_back(machine: Machine) -> None:
+    plugin = machine.path("opt/cni/bin/ovsnet")
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text("somebody else's")
+    assert f"kept as {plugin}.before-ovsnet" in machine.install()
+    assert machine.install() == "==> everything is in place; nothing changed\n"
+    machine.node("--uninstall")
+    assert plugin.read_text() == "somebody else's"
+    assert not Path(f"{plugin}.before-ovsnet").exists()
+
+
+def test_only_what_changed_is_written_again(machine: Machine) -> None:
+    machine.install()
+    machine.config.write_text(machine.config.read_text() + "vni: 9\n")
+    assert machine.install() == f"==> write {machine.path('etc/ovsnet/agent.yaml')}\n"
+
+
+def test_a_bad_configuration_is_refused_before_it_is_installed(machine: Machine) -> None:
+    machine.config.write_text("vni: x\nmut: 5\n")
+    said = machine.node("--config", str(machine.config), fails=True)
+    assert "vni: expected" in said
+    assert "did you mean mtu?" in said
+    assert not machine.path("etc").exists()
+
+
+def test_two_at_once_wait_for_one_another(machine: Machine) -> None:
+    processes = [machine.start("--config", str(machine.config)) for _ in range(3)]
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert sum("nothing changed" in each for each in said) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "the configuration is missing"),
+        (("--config", "/nonexistent"), "can't be read"),
+        (("--frobnicate",), "usage: bootstrap.sh COMMAND"),
+    ],
+)
+def test_wrong_usage_is_told(machine: Machine, arguments: tuple[str, ...], words: str) -> None:
+    assert words in machine.node(*arguments, fails=True)
+    assert machine.content() == {}
+
+
+def test_a_command_is_needed() -> None:
+    done = subprocess.run([TREE / "bootstrap.sh"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "usage" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing() -> None:
+    subprocess.run(["shellcheck", "bootstrap.sh", ".ci/run"], cwd=TREE, check=True)
+
+
+@pytest.mark.slow
+def test_with_a_real_virtual_environment(machine: Machine) -> None:
+    del machine.environment["OVSNET_PYTHON"]
+    machine.node("--config", str(machine.config))
+    done = subprocess.run(
+        [machine.path("opt/ovsnet/bin/ovsnet"), "docs", "pipeline", "--check"],
+        cwd=TREE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "docs/pipeline.md: up to date\n", done.stderr

@@ -1,0 +1,177 @@
+"""The configuration: defaults, every kind of mistake with its path, rules between fields."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from ovsnet import config
+from ovsnet.config import Config, Datapath, Egress, LogFormat, NodeAddress
+from ovsnet.errors import ConfigError
+from ovsnet.model import AddressRange, Encap, Tunnels
+
+FULL = """
+nodeName: node-a
+nodeAddress: {routeTo: 192.0.2.1}
+ovsdb: tcp:127.0.0.1:6640
+bridge: br-pods
+datapath: netdev
+encapsulation: geneve
+tunnels: flow
+vni: 4000
+udpPort: 6082
+podCIDRs: [10.244.1.0/24, 10.244.9.0/25, "fd00:10:244:1::/64"]
+excludedAddresses: [10.244.1.10, 10.244.9.0/29, 10.244.1.20 - 10.244.1.29]
+reuseAfter: 2.5
+sparePorts: 0
+mtu: 1400
+egress:
+  masquerade: false
+  noMasquerade: [10.0.0.0/8]
+  randomFully: false
+store: {file: /srv/nodes}
+cniSocket: /run/other.sock
+log: {level: debug, format: json}
+"""
+
+
+def test_an_empty_file_is_all_defaults() -> None:
+    assert config.parse("") == config.parse("# nothing\n") == Config()
+
+
+def test_every_field_arrives_typed() -> None:
+    loaded = config.parse(FULL)
+    assert loaded.node_address == NodeAddress(route_to=ipaddress.ip_address("192.0.2.1"))
+    assert (loaded.datapath, loaded.encapsulation, loaded.tunnels) == (
+        Datapath.NETDEV,
+        Encap.GENEVE,
+        Tunnels.FLOW,
+    )
+    assert loaded.pod_cidrs[2] == ipaddress.ip_network("fd00:10:244:1::/64")
+    assert loaded.excluded_addresses[1:] == (
+        AddressRange(first=ipaddress.ip_address("10.244.9.0"), last=ipaddress.ip_address("10.244.9.7")),
+        AddressRange(first=ipaddress.ip_address("10.244.1.20"), last=ipaddress.ip_address("10.244.1.29")),
+    )
+    assert loaded.egress == Egress(
+        masquerade=False, no_masquerade=(ipaddress.ip_network("10.0.0.0/8"),), random_fully=False
+    )
+    assert (loaded.mtu, loaded.reuse_after, loaded.log.format) == (1400, 2.5, LogFormat.JSON)
+
+
+MISTAKES = {
+    "unknown key": ("nodename: a", "nodename", "unknown key; did you mean nodeName?"),
+    "unknown key below": ("egress: {masqerade: true}", "egress.masqerade", "did you mean masquerade?"),
+    "unknown key like none": ("zzzz: 1", "zzzz", "unknown key"),
+    "no text": ("nodeName: 12", "nodeName", "put it in quotes"),
+    "upper case": ("nodeName: Node", "nodeName", "lower case letters"),
+    "two ways to the address": (
+        "nodeAddress: {interface: eth0, address: 192.0.2.1}",
+        "nodeAddress",
+        "address and interface exclude one another",
+    ),
+    "loopback as node address": (
+        "nodeAddress: {address: 127.0.0.1}",
+        "nodeAddress.address",
+        "can't be reached",
+    ),
+    "no address": ("nodeAddress: {address: eth0}", "nodeAddress.address", "expected an IPv4 or IPv6 address"),
+    "no socket": ("ovsdb: /run/db.sock", "ovsdb", "unix:/PATH or tcp:ADDRESS:PORT"),
+    "long interface": ("bridge: a-name-of-16-chr", "bridge", "1 to 15 characters"),
+    "gateway as bridge": ("bridge: ovsnet0", "bridge", "gateway port's name"),
+    "misspelt choice": ("encapsulation: vlxan", "encapsulation", "did you mean vxlan?"),
+    "out of range": ("vni: 16777216", "vni", "from 0 to 16777215"),
+    "boolean as number": ("vni: true", "vni", "found true"),
+    "fraction": ("sparePorts: 1.5", "sparePorts", "a whole number from 0 to 256"),
+    "not a number": ("reuseAfter: .nan", "reuseAfter", "from 0 to 86400"),
+    "port of gre": ("{encapsulation: gre, udpPort: 4789}", "udpPort", "GRE has no UDP port"),
+    "no list": ("podCIDRs: 10.0.0.0/8", "podCIDRs", "expected a list"),
+    "host bits": ("podCIDRs: [10.244.1.1/24]", "podCIDRs[0]", "did you mean 10.244.1.0/24?"),
+    "no prefix length": ("podCIDRs: [10.244.1.0]", "podCIDRs[0]", "write 10.244.1.0/NN"),
+    "too small": ("podCIDRs: [10.244.1.0/30]", "podCIDRs[0]", "/29 is the smallest"),
+    "too small for IPv6": ('podCIDRs: ["fd00::/126"]', "podCIDRs[0]", "/125 is the smallest"),
+    "multicast": ("podCIDRs: [224.0.0.0/8]", "podCIDRs[0]", "not for hosts"),
+    "overlap": ("podCIDRs: [10.1.0.0/16, 10.0.0.0/8]", "podCIDRs[1]", "overlaps 10.1.0.0/16"),
+    "node within its pods": (
+        "{nodeAddress: {address: 10.244.1.1}, podCIDRs: [10.244.1.0/24]}",
+        "podCIDRs[0]",
+        "contains the node's own address",
+    ),
+    "backward range": (
+        "excludedAddresses: [10.0.0.9-10.0.0.1]",
+        "excludedAddresses[0]",
+        "mean 10.0.0.1-10.0.0.9?",
+    ),
+    "mixed range": ('excludedAddresses: ["10.0.0.9-fd00::1"]', "excludedAddresses[0]", "different families"),
+    "excluded elsewhere": (
+        "{podCIDRs: [10.244.1.0/24], excludedAddresses: [10.244.2.1]}",
+        "excludedAddresses[0]",
+        "lies in none of podCIDRs",
+    ),
+    "small mtu": ("mtu: 575", "mtu", "auto or a whole number from 576 to 65535"),
+    "mtu below IPv6": ('{mtu: 1279, podCIDRs: ["fd00::/64"]}', "mtu", "at least 1280"),
+    "yes": ("egress: {masquerade: 'yes'}", "egress.masquerade", "true or false"),
+    "relative": ("store: {file: cluster}", "store.file", "an absolute path"),
+    "empty section": ("log:", "log", "found nothing"),
+    "list as document": ("- 1", "", "expected keys with values"),
+    "twice": ("vni: 1\nbridge: b\nvni: 2", "vni", "stands twice, first in line 1"),
+    "merge": ("<<: {vni: 1}", "<<", "unknown key"),
+    "alias": ("a: &x 1\nb: *x", "", "anchors and aliases"),
+    "tag": ("vni: !!python/name:os.system", "", "not supported"),
+    "two documents": ("vni: 1\n---\nvni: 2", "", "not YAML"),
+    "not YAML": ("a: [1\nb: 2", "", "not YAML at column"),
+    "nested": ("[" * 100_000, "", "nested more than 32 deep"),
+    "control character": ("a: \x00", "", "not YAML"),
+    "date": ("nodeName: 2024-01-02", "nodeName", "put it in quotes"),
+    "key of two": ("[a, b]: 1", "", "a key must be a word"),
+}
+
+
+@pytest.mark.parametrize(("text", "path", "words"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_told_with_its_path(text: str, path: str, words: str) -> None:
+    problem = next(problem for problem in config.check(text) if problem.path == path)
+    assert words in problem.text
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+    text = "vni: -1\nmtu: 5\nbridge: 'a b'\negress:\n  noMasquerade: [10.0.0.0/8, 10.0.0.1/8]\n  x: 1\ncniSocket: a\n"
+    found = [(problem.line, problem.path) for problem in config.check(text)]
+    assert found == [
+        (1, "vni"),
+        (2, "mtu"),
+        (3, "bridge"),
+        (5, "egress.noMasquerade[1]"),
+        (6, "egress.x"),
+        (7, "cniSocket"),
+    ]
+
+
+def test_a_mistake_in_a_field_brings_no_second_one_between_fields() -> None:
+    text = "podCIDRs: [10.244.1.0/24x]\nexcludedAddresses: [10.244.1.1]"
+    assert [problem.path for problem in config.check(text)] == ["podCIDRs[0]"]
+
+
+def test_load_names_the_file_and_every_problem(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text("vni: x\nmtu: y\n")
+    with pytest.raises(ConfigError) as raised:
+        config.load(path)
+    assert raised.value.message == f"{path}: 2 problems"
+    assert raised.value.problems[0].startswith("line 1: vni: expected a whole number")
+    assert len(raised.value.problems) == 2
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00bad"])
+def test_a_file_that_is_none_is_an_error_with_a_hint(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "agent.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as raised:
+        config.load(path)
+    assert str(path) in raised.value.message
+    assert raised.value.hint
+
+
+def test_a_bom_and_windows_lines_are_fine() -> None:
+    assert config.parse("\ufeffvni: 5\r\nmtu: auto\r\n").vni == 5

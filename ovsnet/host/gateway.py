@@ -142,7 +142,7 @@ def _routes(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
     ours = {(route.cidr, route.metric) for route in state.routes}
     for route in state.routes.difference(spec.routes):
         if (route.cidr, route.metric) not in wanted:
-            payload = inet.route_message(state.index, route)
+            payload = inet.route_removal(state.index, route)
             request = Request(netlink.DELROUTE, 0, payload, f"remove the {_words(route)}", _GONE)
             yield _Change(request, f"{_words(route)} removed")
     for route in spec.routes:

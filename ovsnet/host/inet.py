@@ -62,21 +62,25 @@ def address_message(index: int, interface: IPInterface) -> bytes:
 
 
 def route_message(index: int, route: RouteSpec, on_link: bool = False) -> bytes:
-    """Body of RTM_NEWROUTE and RTM_DELROUTE. on_link: reach the next hop though no address covers it."""
+    """Body of RTM_NEWROUTE. on_link: reach the next hop though no address covers it."""
     scope = netlink.SCOPE_LINK if route.next_hop is None and route.cidr.version == 4 else netlink.SCOPE_GLOBAL
-    body = netlink.ROUTE.pack(
-        _FAMILY[route.cidr.version],
-        route.cidr.prefixlen,
-        0,
-        0,
-        netlink.TABLE_MAIN,
-        netlink.PROTO_STATIC,
-        scope,
-        netlink.TYPE_UNICAST,
-        netlink.ONLINK if on_link else 0,
-    )
-    parts = [body, attribute(netlink.RTA_OIF, index)]
-    if route.cidr.prefixlen:
+    flags = netlink.ONLINK if on_link else 0
+    return _route_message(index, route, netlink.PROTO_STATIC, scope, flags)
+
+
+def route_removal(index: int, route: RouteSpec) -> bytes:
+    """Body of RTM_DELROUTE, whoever made the route."""
+    return _route_message(index, route, netlink.PROTO_ANY, netlink.SCOPE_ANY, 0)
+
+
+def _route_message(index: int, route: RouteSpec, protocol: int, scope: int, flags: int) -> bytes:
+    family, length = _FAMILY[route.cidr.version], route.cidr.prefixlen
+    table, kind = netlink.TABLE_MAIN, netlink.TYPE_UNICAST
+    parts = [
+        netlink.ROUTE.pack(family, length, 0, 0, table, protocol, scope, kind, flags),
+        attribute(netlink.RTA_OIF, index),
+    ]
+    if length:
         parts.append(attribute(netlink.RTA_DST, route.cidr.network_address.packed))
     if route.next_hop is not None:
         parts.append(attribute(netlink.RTA_GATEWAY, route.next_hop.packed))

@@ -1,0 +1,205 @@
+"""The gateway port's addresses and routes on a real kernel, and the node's uplink."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from host_world import World, run
+
+from ovsnet.errors import HostFailure
+from ovsnet.host import gateway, uplink
+from ovsnet.host.types import GatewaySpec, NeighbourSpec, RouteSpec, Uplink, UplinkChoice
+
+ROUTER4, ROUTER6 = ip_address("169.254.77.1"), ip_address("fe80::a9fe:4d01")
+OWN4, OWN6 = ip_address("10.244.1.1"), ip_address("fd00:244:1::1")
+
+
+def to_peer(number: int) -> RouteSpec:
+    return RouteSpec(
+        cidr=ip_network(f"10.{number // 250}.{number % 250}.0/24"), next_hop=ROUTER4, source=OWN4
+    )
+
+
+def to_peer6(number: int) -> RouteSpec:
+    return RouteSpec(cidr=ip_network(f"fd00:{number + 1:x}::/64"), next_hop=ROUTER6, source=OWN6)
+
+
+SPEC = GatewaySpec(
+    interface="ovsnet0",
+    mac="0a:58:0a:f4:01:01",
+    mtu=1450,
+    addresses=(ip_interface("10.244.1.1/24"), ip_interface("fd00:244:1::1/64")),
+    routes=(to_peer(1), to_peer(2), to_peer6(1), to_peer6(2)),
+    neighbours=(NeighbourSpec(address=ROUTER4, mac="0a:58:a9:fe:4d:01"),),
+)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        world.add("outside")
+        world.cable("ovsnet0", "outside", "switch")
+        world.cable("eth0", "outside", "eth0")
+        run("ip link set ovsnet0 down")
+        run("ip addr add 192.0.2.7/24 dev eth0")
+        run("ip addr add 2001:db8::7/64 dev eth0 nodad")
+        run("ip route add default via 192.0.2.1")
+        yield world
+
+
+def setting(key: str) -> str:
+    return Path("/proc/sys/net", key).read_text().strip()
+
+
+def set_to(key: str, value: int) -> None:
+    Path("/proc/sys/net", key).write_text(str(value))
+
+
+async def test_what_is_asked_for_is_there_and_asking_again_changes_nothing(world: World) -> None:
+    set_to("ipv4/ip_forward", 0)
+    changes = await gateway.reconcile(SPEC)
+    assert "net.ipv4.ip_forward set to 1" in changes
+    assert "address 10.244.1.1/24 added" in changes
+    assert "route 10.0.1.0/24 via 169.254.77.1 from 10.244.1.1 added" in changes
+    state = await gateway.observe("ovsnet0")
+    assert (state.up, state.mac, state.mtu) == (True, SPEC.mac, SPEC.mtu)
+    assert state.addresses == set(SPEC.addresses)
+    assert state.routes == set(SPEC.routes)
+    assert state.neighbours == set(SPEC.neighbours)
+    assert setting("ipv4/ip_forward") == "1"
+    assert setting("ipv6/conf/all/forwarding") == "1"
+    assert setting("ipv4/conf/ovsnet0/rp_filter") == "2"
+    assert setting("ipv4/conf/ovsnet0/send_redirects") == "0"
+    assert await gateway.reconcile(SPEC) == []
+    assert "src 10.244.1.1" in run("ip route get 10.0.1.9")
+
+
+async def test_drift_is_repaired_and_strangers_go_but_the_kernels_own_stays(world: World) -> None:
+    await gateway.reconcile(SPEC)
+    kernels = run("ip -6 route show dev ovsnet0 proto kernel")
+    run("ip addr add 10.9.9.9/24 dev ovsnet0")
+    run("ip route add 10.77.0.0/24 via 10.244.1.9 dev ovsnet0")
+    run("ip -6 route add fd77::/64 via fe80::1 dev ovsnet0")
+    run("ip route del 10.0.1.0/24")
+    run("ip route replace 10.0.2.0/24 via 10.244.1.9 dev ovsnet0")
+    run("ip neigh add 10.244.1.44 lladdr 0a:58:0a:f4:01:44 dev ovsnet0")
+    changes = await gateway.reconcile(SPEC)
+    assert len(changes) == 6
+    assert "route 10.0.2.0/24 via 169.254.77.1 from 10.244.1.1 replaced" in changes
+    assert await gateway.reconcile(SPEC) == []
+    assert run("ip -6 route show dev ovsnet0 proto kernel") == kernels
+    assert "192.0.2.1" in run("ip route show default")
+
+
+async def test_routes_survive_a_change_of_the_address_they_depend_on(world: World) -> None:
+    await gateway.reconcile(SPEC)
+    moved = ip_interface("10.244.1.2/24")
+    routes = tuple(msgspec.structs.replace(route, source=moved.ip) for route in SPEC.routes[:2])
+    spec = msgspec.structs.replace(
+        SPEC, addresses=(moved, SPEC.addresses[1]), routes=routes + SPEC.routes[2:]
+    )
+    await gateway.reconcile(spec)
+    state = await gateway.observe("ovsnet0")
+    assert state.addresses == set(spec.addresses)
+    assert state.routes == set(spec.routes)
+    assert await gateway.reconcile(spec) == []
+
+
+async def test_a_thousand_peers_of_both_families_come_and_go(world: World) -> None:
+    routes = tuple(map(to_peer, range(1000))) + tuple(map(to_peer6, range(1000)))
+    spec = msgspec.structs.replace(SPEC, routes=routes)
+    await gateway.reconcile(spec)
+    assert len((await gateway.observe("ovsnet0")).routes) == 2000
+    assert await gateway.reconcile(spec) == []
+    await gateway.reconcile(SPEC)
+    assert (await gateway.observe("ovsnet0")).routes == set(SPEC.routes)
+
+
+async def test_a_strangers_route_in_the_way_is_named_and_kept_and_the_rest_is_done(world: World) -> None:
+    run("ip route add 10.0.1.0/24 via 192.0.2.1")
+    run("ip -6 route add fd00:2::/64 via 2001:db8::1")
+    with pytest.raises(HostFailure, match=r"10\.0\.1\.0/24.*fd00:2::/64.*remove them"):
+        await gateway.reconcile(SPEC)
+    state = await gateway.observe("ovsnet0")
+    assert state.routes == {to_peer(2), to_peer6(2)}
+    assert "192.0.2.1" in run("ip route show 10.0.1.0/24")
+    assert "eth0" in run("ip -6 route show fd00:2::/64")
+
+
+async def test_forwarding_does_not_cost_a_node_the_default_route_it_learned(world: World) -> None:
+    set_to("ipv6/conf/all/forwarding", 0)
+    set_to("ipv6/conf/eth0/accept_ra", 1)
+    run("ip -6 route add default via 2001:db8::1 dev eth0 proto ra")
+    changes = await gateway.reconcile(SPEC)
+    assert "net.ipv6.conf.eth0.accept_ra set to 2" in changes
+    assert changes.index("net.ipv6.conf.eth0.accept_ra set to 2") < changes.index(
+        "net.ipv6.conf.all.forwarding set to 1"
+    )
+    assert "2001:db8::1" in run("ip -6 route show default")
+
+
+async def test_a_node_with_ipv4_ranges_alone_does_not_forward_ipv6(world: World) -> None:
+    set_to("ipv6/conf/all/forwarding", 0)
+    await gateway.reconcile(
+        msgspec.structs.replace(SPEC, addresses=SPEC.addresses[:1], routes=SPEC.routes[:2])
+    )
+    assert setting("ipv6/conf/all/forwarding") == "0"
+
+
+async def test_a_port_that_is_not_there_is_an_error(world: World) -> None:
+    with pytest.raises(HostFailure, match="no interface ovsnet9"):
+        await gateway.reconcile(msgspec.structs.replace(SPEC, interface="ovsnet9"))
+
+
+V4, V6 = IPv4Address("192.0.2.7"), IPv6Address("2001:db8::7")
+
+
+@pytest.mark.parametrize(
+    ("choice", "addresses"),
+    [
+        ({}, (V4, V6)),
+        ({"address": V6}, (V6,)),
+        ({"interface": "eth0"}, (V4, V6)),
+        ({"route_to": ip_address("198.51.100.1")}, (V4, V6)),
+        ({"route_to": ip_address("2001:db8::9")}, (V6, V4)),
+    ],
+)
+async def test_the_uplink_is_found(world: World, choice: dict[str, Any], addresses: tuple[Any, ...]) -> None:
+    run("ip link set eth0 mtu 1480")
+    assert await uplink.resolve(UplinkChoice(**choice)) == Uplink(
+        interface="eth0", addresses=addresses, mtu=1480
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({}, "no default route"),
+        ({"address": ip_address("192.0.2.8")}, "no interface has the address 192.0.2.8"),
+        ({"interface": "eth9"}, "no interface 'eth9'"),
+        ({"interface": "ovsnet0"}, "ovsnet0 has no global address"),
+        ({"route_to": ip_address("198.51.100.1")}, "no route to 198.51.100.1"),
+        ({"route_to": V4}, "an address of this node"),
+    ],
+)
+async def test_an_uplink_that_is_not_found_says_what_there_is(
+    world: World, choice: dict[str, Any], words: str
+) -> None:
+    run("ip route del default")
+    with pytest.raises(HostFailure, match=words) as caught:
+        await uplink.resolve(UplinkChoice(**choice))
+    assert "eth0: 192.0.2.7, 2001:db8::7" in caught.value.message
+
+
+async def test_the_uplinks_address_is_neither_temporary_nor_deprecated(world: World) -> None:
+    run("ip addr del 2001:db8::7/64 dev eth0")
+    run("ip addr add 2001:db8::99/64 dev eth0 nodad preferred_lft 0")
+    run("ip addr add 2001:db8::8/64 dev eth0 nodad")
+    run("ip addr add 192.0.2.8/24 dev eth0")
+    found = await uplink.resolve(UplinkChoice(interface="eth0"))
+    assert found.addresses == (V4, IPv6Address("2001:db8::8"))

@@ -1,0 +1,216 @@
+"""Pods' veth pairs on a real kernel, from spare to gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_address, ip_interface, ip_network
+
+import msgspec
+import pytest
+from host_world import World, run
+
+from ovsnet.errors import AlreadyAttached, HostFailure
+from ovsnet.host.links import Links
+from ovsnet.host.types import AttachSpec, RouteSpec, VethPairs
+
+TOKEN, OTHER = "0000000a", "0000000b"
+ETH_P_ALL = 3
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        yield world
+
+
+@pytest.fixture
+async def links(world: World) -> AsyncIterator[Links]:
+    links = await Links.open()
+    yield links
+    links.close()
+
+
+def spec_for(netns: int, token: str = TOKEN, ifname: str = "eth0", host: int = 5) -> AttachSpec:
+    return AttachSpec(
+        token=token,
+        netns=netns,
+        ifname=ifname,
+        mac=f"0a:58:0a:f4:01:{host:02x}",
+        mtu=1400,
+        addresses=(ip_interface(f"10.244.1.{host}/24"), ip_interface(f"fd00:244:1::{host}/64")),
+        gateways=(ip_address("10.244.1.1"), ip_address("fd00:244:1::1")),
+    )
+
+
+async def test_a_spare_waits_silently(links: Links) -> None:
+    await links.create_spares([TOKEN, OTHER], mtu=1450, tx_off=True)
+    pairs = await links.list_ours()
+    assert pairs.hosts == pairs.spares == {TOKEN, OTHER}
+    host = run(f"ip link show pod-{TOKEN}")
+    assert ",UP" in host
+    assert "NOARP" in host
+    assert "mtu 1450" in host
+    assert "DOWN" in run(f"ip -br link show spare-{TOKEN}")
+    assert run(f"ip -6 addr show pod-{TOKEN}") == ""
+    features = run(f"ethtool -k spare-{TOKEN}")
+    assert "tx-checksumming: off" in features
+    assert "tx-tcp-segmentation: off" in features
+
+
+async def test_the_offload_stays_on_unless_it_is_to_be_off(links: Links) -> None:
+    await links.create_spares([TOKEN], mtu=1450, tx_off=False)
+    assert "tx-checksumming: on" in run(f"ethtool -k spare-{TOKEN}")
+
+
+async def test_a_pod_gets_what_was_asked_for(world: World, links: Links) -> None:
+    netns = world.add("pod")
+    spec = msgspec.structs.replace(
+        spec_for(netns),
+        routes=(
+            RouteSpec(cidr=ip_network("192.0.2.0/24"), next_hop=ip_address("10.244.1.9")),
+            RouteSpec(cidr=ip_network("198.51.100.0/24"), next_hop=ip_address("169.254.7.7")),
+        ),
+    )
+    await links.create_spares([TOKEN], mtu=1450, tx_off=True)
+    host_index = int((run(f"ip -o link show pod-{TOKEN}")).split(":")[0])
+    await links.attach(spec)
+    found = await links.inspect(netns, "eth0")
+    assert found is not None
+    assert (found.mac, found.mtu, found.up, found.peer) == (spec.mac, 1400, True, host_index)
+    assert found.addresses == spec.addresses
+    assert found.gateways == spec.gateways
+    assert set(spec.routes) < set(found.routes)
+    # At once, not after a second of duplicate address detection, the link-local address as well.
+    shown = world.run("pod", "ip addr show eth0")
+    assert "tentative" not in shown
+    assert "fe80::858:aff:fef4:105" in shown
+    assert "127.0.0.1" in world.run("pod", "ip addr show lo")
+    assert "tx-checksumming: off" in world.run("pod", "ethtool -k eth0")
+    assert world.run("pod", "cat /proc/sys/net/ipv6/conf/eth0/accept_ra").strip() == "0"
+    assert await links.inspect(netns, "eth1") is None
+    pairs = await links.list_ours()
+    assert pairs == VethPairs(hosts=frozenset({TOKEN}), spares=frozenset())
+
+
+async def test_ipv6_that_the_runtime_turned_off_is_turned_on(world: World, links: Links) -> None:
+    netns = world.add("pod")
+    for scope in ("all", "default"):
+        world.run("pod", f"sysctl -qw net.ipv6.conf.{scope}.disable_ipv6=1")
+    await links.create_spares([TOKEN], mtu=1450, tx_off=False)
+    await links.attach(spec_for(netns))
+    found = await links.inspect(netns, "eth0")
+    assert found is not None
+    assert found.addresses == spec_for(netns).addresses
+
+
+async def test_a_second_interface_leaves_the_default_route_alone(world: World, links: Links) -> None:
+    netns = world.add("pod")
+    await links.create_spares([TOKEN, OTHER], mtu=1450, tx_off=False)
+    await links.attach(spec_for(netns))
+    await links.attach(spec_for(netns, OTHER, "net1", host=6))
+    first, second = await links.inspect(netns, "eth0"), await links.inspect(netns, "net1")
+    assert first is not None
+    assert second is not None
+    assert len(first.gateways) == 2
+    assert second.gateways == ()
+    assert second.addresses == spec_for(netns, host=6).addresses
+
+
+async def test_an_interface_that_exists_is_not_replaced(world: World, links: Links) -> None:
+    netns = world.add("pod")
+    await links.create_spares([TOKEN, OTHER], mtu=1450, tx_off=False)
+    await links.attach(spec_for(netns))
+    with pytest.raises(AlreadyAttached, match="eth0"):
+        await links.attach(spec_for(netns, OTHER))
+    assert (await links.list_ours()).spares == {OTHER}
+    assert await links.inspect(netns, "eth0") is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"routes": (RouteSpec(cidr=ip_network("192.0.2.0/24"), source=ip_address("10.9.9.9")),)},
+            "add the route 192.0.2.0/24 over eth0 in the pod: Invalid prefsrc",
+        ),
+        ({"mac": "01:00:5e:00:00:01"}, "01:00:5e:00:00:01"),
+        ({"mtu": 9}, "MTU 9"),
+        ({"token": "00000fff"}, "spare-00000fff is gone"),
+    ],
+)
+async def test_a_failure_leaves_nothing(
+    world: World, links: Links, change: dict[str, object], words: str
+) -> None:
+    netns = world.add("pod")
+    await links.create_spares([TOKEN], mtu=1450, tx_off=False)
+    with pytest.raises(HostFailure, match=words):
+        await links.attach(msgspec.structs.replace(spec_for(netns), **change))
+    assert await links.inspect(netns, "eth0") is None
+    assert len(world.run("pod", "ip -br link").splitlines()) == 1
+    if "token" not in change:
+        assert (await links.list_ours()).hosts == frozenset()
+
+
+async def test_detaching_finds_the_pair_wherever_it_is_and_also_when_it_is_not(
+    world: World, links: Links
+) -> None:
+    netns = world.add("pod")
+    tokens = [f"{number:08x}" for number in range(12)]
+    await links.create_spares(tokens, mtu=1450, tx_off=False)
+    await links.attach(spec_for(netns, tokens[0]))
+    run("ip link add bystander type veth peer name other")
+    await links.detach(tokens[0])
+    await links.detach(tokens[0])
+    assert await links.inspect(netns, "eth0") is None
+    await asyncio.gather(*(links.detach(token) for token in tokens))
+    assert (await links.list_ours()).hosts == frozenset()
+    assert "bystander" in run("ip -br link")
+
+
+async def test_the_mtu_of_a_running_pod_follows(world: World, links: Links) -> None:
+    netns = world.add("pod")
+    await links.create_spares([TOKEN], mtu=1450, tx_off=False)
+    await links.attach(spec_for(netns))
+    await links.set_mtu(f"pod-{TOKEN}", 1300)
+    await links.set_mtu("eth0", 1300, netns)
+    assert "mtu 1300" in run(f"ip link show pod-{TOKEN}")
+    found = await links.inspect(netns, "eth0")
+    assert found is not None
+    assert found.mtu == 1300
+    with pytest.raises(HostFailure, match="pod-none"):
+        await links.set_mtu("pod-none", 1300)
+
+
+async def test_no_descriptor_is_left_open(world: World, links: Links) -> None:
+    netns = world.add("pod")
+    await links.create_spares([TOKEN, OTHER], mtu=1450, tx_off=True)
+    before = len(os.listdir("/proc/self/fd"))
+    await links.attach(spec_for(netns))
+    with pytest.raises(AlreadyAttached):
+        await links.attach(spec_for(netns, OTHER))
+    await links.inspect(netns, "eth0")
+    await links.detach(TOKEN)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_checksums_are_right_on_the_wire_when_offload_is_off(world: World, links: Links) -> None:
+    """What OVS's userspace datapath reads from the host end must be complete."""
+    netns = world.add("pod")
+    await links.create_spares([TOKEN], mtu=1450, tx_off=True)
+    await links.attach(spec_for(netns))
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire, world.socket("pod", socket.AF_INET) as pod:
+        wire.bind((f"pod-{TOKEN}", ETH_P_ALL))
+        wire.settimeout(5)
+        world.run("pod", "ip neigh replace 10.244.1.9 lladdr 0a:58:0a:f4:01:09 dev eth0")
+        pod.sendto(b"checked", ("10.244.1.9", 9))
+        while not (frame := wire.recv(2048)).endswith(b"checked") or frame[12:14] != b"\x08\x00":
+            pass
+    segment = frame[34:]
+    pseudo = frame[26:34] + bytes((0, socket.IPPROTO_UDP)) + len(segment).to_bytes(2, "big")
+    data = pseudo + segment + bytes(len(segment) % 2)
+    total = sum(int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2))
+    assert segment[6:8] != b"\0\0"
+    assert total % 0xFFFF == 0

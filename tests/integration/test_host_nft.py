@@ -1,0 +1,140 @@
+"""The egress table with real packets: two pods behind a gateway, a node, and a host outside."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+import msgspec
+import pytest
+from host_world import World, run
+
+from ovsnet.errors import HostFailure
+from ovsnet.host import sysctl
+from ovsnet.host.nft import Ruleset
+from ovsnet.host.types import EgressSpec
+
+TEMPLATES = Path(__file__).parents[2] / "templates"
+EGRESS = EgressSpec(
+    gateway="ovsnet0",
+    pod_cidrs=(ip_network("10.244.1.0/24"), ip_network("fd00:244:1::/64")),
+    no_masquerade=(ip_network("10.244.0.0/16"), ip_network("198.51.100.0/24"), ip_network("10.244.0.0/15")),
+)
+INET, INET6 = socket.AF_INET, socket.AF_INET6
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """A bridge stands in for the gateway port, so that two pods are behind one interface of the node."""
+    with World() as world:
+        # A router asks for no neighbour before its link-local address has been through detection.
+        sysctl.ensure("ipv6/conf/default/accept_dad", 0)
+        run("ip link add ovsnet0 type bridge")
+        run("ip addr add 10.244.1.1/24 dev ovsnet0")
+        run("ip addr add fd00:244:1::1/64 dev ovsnet0 nodad")
+        run("ip link set ovsnet0 up")
+        for number, name in ((5, "a"), (6, "b")):
+            world.add(name)
+            world.run(name, "sysctl -qw net.ipv6.conf.default.accept_dad=0")
+            world.cable(f"port-{name}", name, "eth0")
+            run(f"ip link set port-{name} master ovsnet0")
+            world.run(name, f"ip addr add 10.244.1.{number}/24 dev eth0")
+            world.run(name, f"ip addr add fd00:244:1::{number}/64 dev eth0 nodad")
+            world.run(name, "ip route add default via 10.244.1.1")
+            world.run(name, "ip -6 route add default via fd00:244:1::1")
+        world.add("outside")
+        world.run("outside", "sysctl -qw net.ipv6.conf.default.accept_dad=0")
+        world.cable("uplink", "outside", "eth0")
+        run("ip addr add 192.0.2.7/24 dev uplink")
+        run("ip addr add 2001:db8::7/64 dev uplink nodad")
+        world.run("outside", "ip addr add 192.0.2.1/24 dev eth0")
+        world.run("outside", "ip addr add 198.51.100.1/24 dev eth0")
+        world.run("outside", "ip addr add 2001:db8::1/64 dev eth0 nodad")
+        world.run("outside", "ip route add default via 192.0.2.7")
+        world.run("outside", "ip -6 route add default via 2001:db8::7")
+        run("ip route add 198.51.100.0/24 via 192.0.2.1")
+        # With br_netfilter the bridge would translate by itself what passes it, which no OVS bridge does.
+        for key in ("bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"):
+            sysctl.ensure(key, 0)
+        for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            sysctl.ensure(key, 1)
+        yield world
+
+
+def seen(world: World, sender: str, receiver: str, family: int, address: str) -> str:
+    """Which source address a receiver of a TCP connection sees; it only sees one if its answers arrive."""
+    with (
+        world.socket(receiver, family, socket.SOCK_STREAM) as server,
+        world.socket(sender, family, socket.SOCK_STREAM) as client,
+    ):
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("", 7))
+        server.listen()
+        client.connect((address, 7))
+        connection, source = server.accept()
+        connection.close()
+        return str(source[0])
+
+
+async def test_the_outside_sees_the_node_and_direct_ranges_see_the_pod(world: World) -> None:
+    assert await Ruleset(TEMPLATES).reconcile(EGRESS) == ["nftables table inet ovsnet set"]
+    assert seen(world, "a", "outside", INET, "192.0.2.1") == "192.0.2.7"
+    assert seen(world, "a", "outside", INET, "198.51.100.1") == "10.244.1.5"
+    assert seen(world, "a", "outside", INET6, "2001:db8::1") == "2001:db8::7"
+    assert seen(world, "a", "b", INET, "10.244.1.6") == "10.244.1.5"
+    assert seen(world, "outside", "a", INET, "10.244.1.5") == "192.0.2.1"
+
+
+async def test_a_pod_through_a_host_port_to_its_neighbour_gets_its_answer(world: World) -> None:
+    run("nft add table ip hostport")
+    run("nft add chain ip hostport pre { type nat hook prerouting priority dstnat; }")
+    run("nft add rule ip hostport pre ip daddr 192.0.2.7 tcp dport 7 dnat to 10.244.1.6:7")
+    with pytest.raises(TimeoutError):
+        seen(world, "a", "b", INET, "192.0.2.7")
+    await Ruleset(TEMPLATES).reconcile(EGRESS)
+    assert seen(world, "a", "b", INET, "192.0.2.7") == "10.244.1.1"
+    assert seen(world, "outside", "b", INET, "192.0.2.7") == "192.0.2.1"
+
+
+async def test_without_masquerading_everybody_sees_the_pod(world: World) -> None:
+    await Ruleset(TEMPLATES).reconcile(msgspec.structs.replace(EGRESS, masquerade=False))
+    assert seen(world, "a", "outside", INET, "192.0.2.1") == "10.244.1.5"
+    assert seen(world, "a", "outside", INET6, "2001:db8::1") == "fd00:244:1::5"
+
+
+async def test_it_is_applied_when_it_must_be_and_only_then(world: World) -> None:
+    run("nft add table inet stranger")
+    rules = Ruleset(TEMPLATES)
+    assert await rules.reconcile(EGRESS)
+    assert await rules.reconcile(EGRESS) == []
+    assert await rules.reconcile(EGRESS, verify=True) == []
+    run("nft add rule inet ovsnet postrouting counter")
+    assert await rules.reconcile(EGRESS) == []
+    assert "repaired" in (await rules.reconcile(EGRESS, verify=True))[0]
+    run("nft delete table inet ovsnet")
+    assert "repaired" in (await rules.reconcile(EGRESS, verify=True))[0]
+    assert "fully-random" in run("nft list table inet ovsnet")
+    assert await rules.reconcile(msgspec.structs.replace(EGRESS, random_fully=False))
+    assert "fully-random" not in run("nft list table inet ovsnet")
+    await rules.remove()
+    await rules.remove()
+    assert run("nft list tables").split() == ["table", "inet", "stranger"]
+
+
+async def test_one_family_alone(world: World) -> None:
+    four = msgspec.structs.replace(EGRESS, pod_cidrs=EGRESS.pod_cidrs[:1])
+    six = msgspec.structs.replace(EGRESS, pod_cidrs=EGRESS.pod_cidrs[1:], no_masquerade=())
+    rules = Ruleset(TEMPLATES)
+    await rules.reconcile(four)
+    assert "ip6" not in run("nft list table inet ovsnet")
+    await rules.reconcile(six)
+    assert seen(world, "a", "outside", INET6, "2001:db8::1") == "2001:db8::7"
+
+
+async def test_what_nft_refuses_is_told_in_its_words(world: World) -> None:
+    rules = Ruleset(TEMPLATES)
+    with pytest.raises(HostFailure, match="Error"):
+        await rules.reconcile(msgspec.structs.replace(EGRESS, gateway='"'))
+    assert await rules.reconcile(EGRESS) == ["nftables table inet ovsnet set"]

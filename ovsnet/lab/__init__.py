@@ -1,4 +1,4 @@
-"""A cluster on one machine: nodes, pods and an outside host in namespaces, for trying ovsnet out and for its tests.
+"""A cluster on one machine: nodes, pods and an outside host in namespaces, to try ovsnet out and to test it.
 
-The way in is `ovsnet.lab.lab.Lab`. Nothing here is needed on a real node, and nothing in the agent knows of it.
+The way in is `ovsnet.lab.lab.Lab`. A real node needs nothing of this, and the agent knows nothing of it.
 """

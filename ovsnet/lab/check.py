@@ -49,9 +49,6 @@ class Prober(msgspec.Struct, frozen=True):
 
     host: Host
     command: Callable[[Sequence[str]], list[str]]
-    mtu_of: str
-    mtu: int = 0
-    """The size of probes; 0: the MTU of the interface mtu_of."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,20 +59,22 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     protocol: str
     version: int
+    size: int
+    """Bytes of the packet, if it is a single one."""
     ok: bool
     detail: str = ""
     milliseconds: float = 0.0
 
     def __str__(self) -> str:
         outcome = "ok" if self.ok else self.detail
-        return f"{self.source} -> {self.target} ({self.address}) {self.protocol} over IPv{self.version}: {outcome}"
+        protocol = f"{self.protocol} over IPv{self.version}"
+        return f"{self.source} -> {self.target} ({self.address}) {protocol}: {outcome}"
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """All results; `mtus` is the size of the packets that each source sent."""
+    """All results, with the names of rows and columns for a matrix."""
 
     results: list[Result] = []
-    mtus: dict[str, int] = {}
     sources: list[str] = []
     targets: list[str] = []
 
@@ -96,54 +95,46 @@ def check(probers: Iterable[Prober], targets: Sequence[Host], seconds: float = S
     probers = list(probers)
     report = Report(sources=[each.host.name for each in probers], targets=[each.name for each in targets])
     with ThreadPoolExecutor(max_workers=max(1, min(32, len(probers)))) as pool:
-        for each, (mtu, results) in zip(
-            probers, pool.map(lambda one: run(one, targets, seconds), probers), strict=True
-        ):
-            report.mtus[each.host.name] = mtu
+        for results in pool.map(lambda one: run(one, targets, seconds), probers):
             report.results += results
     return report
 
 
-def run(one: Prober, targets: Sequence[Host], seconds: float) -> tuple[int, list[Result]]:
-    """All probes of one source: the size of its packets, and the results."""
+def run(one: Prober, targets: Sequence[Host], seconds: float) -> list[Result]:
+    """All probes of one source."""
+    families = {address.version for address in one.host.addresses}
     wanted = {
         str(address): target
         for target in targets
         if target.name != one.host.name
         for address in target.addresses
+        if address.version in families
     }
-    families = {address.version for address in one.host.addresses}
-    wanted = {
-        address: target for address, target in wanted.items() if (6 if ":" in address else 4) in families
-    }
-    job = {"mtu_of": one.mtu_of, "mtu": one.mtu, "seconds": seconds, "targets": list(wanted)}
+    job = {"seconds": seconds, "targets": list(wanted)}
     command = one.command([sys.executable, "-I", "-S", prober.__file__])
     done = subprocess.run(
         command, input=json.dumps(job), capture_output=True, text=True, timeout=seconds + 60
     )
+    entries: list[dict[str, Any]]
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        answer = {
-            "mtu": 0,
-            "results": [failed(address, name, why) for address in wanted for name in PROTOCOLS],
-        }
+        entries = [failed(address, name, why) for address in wanted for name in PROTOCOLS]
     else:
-        answer = json.loads(done.stdout)
-    mtu = answer["mtu"]
-    return mtu, [judge(one.host, wanted[entry["target"]], entry, mtu) for entry in answer["results"]]
+        entries = json.loads(done.stdout)
+    return [judge(one.host, wanted[entry["target"]], entry) for entry in entries]
 
 
 def failed(address: str, protocol: str, why: str) -> dict[str, Any]:
     detail = f"the prober does not run: {why}"
-    return {"target": address, "protocol": protocol, "ok": False, "detail": detail, "ms": 0.0}
+    return {"target": address, "protocol": protocol, "size": 0, "ok": False, "detail": detail, "ms": 0.0}
 
 
-def judge(source: Host, target: Host, entry: dict[str, Any], mtu: int) -> Result:
-    """A result in words; an answer from the wrong server or with the wrong source address is a failure too."""
+def judge(source: Host, target: Host, entry: dict[str, Any]) -> Result:
+    """A result in words; the wrong server, or the wrong source address, is a failure too."""
     version = 6 if ":" in entry["target"] else 4
     ok, detail = bool(entry["ok"]), str(entry["detail"])
-    if not ok and entry["protocol"] != "tcp" and mtu:
-        detail += f" to packets of {mtu} bytes"
+    if not ok and entry["protocol"] != "tcp" and entry["size"]:
+        detail += f" to packets of {entry['size']} bytes"
     if ok and "client" in entry:
         expected = source.expected(target, version)
         if entry["name"] != target.name:
@@ -159,6 +150,7 @@ def judge(source: Host, target: Host, entry: dict[str, Any], mtu: int) -> Result
         address=entry["target"],
         protocol=entry["protocol"],
         version=version,
+        size=entry["size"],
         ok=ok,
         detail=detail,
         milliseconds=entry["ms"],

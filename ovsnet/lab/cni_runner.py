@@ -1,8 +1,8 @@
 """A plain CNI runner: executes the plugins of a network configuration list as a container runtime does.
 
-Follows the CNI specification 1.1, section 4 (execution) and libcni where that is silent: the same folders, the
-same order, the same arguments. Keeps each result so that CHECK and DEL can be given it. Called by `pods`, the
-tests and the benchmarks; also a program of its own, to be run on a node:
+Follows the CNI specification 1.1, section 4 (execution), and libcni where that is silent: the same folders,
+order and arguments. Keeps each result so that CHECK and DEL can be given it. Called by `pods`, the tests and
+the benchmarks; also a program of its own, to be run on a node:
 
     python -m ovsnet.lab.cni_runner ADD|CHECK|DEL CONTAINER NETNS IFNAME
     python -m ovsnet.lab.cni_runner STATUS
@@ -11,6 +11,7 @@ tests and the benchmarks; also a program of its own, to be run on a node:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -49,7 +50,7 @@ class Runner:
         self.prefix = tuple(prefix)
 
     def network(self) -> Document:
-        """The configuration list: the first file of the folder in the order of names, as every runtime does."""
+        """The configuration list: the folder's first file in the order of names, as every runtime does."""
         folder = self.root / CONFIG_FOLDER
         names = sorted(path for path in folder.glob("*") if path.suffix in (".conflist", ".conf", ".json"))
         if not names:
@@ -121,7 +122,7 @@ class Runner:
         self.cache_path(network, container, ifname).unlink(missing_ok=True)
 
     def status(self) -> None:
-        """STATUS of every plugin. Raises CniError: code 50 not ready, 51 and running containers may be cut off."""
+        """STATUS of every plugin. Raises CniError: code 50: not ready, 51: and containers may be cut off."""
         network = self.network()
         if not knows_status_and_gc(network):
             return
@@ -221,10 +222,8 @@ def plugin_config(
 
 def answer(plugin: str, command: str, done: subprocess.CompletedProcess[str]) -> Document:
     document: Any = None
-    try:
+    with contextlib.suppress(ValueError):
         document = json.loads(done.stdout) if done.stdout.strip() else {}
-    except ValueError:
-        pass
     if done.returncode == 0 and isinstance(document, dict):
         return document
     if isinstance(document, dict) and "code" in document:
@@ -240,7 +239,8 @@ def main(argv: Sequence[str]) -> int:
     command, rest = (argv[0], argv[1:]) if argv else ("", [])
     try:
         if command == "ADD" and len(rest) == 3:
-            json.dump(runner.add(*rest), sys.stdout, indent=2)
+            container, netns, ifname = rest
+            json.dump(runner.add(container, netns, ifname), sys.stdout, indent=2)
             print()
         elif command == "CHECK" and len(rest) == 3:
             runner.check(*rest)

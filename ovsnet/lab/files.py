@@ -1,4 +1,4 @@
-"""The text of the files that the lab writes for its nodes: agent configuration, manifests, conflist, wrappers.
+"""The text of the files that the lab writes for its nodes: configuration, manifests, conflist, wrappers.
 
 Pure but for reading what ovsnet ships. Called by `node` and `lab`.
 """

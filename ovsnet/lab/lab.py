@@ -1,7 +1,7 @@
 """The lab as a whole: `Lab` is what the command line and the integration tests use.
 
 Keeps the lab's state file and gives each part its turn; what a part is made of is in `node`, `pods` and
-`underlay`. Every method that changes the lab holds its lock, so two commands at once come one after the other.
+`underlay`. Every method that changes the lab holds its lock: two commands at once come one after the other.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ovsnet import names
 from ovsnet.lab import check, files, spec
 from ovsnet.lab.namespaces import Completed, Place
 from ovsnet.lab.node import Node, shared_files
-from ovsnet.lab.pods import IFNAME, Pod, new_container
+from ovsnet.lab.pods import Pod, new_container
 from ovsnet.lab.spec import OUTSIDE, LabError, LabSpec, NodeSpec, PodSpec
 from ovsnet.lab.state import Folder, State, write_atomically
 from ovsnet.lab.underlay import Outside, Underlay, hosts_file, write_in_place
@@ -76,14 +75,9 @@ class Lab:
         nodes = [self.make_node(state, node) for node in state.nodes.values()]
         pod_hosts = self.each(pod_host, pods)
         node_hosts = [node_host(state.spec, node.node) for node in nodes]
-        probers = [
-            check.Prober(host, lambda argv, pod=pod: pod.node.command(argv, pod.netns), IFNAME)
-            for pod, host in zip(pods, pod_hosts, strict=True)
-        ]
-        for node, host in zip(nodes, node_hosts, strict=True):
-            # The node's own packets to pods must be as large as pods' are.
-            device = names.GATEWAY if state.spec.plugin == "ovsnet" else node.uplink
-            probers.append(check.Prober(host, node.command, device))
+        pod_probers = [check.Prober(host, pod.command) for pod, host in zip(pods, pod_hosts, strict=True)]
+        node_probers = [check.Prober(host, node.command) for node, host in zip(nodes, node_hosts, strict=True)]
+        probers = pod_probers + node_probers
         return check.check(probers, [*pod_hosts, *node_hosts, outside_host(state.spec)], seconds)
 
     # its parts
@@ -168,6 +162,7 @@ class Lab:
             self.folder.save(state)
             self.write_shared(state)
             node = self.make_node(state, added)
+            self.write_hosts(state)
             node.up(Underlay(self.folder, state.spec), silent)
             return node
 
@@ -183,7 +178,7 @@ class Lab:
             self.write_hosts(state)
 
     def add_pod(self, node: str, name: str = "", **runtime_config: Any) -> Pod:
-        """Add a pod. runtime_config is for the plugins' capabilities: ips, mac, portMappings, bandwidth ..."""
+        """Add a pod. runtime_config is for the plugins' capabilities: ips, mac, portMappings, bandwidth."""
         with self.folder.locked(self.say):
             letter, state = self.node(node).node.letter, self.state
             if not name:

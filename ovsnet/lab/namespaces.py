@@ -140,7 +140,7 @@ class Place:
             process.kill(number, wait)
 
     def await_daemon(self, daemon: str, ready: Path, seconds: float) -> None:
-        """Wait for a file of the place that tells that the daemon is ready; say what it logged if it ended."""
+        """Wait for a file of the place that tells that the daemon is ready; say what it logged if not."""
         if wait_for(lambda: ready.exists() or not self.daemon(daemon), seconds) and ready.exists():
             return
         what = "did not get ready" if self.daemon(daemon) else "ended"

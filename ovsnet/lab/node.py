@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ovsnet.lab import files
 from ovsnet.lab.cni_runner import CniError, Runner
-from ovsnet.lab.namespaces import Completed, Place
+from ovsnet.lab.namespaces import Place
 from ovsnet.lab.spec import LabError, LabSpec, NodeSpec, outside_interface
 from ovsnet.lab.state import Folder, wait_for, write_atomically
 from ovsnet.lab.underlay import SERVER, UPLINK, Underlay, nodad, port_of, server_command

@@ -14,6 +14,7 @@ whoever started it may be killed at any moment and `down` still finds it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -134,11 +135,9 @@ def stay(options: Options, ready: int) -> NoReturn:
     os.close(ready)
     while True:
         signal.sigwaitinfo({signal.SIGCHLD})
-        try:
+        with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        except ChildProcessError:
-            pass
 
 
 def set_up(options: Options) -> None:
@@ -189,15 +188,14 @@ def nearest_folder(path: str) -> str:
 def overlay(folder: str, scratch: str) -> None:
     os.makedirs(f"{scratch}/upper", exist_ok=True)
     os.makedirs(f"{scratch}/work", exist_ok=True)
-    try:
+    # A kernel without overlayfs: an empty folder on the machine must do.
+    with contextlib.suppress(OSError):
         mount(
             "overlay",
             folder,
             "overlay",
             data=f"lowerdir={folder},upperdir={scratch}/upper,workdir={scratch}/work",
         )
-    except OSError:
-        pass  # a kernel without overlayfs: an empty folder on the machine must do
 
 
 def own_sys() -> None:
@@ -232,7 +230,7 @@ def enter(options: Options) -> None:
 
 
 def go_in(options: Options, descriptors: dict[str, int]) -> None:
-    """The new process's way to its place. The mount namespace comes last: paths before it are the machine's."""
+    """The new process's way to its place. The mount namespace is last: paths before are the machine's."""
     folder = os.getcwd()
     for kind in ("uts", "ipc", "net", "mnt"):
         setns(descriptors[kind])
@@ -308,7 +306,7 @@ def end_like(status: int) -> NoReturn:
 
 
 def detached(options: Options, descriptors: dict[str, int]) -> None:
-    """A daemon: fork twice, so that process 1 of the namespace collects it; report what goes wrong before exec."""
+    """A daemon: fork twice, so that process 1 of the place collects it; tell what goes wrong before exec."""
     read, write = os.pipe()
     child = os.fork()
     if child:

@@ -9,9 +9,10 @@ import contextlib
 import ipaddress
 import os
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
-from ovsnet.lab import cni_runner
+from ovsnet.lab import cni_runner, files
 from ovsnet.lab.node import Node
 from ovsnet.lab.spec import IPAddress, LabError, PodSpec
 from ovsnet.lab.underlay import server_command
@@ -33,6 +34,10 @@ class Pod:
     def sandbox(self) -> str:
         """The name of the pod's process among the node's records."""
         return f"pod-{self.name}"
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """A command line that runs argv in the pod."""
+        return self.node.command(argv, self.netns, files.shell_environment())
 
     def up(self) -> bool:
         """Make what is missing; whether anything was."""

@@ -2,11 +2,12 @@
 
 Run as a script in a pod or on a node (`python -I -S prober.py`), so standard library only. Called by `check`.
 
-    stdin    {"mtu_of": "eth0", "mtu": 0, "seconds": 5, "targets": ["10.244.2.2", ...]}
-    stdout   {"mtu": 1450, "results": [{"target", "protocol", "ok", "detail", "client", "name", "tries", "ms"}, ...]}
+    stdin    {"seconds": 5, "targets": ["10.244.2.2", ...]}
+    stdout   [{"target", "protocol", "size", "ok", "detail", "tries", "ms"}, ...], for TCP also "client", the
+             address that the server saw, and "name", the server's
 
 TCP is an HTTP request and an answer of several full segments each; UDP and ping are single packets exactly as
-large as the interface's MTU with "don't fragment" set, so a wrong MTU anywhere on the way shows.
+large as the MTU of the interface that they leave by, with "don't fragment" set: a wrong MTU anywhere shows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -28,6 +30,8 @@ IP_MTU_DISCOVER, IPV6_MTU_DISCOVER = 10, 23
 PMTUDISC_PROBE = 3
 """Set don't-fragment and ignore a path MTU that was learnt: a too large packet must stay a failure."""
 BULK = 8192
+SMALLEST = 1280
+"""The size of probes to where there is no route: they fail, and say so themselves."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 2.0
 
 
@@ -39,6 +43,19 @@ def interface_mtu(name: str) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         answer = fcntl.ioctl(sock, SIOCGIFMTU, struct.pack("16si12x", name.encode(), 0))
         return int(struct.unpack("16si12x", answer)[1])
+
+
+def sizes(targets: list[str]) -> dict[str, int]:
+    """For each target the MTU of the interface that leads there, whatever path MTU the kernel has learnt."""
+    lines = "".join(f"route get {target}\n" for target in targets)
+    done = subprocess.run(
+        ["ip", "-json", "-force", "-batch", "-"], input=lines, capture_output=True, text=True
+    )
+    found = {}
+    for line in done.stdout.splitlines():
+        for route in json.loads(line) if line.startswith("[{") else []:
+            found[route["dst"]] = interface_mtu(route["dev"])
+    return found
 
 
 def family_of(target: str) -> socket.AddressFamily:
@@ -86,8 +103,9 @@ def udp(target: str, mtu: int, wait: float) -> dict[str, str]:
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071) of data of even length."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    """The Internet checksum (RFC 1071)."""
+    padded = data + bytes(len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 
@@ -96,14 +114,10 @@ def ping(target: str, mtu: int, wait: float) -> dict[str, str]:
     six = ":" in target
     request, reply = (128, 129) if six else (8, 0)
     token = os.urandom(4)
-    payload = os.urandom((mtu - header(target)) // 2 * 2).ljust(mtu - header(target), b"\0")
+    payload = os.urandom(mtu - header(target))
     packet = struct.pack("!BBH", request, 0, 0) + token + payload
     if not six:  # in ICMPv6 the kernel fills the checksum in
-        packet = (
-            packet[:2]
-            + struct.pack("!H", checksum(packet + packet[:0].ljust(len(packet) % 2, b"\0")))
-            + packet[4:]
-        )
+        packet = packet[:2] + checksum(packet).to_bytes(2, "big") + packet[4:]
     protocol = socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP
     with socket.socket(family_of(target), socket.SOCK_RAW, protocol) as sock:
         whole_packets(sock, target)
@@ -124,7 +138,7 @@ def ping(target: str, mtu: int, wait: float) -> dict[str, str]:
 PROTOCOLS: dict[str, Callable[[str, int, float], dict[str, str]]] = {"tcp": tcp, "udp": udp, "ping": ping}
 
 
-def probe(protocol: str, target: str, mtu: int, seconds: float) -> dict[str, Any]:
+def probe(protocol: str, target: str, size: int, seconds: float) -> dict[str, Any]:
     """Try until it works or the time is over; the first packet through a tunnel may wait for neighbours."""
     started = time.monotonic()
     wait, tries, detail, told, ok = FIRST_WAIT, 0, "", {}, False
@@ -132,7 +146,7 @@ def probe(protocol: str, target: str, mtu: int, seconds: float) -> dict[str, Any
         tries += 1
         attempt = time.monotonic()
         try:
-            told = PROTOCOLS[protocol](target, mtu, wait)
+            told = PROTOCOLS[protocol](target, size, wait)
             ok = True
         except Refused as error:
             detail = str(error)
@@ -144,18 +158,18 @@ def probe(protocol: str, target: str, mtu: int, seconds: float) -> dict[str, Any
             time.sleep(max(0.0, min(wait, 0.2) - (time.monotonic() - attempt)))
         wait = min(wait * 1.5, LONGEST_WAIT)
     milliseconds = round((time.monotonic() - started) * 1000, 1)
-    result = {"target": target, "protocol": protocol, "ok": ok, "detail": "" if ok else detail}
+    result = {"target": target, "protocol": protocol, "size": size, "ok": ok, "detail": "" if ok else detail}
     return {**result, **told, "tries": tries, "ms": milliseconds}
 
 
 def main() -> None:
     job = json.load(sys.stdin)
-    mtu = job["mtu"] or interface_mtu(job["mtu_of"])
+    targets = sizes(job["targets"])
     results: list[dict[str, Any]] = []
     threading.stack_size(256 * 1024)
 
     def work(protocol: str, target: str) -> None:
-        results.append(probe(protocol, target, mtu, job["seconds"]))
+        results.append(probe(protocol, target, targets.get(target, SMALLEST), job["seconds"]))
 
     pairs = [(protocol, target) for target in job["targets"] for protocol in PROTOCOLS]
     threads = [threading.Thread(target=work, args=pair) for pair in pairs]
@@ -163,7 +177,7 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    json.dump({"mtu": mtu, "results": results}, sys.stdout)
+    json.dump(results, sys.stdout)
 
 
 if __name__ == "__main__":

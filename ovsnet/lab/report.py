@@ -125,7 +125,7 @@ def status_table(status: Status) -> Table:
 
 def matrix(report: Report) -> Table:
     """Sources down, targets across; a cell has a mark per kind of probe that failed, or a tick for all."""
-    size = sorted({mtu for mtu in report.mtus.values() if mtu})
+    size = sorted({result.size for result in report.results if result.size})
     sizes = f"{size[0]}" if len(size) == 1 else f"{size[0]} to {size[-1]}" if size else "no"
     title = f"TCP, UDP and ping in packets of {sizes} bytes, from left to top"
     table = Table(title=title, title_justify="left", title_style="bold", show_lines=False)

@@ -10,6 +10,7 @@ families, also on addresses that come later.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
@@ -40,10 +41,9 @@ def serve(sock: socket.socket, handle: Callable[[socket.socket, str], None]) -> 
     def run(connection: socket.socket, client: str) -> None:
         with connection:
             connection.settimeout(30)
-            try:
+            # The caller may go away at any time.
+            with contextlib.suppress(OSError):
                 handle(connection, client)
-            except OSError:
-                pass  # the caller went away
 
     while True:
         connection, address = sock.accept()

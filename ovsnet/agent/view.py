@@ -1,0 +1,118 @@
+"""The node's state as any program can derive it, with the agent running or not.
+
+Reads what the agent reads (configuration, store, OVSDB) and renders what it renders, so that a
+cookie on the switch leads to its object. Changes nothing. Called by the inspection commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from ovsnet import plan, resources, state
+from ovsnet.agent.hostside import HostSide
+from ovsnet.cni import framing
+from ovsnet.config import Config
+from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.host.nft import Ruleset
+from ovsnet.model import Frozen, Node, Object
+from ovsnet.render import Renderer, cookie_of
+from ovsnet.rows import BridgeRow, PortRow
+from ovsnet.state import Topology
+from ovsnet.store.file import read_folder
+from ovsnet.switch.ovsdb import Ovsdb
+
+_WAIT = 5.0
+"""Seconds to wait for ovsdb-server, or for the agent's answer."""
+
+
+class View(Frozen):
+    """One look at the node. health: the agent's own words; None when it does not answer."""
+
+    config: Config
+    topology: Topology
+    bridge: BridgeRow | None
+    rows: dict[str, PortRow]
+    objects: tuple[Object, ...]
+    tables: dict[int, str]
+    health: dict[str, object] | None
+    problems: dict[str, str]
+    """Manifests that are wrong, by file."""
+
+    @property
+    def by_cookie(self) -> dict[int, Object]:
+        return {cookie_of(obj): obj for obj in self.objects}
+
+    @property
+    def by_port(self) -> Mapping[str, Object]:
+        return {getattr(obj, "port", "ovsnet0"): obj for obj in self.objects}
+
+
+async def look(config: Config) -> View:
+    """Looks once. Raises SwitchUnavailable when ovsdb-server does not answer, or what `state` raises."""
+    snapshot = await read_folder(Path(config.store.file))
+    name = config.node_name or socket.gethostname().lower()
+    own = snapshot.nodes.get(name)
+    host = HostSide(Ruleset(resources.templates_dir()))
+    uplink = await host.uplink(config.node_address, own.addresses if own else ())
+    topo = state.topology(config, name, uplink.addresses, uplink.mtu, snapshot.nodes)
+    bridge, rows = await _database(config)
+    numbers = plan.ports(plan.desired_ports(config, topo), rows).numbers
+    objects = state.objects(topo, config.tunnels, numbers, state.pods(rows))
+    renderer = Renderer(resources.flows_dir())
+    return View(
+        config=config,
+        topology=topo,
+        bridge=bridge,
+        rows=rows,
+        objects=tuple(objects),
+        tables={table.number: table.name for table in renderer.tables},
+        health=await health(config),
+        problems=dict(snapshot.problems),
+    )
+
+
+def topology_of(config: Config, nodes: Mapping[str, Node], name: str, mtu: int) -> Topology:
+    """A node's topology by manifests alone: its addresses are the Node object's."""
+    own = nodes.get(name)
+    if own is None:
+        known = ", ".join(sorted(nodes)) or "none"
+        raise OvsnetError(f"there is no Node {name} among the manifests", f"there are: {known}")
+    return state.topology(config, name, own.addresses, mtu, nodes)
+
+
+async def _database(config: Config) -> tuple[BridgeRow | None, dict[str, PortRow]]:
+    ovsdb = Ovsdb(config.ovsdb, config.bridge)
+    driver = asyncio.create_task(ovsdb.run())
+    try:
+        async with asyncio.timeout(_WAIT):
+            await ovsdb.wait_connected()
+        return ovsdb.bridge(), dict(ovsdb.ports())
+    except TimeoutError:
+        raise SwitchUnavailable(
+            f"ovsdb-server at {config.ovsdb} does not answer", "is openvswitch-switch running on this node?"
+        ) from None
+    finally:
+        driver.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await driver
+
+
+async def health(config: Config) -> dict[str, object] | None:
+    """What the agent says of itself; None when it does not answer."""
+    try:
+        async with asyncio.timeout(_WAIT):
+            reader, writer = await asyncio.open_unix_connection(config.cni_socket)
+            writer.write(framing.frame({"OVSNET_COMMAND": "health"}))
+            writer.write_eof()
+            answer = await reader.read()
+            writer.close()
+        _, _, body = answer.partition(b"\n")
+        said = json.loads(body)
+        return said if isinstance(said, dict) else None
+    except (OSError, TimeoutError, ValueError):
+        return None

@@ -22,7 +22,7 @@ from typing import Self
 
 from ovsnet import names
 from ovsnet.errors import AlreadyAttached, HostFailure
-from ovsnet.host import netlink, pod, sysctl
+from ovsnet.host import netlink, netns, pod, sysctl
 from ovsnet.host.netlink import Netlink, Request, attribute
 from ovsnet.host.types import AttachSpec, PodInterface, VethPairs
 
@@ -85,7 +85,8 @@ class Links:
         Raises AlreadyAttached when the pod has an interface of that name, and then the spare is untouched;
         HostFailure for anything else, and then the pair is deleted.
         """
-        with Netlink.open(spec.netns) as inside:
+        # Nothing is awaited in here: sockets stay where they were opened, but the thread is in the pod.
+        with netns.entered(spec.netns), Netlink.open() as inside:
             if pod.find(inside, spec.ifname) is not None:
                 raise AlreadyAttached(
                     f"the pod has an interface {spec.ifname} already", "CNI_IFNAME must be new"

@@ -20,6 +20,8 @@ from ovsnet.model import IPNetwork
 
 TABLE = "inet ovsnet"
 _TEMPLATE = "ovsnet.nft.j2"
+_PATIENCE = 10
+"""Seconds; nft takes 10 ms."""
 _ABSENT = "No such file or directory"
 
 
@@ -101,7 +103,16 @@ async def _nft(*arguments: str, text: str = "") -> str:
         )
     except FileNotFoundError as error:
         raise HostFailure("cannot run nft: it is not installed", "install the package nftables") from error
-    out, err = await process.communicate(text.encode())
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            out, err = await process.communicate(text.encode())
+    except BaseException as error:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        if isinstance(error, TimeoutError):
+            raise HostFailure(f"nft {' '.join(arguments)} did not end within {_PATIENCE} s") from error
+        raise
     if process.returncode != 0:
         words = "; ".join(
             line.strip() for line in err.decode(errors="replace").splitlines() if "Error" in line

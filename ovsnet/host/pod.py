@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from ovsnet.errors import HostFailure
-from ovsnet.host import inet, netlink, netns, sysctl
+from ovsnet.host import inet, netlink, sysctl
 from ovsnet.host.netlink import Netlink, Request, attribute, attributes, integer
 from ovsnet.host.types import AttachSpec, PodInterface, RouteSpec
 from ovsnet.model import IPNetwork
@@ -32,14 +32,16 @@ def index_of(message: bytes) -> int:
 
 
 def configure(inside: Netlink, spec: AttachSpec) -> None:
-    """Bring up loopback and the interface, which is there already, and give it addresses and routes."""
+    """Bring up loopback and the interface, which is there already, and give it addresses and routes.
+
+    The caller has entered the namespace: sysctls are those of the thread's.
+    """
     found = find(inside, spec.ifname)
     if found is None:
         raise HostFailure(
             f"interface {spec.ifname} vanished while it was set up", "did something delete the pod?"
         )
-    with netns.entered(spec.netns):
-        _settings(spec)
+    _settings(spec)
     inside.apply(list(_requests(spec, index_of(found))))
 
 

@@ -1,26 +1,32 @@
 """Kernel settings under /proc/sys/net, of the namespace that the caller is in.
 
 Never writes a value that is in force already: some settings do work when written.
-Called by `links` (inside a pod's namespace) and `gateway`.
+Called by `links` and `pod` (inside a pod's namespace) and by `gateway`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from ovsnet.errors import HostFailure
 
-_ROOT = Path("/proc/sys/net")
+_ROOT = "/proc/sys/net/"
+_LONGEST = 64
+"""Bytes; the settings we care for are small numbers."""
 
 
 def read(key: str) -> str | None:
     """The value of e.g. "ipv4/ip_forward"; None when the kernel has no such setting."""
     try:
-        return (_ROOT / key).read_text().strip()
+        fd = os.open(_ROOT + key, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise HostFailure(f"cannot read /proc/sys/net/{key}: {error.strerror}") from error
+        raise HostFailure(f"cannot read {_ROOT}{key}: {error.strerror}") from error
+    try:
+        return os.read(fd, _LONGEST).decode().strip()
+    finally:
+        os.close(fd)
 
 
 def ensure(key: str, value: int) -> bool:
@@ -29,8 +35,12 @@ def ensure(key: str, value: int) -> bool:
     if current is None or current == str(value):
         return False
     try:
-        (_ROOT / key).write_text(str(value))
+        fd = os.open(_ROOT + key, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(value).encode())
+        finally:
+            os.close(fd)
     except OSError as error:
-        hint = "/proc/sys must be writable and the agent needs CAP_NET_ADMIN"
-        raise HostFailure(f"cannot set /proc/sys/net/{key} to {value}: {error.strerror}", hint) from error
+        hint = "/proc/sys must be writable, and the agent needs CAP_NET_ADMIN"
+        raise HostFailure(f"cannot set {_ROOT}{key} to {value}: {error.strerror}", hint) from error
     return True

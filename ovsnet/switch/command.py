@@ -1,0 +1,74 @@
+"""Runs an OVS tool from the loop: no thread, no pipe to feed, one process.
+
+Input and output are files in memory, so a large input can't deadlock with a large output and the
+process is on its way before this returns to the loop. Called by `openflow` and `trace`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ovsnet.errors import SwitchUnavailable
+
+
+class Finished(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+async def run(argv: Sequence[str], text: str = "") -> Finished:
+    """Runs to the end; a cancelled call kills its process. Raises SwitchUnavailable if it is not installed."""
+    files = [os.memfd_create(name) for name in ("in", "out", "err")]
+    try:
+        _write(files[0], text.encode())
+        try:
+            process = subprocess.Popen(argv, stdin=files[0], stdout=files[1], stderr=files[2])
+        except FileNotFoundError:
+            raise SwitchUnavailable(f"{argv[0]} is not installed", "install openvswitch-switch") from None
+        try:
+            await _exit(process.pid)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.wait()
+        return Finished(process.returncode, _read(files[1]), _read(files[2]))
+    finally:
+        for file in files:
+            os.close(file)
+
+
+async def _exit(pid: int) -> None:
+    """Waits until the process has ended, without reaping it."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    pidfd = os.pidfd_open(pid)
+    loop.add_reader(pidfd, _resolve, ended)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    with contextlib.suppress(asyncio.InvalidStateError):
+        future.set_result(None)
+
+
+def _write(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+    os.lseek(file, 0, os.SEEK_SET)
+
+
+def _read(file: int) -> str:
+    size = os.fstat(file).st_size
+    return os.pread(file, size, 0).decode(errors="replace")

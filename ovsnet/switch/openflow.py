@@ -1,0 +1,120 @@
+"""The bridge's OpenFlow side, through ovs-ofctl: bundles, whole replacements, dumps, its death.
+
+Owns the way to vswitchd's management socket. Knows nothing of what flows mean. Called by the
+agent's installer and loop, and by the inspection commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import struct
+from collections.abc import Iterable
+from pathlib import PurePath
+
+from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.switch import command
+
+_VERSION = ("-O", "OpenFlow14")
+_AWAY = re.compile(r"failed to connect|connection refused|is not a bridge or a socket|No such file|reset by peer|EOF")
+_LINE = re.compile(r"-:(\d+):")
+_HEADER = struct.Struct(">BBHI")
+"""version, type, length, transaction (OpenFlow 1.4, section 7.1.1)"""
+_OPENFLOW_14, _HELLO, _ECHO_REQUEST, _ECHO_REPLY = 5, 0, 2, 3
+_LOOK = 0.1
+"""Seconds between looks for a management socket that is away."""
+
+
+def management_socket(remote: str, bridge: str) -> str:
+    """The path of the socket where vswitchd speaks OpenFlow for the bridge: beside that of OVSDB."""
+    folder = PurePath(remote.removeprefix("unix:")).parent if remote.startswith("unix:") else "/run/openvswitch"
+    return f"{folder}/{bridge}.mgmt"
+
+
+class OpenFlow:
+    """One bridge. path: of its management socket."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._target = f"unix:{path}"
+
+    async def bundle(self, lines: Iterable[str]) -> None:
+        """Applies changes (`flow add ...`, `flow delete_strict ...`) all or none.
+
+        Raises SwitchUnavailable, or OvsnetError with ovs-ofctl's words and the line that was refused.
+        """
+        await self._send(list(lines), "bundle", self._target, "-")
+
+    async def replace(self, lines: Iterable[str]) -> None:
+        """Makes the bridge hold these flows and no others, in one bundle. Raises like `bundle`."""
+        await self._send(list(lines), "--bundle", "replace-flows", self._target, "-")
+
+    async def dump(self) -> list[str]:
+        """All flows with their counters, as ovs-ofctl prints them, ports by number."""
+        finished = await command.run(["ovs-ofctl", *_VERSION, "--no-names", "dump-flows", self._target])
+        self._check(finished, [])
+        return finished.out.splitlines()
+
+    async def wait_up(self) -> None:
+        """Returns when vswitchd answers for the bridge."""
+        while True:
+            connection = await self._connect()
+            if connection is not None:
+                connection.close()
+                return
+            await asyncio.sleep(_LOOK)
+
+    async def wait_down(self) -> None:
+        """Returns when vswitchd, or the bridge in it, has gone: flows do not survive that.
+
+        Holds one connection that says hello, answers probes, and asks for nothing; its end is the news.
+        """
+        connection = await self._connect()
+        if connection is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.sock_sendall(connection, _HEADER.pack(_OPENFLOW_14, _HELLO, _HEADER.size, 1))
+            buffer = b""
+            while data := await loop.sock_recv(connection, 65536):
+                buffer = await self._answer_probes(connection, buffer + data)
+        except OSError:
+            pass
+        finally:
+            connection.close()
+
+    async def _answer_probes(self, connection: socket.socket, buffer: bytes) -> bytes:
+        """Answers each complete echo request in the buffer; gives back the incomplete rest."""
+        while len(buffer) >= _HEADER.size:
+            version, kind, length, xid = _HEADER.unpack_from(buffer)
+            if length < _HEADER.size or len(buffer) < length:
+                break
+            if kind == _ECHO_REQUEST:
+                reply = _HEADER.pack(version, _ECHO_REPLY, length, xid) + buffer[_HEADER.size : length]
+                await asyncio.get_running_loop().sock_sendall(connection, reply)
+            buffer = buffer[length:]
+        return buffer
+
+    async def _connect(self) -> socket.socket | None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, self._path)
+        except OSError:
+            connection.close()
+            return None
+        return connection
+
+    async def _send(self, lines: list[str], *arguments: str) -> None:
+        finished = await command.run(["ovs-ofctl", *_VERSION, *arguments], "\n".join(lines) + "\n")
+        self._check(finished, lines)
+
+    def _check(self, finished: command.Finished, lines: list[str]) -> None:
+        if finished.code == 0:
+            return
+        words = " ".join(line for line in finished.err.splitlines() if "|INFO|" not in line).strip()
+        if _AWAY.search(words):
+            raise SwitchUnavailable(f"ovs-vswitchd does not answer on {self._path}: {words}", "is it running?")
+        number = _LINE.search(words)
+        line = f": {lines[int(number[1]) - 1]}" if number and 0 < int(number[1]) <= len(lines) else ""
+        raise OvsnetError(f"ovs-ofctl refused the flows: {words}{line}", "a template in flows/ does not fit this OVS")

@@ -138,9 +138,9 @@ def _ask(path: bytes, stdin: bytes, deadline: float) -> tuple[int, bytes]:
         raise Unreachable(f"the agent at {name} gave no answer in time", "see the agent's log") from None
     except OSError as error:
         raise Unreachable(f"the agent at {name} broke off: {error.strerror}", "see the agent's log") from None
-    header, _, stdout = reply.partition(b"\n")
+    header, newline, stdout = reply.partition(b"\n")
     code, _, length = header.partition(b" ")
-    if not code.isdigit() or not length.isdigit() or int(length) != len(stdout):
+    if not newline or not code.isdigit() or not length.isdigit() or int(length) != len(stdout):
         raise Unreachable(f"the agent at {name} stopped in the middle of the call", "see the agent's log")
     return int(code), stdout
 

@@ -70,8 +70,8 @@ def frame_reply(code: int, stdout: bytes) -> bytes:
 
 def unframe_reply(reply: bytes) -> tuple[int, bytes]:
     """Exit code and standard output. Raises Malformed: the agent died in the middle."""
-    header, _, stdout = reply.partition(b"\n")
+    header, newline, stdout = reply.partition(b"\n")
     code, _, length = header.partition(b" ")
-    if not code.isdigit() or not length.isdigit() or len(stdout) != int(length):
+    if not newline or not code.isdigit() or not length.isdigit() or len(stdout) != int(length):
         raise Malformed("the reply is incomplete")
     return int(code), stdout

@@ -78,8 +78,11 @@ class _Ipam(Frozen):
     type: str | None = None
 
 
-class _Document(Frozen):
+class _Version(Frozen):
     cni_version: str | None = msgspec.field(name="cniVersion", default=None)
+
+
+class _Document(_Version):
     name: str | None = None
     type: str | None = None
     dns: _Dns | None = None
@@ -156,12 +159,8 @@ def decode(stdin: bytes) -> NetworkConfig:
 
 def version_of(stdin: bytes) -> str:
     """The version to answer an error in: the configuration's if it can be told, else our newest."""
-
-    class Version(msgspec.Struct):
-        cniVersion: str = ""
-
     try:
-        return msgspec.json.decode(stdin, type=Version).cniVersion or VERSIONS[-1]
+        return msgspec.json.decode(stdin, type=_Version).cni_version or VERSIONS[-1]
     except (ValueError, RecursionError):
         return VERSIONS[-1]
 

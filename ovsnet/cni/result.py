@@ -85,12 +85,6 @@ class Previous(Frozen):
         mine = {index for index, each in enumerate(self.interfaces) if each.name == ifname and each.sandbox}
         return frozenset(ip.address.ip for ip in self.ips if ip.interface in mine)
 
-    def mac(self, ifname: str) -> str:
-        """Its MAC in lower case, empty if the result has none."""
-        return next(
-            (each.mac.lower() for each in self.interfaces if each.name == ifname and each.sandbox), ""
-        )
-
 
 def attachment(
     host: Interface,

@@ -85,14 +85,15 @@ class CniServer:
             await asyncio.wait([self._accepting])
             self._accepting = None
         self._listener.close()
-        calls = [task for task, received in self._connections.items() if received.body or not task.cancel()]
-        if calls:
-            await asyncio.wait(calls, timeout=grace)
-        late = list(self._connections)
-        for task in late:
+        for task, received in self._connections.items():
+            if not received.body:
+                task.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=grace)
+        for task in self._connections:
             task.cancel()
-        if late:
-            await asyncio.wait(late)
+        if self._connections:
+            await asyncio.wait(self._connections)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ovsnet.lab import prober
-from ovsnet.lab.spec import IPAddress
+from ovsnet.lab.spec import IPAddress, LabError
 
 PROTOCOLS = ("tcp", "udp", "ping")
 SECONDS = 6.0
@@ -31,8 +31,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     """pod, node or outside."""
     addresses: tuple[IPAddress, ...]
     """Those at which it is probed."""
-    node: str = ""
-    """A pod's node."""
+    families: tuple[int, ...] = ()
+    """Those in which it must have an address."""
     sources: tuple[IPAddress, ...] = ()
     """Those that others in the cluster may see it come from."""
     outside_sources: tuple[IPAddress, ...] = ()
@@ -93,15 +93,37 @@ class Report(msgspec.Struct, kw_only=True):
 def check(probers: Iterable[Prober], targets: Sequence[Host], seconds: float = SECONDS) -> Report:
     """Probe from all of `probers` to all of `targets`, everything at once."""
     probers = list(probers)
-    report = Report(sources=[each.host.name for each in probers], targets=[each.name for each in targets])
+    lacks = [lack for host in targets for lack in missing_addresses(host)]
+    report = Report(
+        results=lacks, sources=[each.host.name for each in probers], targets=[each.name for each in targets]
+    )
     with ThreadPoolExecutor(max_workers=max(1, min(32, len(probers)))) as pool:
         for results in pool.map(lambda one: run(one, targets, seconds), probers):
             report.results += results
     return report
 
 
+def missing_addresses(host: Host) -> list[Result]:
+    """What can't be probed for lack of an address counts as failed, not as absent."""
+    present = {address.version for address in host.addresses}
+    return [
+        Result(
+            source=host.name,
+            target=host.name,
+            address="-",
+            protocol="address",
+            version=version,
+            size=0,
+            ok=False,
+            detail="it has none",
+        )
+        for version in host.families
+        if version not in present
+    ]
+
+
 def run(one: Prober, targets: Sequence[Host], seconds: float) -> list[Result]:
-    """All probes of one source."""
+    """All probes of one source; those that can't be made have failed."""
     families = {address.version for address in one.host.addresses}
     wanted = {
         str(address): target
@@ -111,16 +133,18 @@ def run(one: Prober, targets: Sequence[Host], seconds: float) -> list[Result]:
         if address.version in families
     }
     job = {"seconds": seconds, "targets": list(wanted)}
-    command = one.command([sys.executable, "-I", "-S", prober.__file__])
-    done = subprocess.run(
-        command, input=json.dumps(job), capture_output=True, text=True, timeout=seconds + 60
-    )
-    entries: list[dict[str, Any]]
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    entries: list[dict[str, Any]] = []
+    try:
+        command = one.command([sys.executable, "-I", "-S", prober.__file__])
+        done = subprocess.run(
+            command, input=json.dumps(job), capture_output=True, text=True, timeout=seconds + 60
+        )
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else ""
+        entries = [] if why else json.loads(done.stdout)
+    except LabError as error:
+        why = error.message
+    if why:
         entries = [failed(address, name, why) for address in wanted for name in PROTOCOLS]
-    else:
-        entries = json.loads(done.stdout)
     return [judge(one.host, wanted[entry["target"]], entry) for entry in entries]
 
 

@@ -76,7 +76,9 @@ class Lab:
         pod_hosts = self.each(pod_host, pods)
         node_hosts = [node_host(state.spec, node.node) for node in nodes]
         pod_probers = [check.Prober(host, pod.command) for pod, host in zip(pods, pod_hosts, strict=True)]
-        node_probers = [check.Prober(host, node.command) for node, host in zip(nodes, node_hosts, strict=True)]
+        node_probers = [
+            check.Prober(host, node.command) for node, host in zip(nodes, node_hosts, strict=True)
+        ]
         probers = pod_probers + node_probers
         return check.check(probers, [*pod_hosts, *node_hosts, outside_host(state.spec)], seconds)
 
@@ -173,7 +175,7 @@ class Lab:
             state.nodes.pop(name)
             state.pods = {pod.name: pod for pod in state.pods.values() if pod.node != name}
             self.folder.save(state)
-            self.write_shared(state)
+            (self.folder.path / "cluster" / f"{name}.yaml").unlink(missing_ok=True)
             node.remove(Underlay(self.folder, state.spec))
             self.write_hosts(state)
 
@@ -256,9 +258,6 @@ class Lab:
             # Who edits a manifest of a running lab means it: an existing one stays.
             if not path.exists():
                 write_atomically(path, files.manifest(state.spec, node))
-        for path in cluster.glob("*.yaml"):
-            if path.stem.startswith("node-") and path.stem not in state.nodes:
-                path.unlink()
         write_in_place(self.folder.path / "resolv.conf", "# no name server: nothing leaves the lab\n")
         if not (self.folder.path / "hosts").exists():
             write_in_place(self.folder.path / "hosts", hosts_file([]))
@@ -307,7 +306,7 @@ def pod_host(pod: Pod) -> check.Host:
     return check.Host(
         name=pod.name,
         kind="pod",
-        node=node.name,
+        families=pod.node.spec.pod_families,
         addresses=pod.addresses,
         sources=pod.addresses,
         outside_sources=tuple(node.address(version) for version in families),

@@ -26,6 +26,7 @@ PHYSICAL_BRIDGE = "br-phy"
 OVSDB, VSWITCHD, AGENT = "ovsdb-server", "ovs-vswitchd", "agent"
 DATABASE_SOCKET = "run/openvswitch/db.sock"
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+DISTRIBUTION_PLUGINS = Path("/usr/lib/cni")
 PRIVATE = (
     "/etc/cni/net.d",
     "/etc/openvswitch",
@@ -95,12 +96,20 @@ class Node(Place):
         binaries = self.lab.place(self.name) / "bin"
         binaries.mkdir(exist_ok=True)
         write_atomically(binaries / "ovsnet", files.command_wrapper(), 0o755)
+        self.link_reference_plugins()
         if self.spec.plugin != "ovsnet":
             return
         config = files.agent_config(self.spec, self.node, self.datapath)
         write_atomically(self.private("/etc/ovsnet/agent.yaml"), config)
         write_atomically(self.private("/etc/cni/net.d/10-ovsnet.conflist"), files.conflist())
         write_atomically(self.private("/opt/cni/bin/ovsnet"), files.cni_executable(), 0o755)
+
+    def link_reference_plugins(self) -> None:
+        """Into /opt/cni/bin, the only folder that containerd looks in."""
+        for plugin in DISTRIBUTION_PLUGINS.glob("*"):
+            link = self.private("/opt/cni/bin") / plugin.name
+            if not link.is_symlink():
+                link.symlink_to(plugin)
 
     def make_namespaces(self) -> None:
         binds = [(str(self.private(folder)), folder) for folder in PRIVATE]

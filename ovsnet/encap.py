@@ -1,6 +1,16 @@
-"""Encapsulations between nodes: what they cost in bytes, and how OVSDB is told about them.
+"""Encapsulations between nodes: what they cost in bytes, and how a tunnel is written in OVSDB.
 
-Pure. Called by `state` for the MTU and by `plan` for tunnel ports.
+Pure. Never decides who talks to whom by which encapsulation (`state` does). Called by `state` for the
+MTU and by `plan` for tunnel ports. Names and values are those of ovs-vswitchd.conf.db(5), table Interface.
+
+The overhead is what stands between the uplink's MTU, which counts from the outer IP header on, and the
+pod's, which counts from the inner IP header on:
+
+    outer IP    20 (IPv4) or 40 (IPv6)
+    vxlan       UDP 8 + VXLAN 8 (RFC 7348)
+    geneve      UDP 8 + Geneve 8, no options (RFC 8926)
+    gre         GRE 4 + key 4 (RFC 2890)
+    inner       Ethernet 14: all three carry frames
 """
 
 from __future__ import annotations
@@ -9,41 +19,60 @@ from collections.abc import Iterable
 
 from ovsnet.model import Encap, IPAddress
 
+UDP_PORTS = {Encap.VXLAN: 4789, Encap.GENEVE: 6081}
+"""Those that Open vSwitch takes without dst_port (IANA's)."""
+
 _OUTER_IP = {4: 20, 6: 40}
+_HEADERS = {Encap.VXLAN: 8 + 8, Encap.GENEVE: 8 + 8, Encap.GRE: 4 + 4}
 _INNER_ETHERNET = 14
-_HEADER = {
-    Encap.VXLAN: 8 + 8,  # UDP, VXLAN (RFC 7348)
-    Encap.GENEVE: 8 + 8,  # UDP, Geneve without options (RFC 8926)
-    Encap.GRE: 4 + 4,  # GRE, key (RFC 2784, RFC 2890)
-}
-DEFAULT_UDP_PORT = {Encap.VXLAN: 4789, Encap.GENEVE: 6081}
 
 
 def overhead(encap: Encap, version: int) -> int:
-    """Bytes that a tunnel adds to a pod's packet. version: of the outer IP, 4 or 6.
-
-    The outer Ethernet header is the uplink's own and not part of its MTU.
-    """
-    return _OUTER_IP[version] + _HEADER[encap] + _INNER_ETHERNET
+    """Bytes that the encapsulation adds to a pod's IP packet. version: 4 or 6, of the outer header."""
+    return _OUTER_IP[version] + _HEADERS[encap] + _INNER_ETHERNET
 
 
 def pod_mtu(uplink_mtu: int, peers: Iterable[tuple[Encap, IPAddress]], default: tuple[Encap, int]) -> int:
-    """The largest packet that reaches every peer, in bytes; without peers that of the default encapsulation."""
-    costs = {overhead(encap, remote.version) for encap, remote in peers}
-    return uplink_mtu - max(costs, default=overhead(*default))
+    """The largest packet, in bytes, that reaches every peer in one piece.
+
+    peers: encapsulation and far end of each tunnel. default: encapsulation and outer version that
+    count while there are no peers, so that the first one does not change the MTU of running pods.
+    """
+    kinds = {(encap, remote.version) for encap, remote in peers} or {default}
+    return uplink_mtu - max(overhead(encap, version) for encap, version in kinds)
+
+
+def interface_type(encap: Encap, version: int) -> str:
+    """The Interface's `type`. version: 4 or 6, of the outer header.
+
+    GRE over IPv6 has a type of its own; with the kernel's datapath `gre` does IPv4 only.
+    """
+    return "ip6gre" if encap is Encap.GRE and version == 6 else encap.value
 
 
 def options(
-    encap: Encap, remote: IPAddress | None, local: IPAddress | None, key: int, udp_port: int | None
+    encap: Encap,
+    remote: IPAddress | None,
+    local: IPAddress | None,
+    key: int,
+    udp_port: int | None,
+    version: int | None = None,
 ) -> dict[str, str]:
-    """The Interface's options (ovs-vswitchd.conf.db(5), "Tunnel Options").
+    """The Interface's `options`.
 
-    remote None: one port for all peers, whose far end flows choose. The UDP port is named only where it
-    is not the encapsulation's own. GRE has none.
+    remote: the far end; None leaves it to the flows (remote_ip=flow), and then `version` is the
+    outer header's if all flows have the same. local: the only destination that packets are taken
+    from; None takes any. key: VNI, or key of GRE. udp_port: None is the encapsulation's own, which
+    Open vSwitch knows and which is therefore left out.
     """
-    found = {"remote_ip": "flow" if remote is None else str(remote), "key": str(key)}
+    result = {"remote_ip": "flow" if remote is None else str(remote), "key": str(key)}
     if local is not None:
-        found["local_ip"] = str(local)
-    if encap in DEFAULT_UDP_PORT and udp_port not in (None, DEFAULT_UDP_PORT[encap]):
-        found["dst_port"] = str(udp_port)
-    return found
+        result["local_ip"] = str(local)
+    if encap in UDP_PORTS:
+        if udp_port not in (None, UDP_PORTS[encap]):
+            result["dst_port"] = str(udp_port)
+        if 6 in (version, remote.version if remote else None):
+            # IPv6 has no header checksum and a node may drop UDP without one (RFC 8200, section 8.1).
+            # Over IPv4 it is left out: there the inner packet's own checksum suffices.
+            result["csum"] = "true"
+    return result

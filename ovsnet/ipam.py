@@ -1,225 +1,300 @@
-"""Which address next: first those never used, then those free the longest.
+"""Which address the next pod gets.
 
-Pure. Remembers what OVSDB rows say (`taken`, `released`) and never lists a range: a /64 costs what a
-/24 does. Called by the agent's attachments, whose single loop makes each call atomic.
+Pure and in memory: the OVSDB rows of the pods are the truth, an Allocator is built from them at start. It never
+reads a clock (callers pass the time) and never lists a range: a /64 costs what a /24 does. Called by
+`agent.attachments`, from one loop, so that an allocation is atomic.
+
+Order in which a range gives its addresses: first those never used, lowest first; then freed ones, oldest first,
+and none before its cool-down is over, so that nobody takes a newcomer for its predecessor. An address that is asked
+for by name is given during its cool-down too: who asks for it wants to be taken for its predecessor.
 """
 
 from __future__ import annotations
 
+import bisect
 import ipaddress
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ovsnet.config import AddressRange
 from ovsnet.errors import AddressUnavailable, RangeExhausted
-from ovsnet.model import IPAddress, IPNetwork
+from ovsnet.model import AddressRange, Frozen, IPAddress, IPNetwork
 
-_MOST_RELEASED = 1024
-"""Addresses in cool-down that are remembered across restarts; OVSDB is no place for more."""
-
-
-class Range:
-    """One range: a cursor over what was never used, and a queue of what was given back."""
-
-    def __init__(self, cidr: IPNetwork, excluded: Sequence[AddressRange]) -> None:
-        self.cidr = cidr
-        self.gateway: IPAddress = cidr.network_address + 1
-        self.first = int(cidr.network_address) + 2
-        self.last = int(cidr.broadcast_address) - (1 if cidr.version == 4 else 0)
-        self.excluded = _merged(
-            (max(int(each.first), self.first), min(int(each.last), self.last))
-            for each in excluded
-            if each.first.version == cidr.version
-        )
-        self.freed: dict[IPAddress, float] = {}
-        """When each was given back, oldest first."""
-        self._cursor = self.first
-
-    def __contains__(self, address: IPAddress) -> bool:
-        return address.version == self.cidr.version and address in self.cidr
-
-    @property
-    def usable(self) -> int:
-        """Addresses that pods can have."""
-        return self.last - self.first + 1 - self.excluded_count
-
-    @property
-    def excluded_count(self) -> int:
-        return sum(last - first + 1 for first, last in self.excluded)
-
-    def forbidden(self, address: IPAddress) -> str | None:
-        """Why no pod can have the address; None if one can."""
-        number = int(address)
-        if address == self.gateway:
-            return "it is the gateway"
-        if number < self.first:
-            return "it is the network's own"
-        if number > self.last:
-            return "it is the broadcast address"
-        if any(first <= number <= last for first, last in self.excluded):
-            return "it is excluded by the configuration"
-        return None
-
-    def take(self, taken: Mapping[IPAddress, str], now: float, cool_down: float) -> IPAddress | None:
-        """The next address, off the lists; None if there is none."""
-        kind = type(self.cidr.network_address)
-        while self._cursor <= self.last:
-            skip = next((last for first, last in self.excluded if first <= self._cursor <= last), None)
-            if skip is not None:
-                self._cursor = skip + 1
-                continue
-            address = kind(self._cursor)
-            self._cursor += 1
-            if address not in taken and address not in self.freed:
-                return address
-        oldest = next(iter(self.freed), None)
-        if oldest is None or self.freed[oldest] + cool_down > now:
-            return None
-        del self.freed[oldest]
-        return oldest
-
-    def counts(self, taken: Iterable[IPAddress], now: float, cool_down: float) -> str:
-        """The range's state in words, for RangeExhausted."""
-        used = sum(address in self for address in taken)
-        cooling = [when for when in self.freed.values() if when + cool_down > now]
-        words = f"{self.cidr}: {self.usable} usable, {used} in use, {self.excluded_count} excluded"
-        if cooling:
-            wait = math.ceil(cooling[0] + cool_down - now)
-            words += f", {len(cooling)} cooling down (the next is free in {wait} s)"
-        return words
+MAX_RELEASED = 1000
+"""Addresses in cool-down that `released_text` keeps: an OVSDB value of at most 50 KB."""
 
 
-class Allocator:
-    """The addresses of this node's ranges. cool_down: seconds between two owners of an address."""
-
-    def __init__(
-        self,
-        cidrs: Sequence[IPNetwork],
-        excluded: Sequence[AddressRange] = (),
-        cool_down: float = 60,
-        *,
-        taken: Mapping[IPAddress, str] | None = None,
-        released: Mapping[IPAddress, float] | None = None,
-    ) -> None:
-        self._excluded = tuple(excluded)
-        self._cool_down = cool_down
-        self.taken: dict[IPAddress, str] = dict(taken or {})
-        """Who has which address."""
-        self._ranges = [Range(cidr, self._excluded) for cidr in cidrs]
-        for address, when in sorted((released or {}).items(), key=lambda item: item[1]):
-            self._give_back(address, when)
-
-    def with_ranges(self, cidrs: Sequence[IPNetwork]) -> Allocator:
-        """The same owners and cool-downs with other ranges; who has an address keeps it."""
-        released = {address: when for each in self._ranges for address, when in each.freed.items()}
-        return Allocator(cidrs, self._excluded, self._cool_down, taken=self.taken, released=released)
-
-    def allocate(self, owner: str, now: float, wanted: Sequence[IPAddress] = ()) -> tuple[IPAddress, ...]:
-        """An address of every family that there are ranges for, IPv4 first; all or none.
-
-        wanted: these instead, for their families. Raises AddressUnavailable for one that can't be
-        had, RangeExhausted with the counts of every range of the family.
-        """
-        self._settle_clock(now)
-        chosen: list[IPAddress] = []
-        try:
-            for address in wanted:
-                self._take_wanted(address, owner)
-                chosen.append(address)
-            given = {address.version for address in wanted}
-            for version in sorted({each.cidr.version for each in self._ranges} - given):
-                address = self._next(version, now)
-                self.taken[address] = owner
-                chosen.append(address)
-        except (AddressUnavailable, RangeExhausted):
-            self.withdraw(chosen)
-            raise
-        return tuple(sorted(chosen, key=lambda address: address.version))
-
-    def release(self, addresses: Iterable[IPAddress], now: float) -> None:
-        """The owner is gone: the addresses rest for the cool-down."""
-        self._settle_clock(now)
-        for address in addresses:
-            if self.taken.pop(address, None) is not None:
-                self._give_back(address, now)
-
-    def withdraw(self, addresses: Iterable[IPAddress]) -> None:
-        """An allocation that came to nothing: nobody has seen the addresses, they are next."""
-        for address in addresses:
-            if self.taken.pop(address, None) is not None:
-                for each in self._ranges:
-                    if address in each:
-                        each.freed = {address: -math.inf, **each.freed}
-
-    def claim(self, addresses: Iterable[IPAddress], owner: str) -> None:
-        """Undoes a release."""
-        for address in addresses:
-            self.taken[address] = owner
-            for each in self._ranges:
-                each.freed.pop(address, None)
-
-    def released_text(self, now: float) -> str:
-        """What must survive a restart: "ADDRESS=UNIX_SECONDS ...", the latest last."""
-        cooling = sorted(
-            (when, str(address))
-            for each in self._ranges
-            for address, when in each.freed.items()
-            if when + self._cool_down > now
-        )
-        return " ".join(f"{address}={when:.0f}" for when, address in cooling[-_MOST_RELEASED:])
-
-    def _take_wanted(self, address: IPAddress, owner: str) -> None:
-        home = next((each for each in self._ranges if address in each), None)
-        if home is None:
-            ranges = ", ".join(str(each.cidr) for each in self._ranges)
-            raise AddressUnavailable(f"{address} is in none of this node's ranges", f"they are {ranges}")
-        if address in self.taken:
-            raise AddressUnavailable(f"{address} belongs to {self.taken[address]}", "ask for another address")
-        reason = home.forbidden(address)
-        if reason is not None:
-            raise AddressUnavailable(f"{address} can't be given to a pod: {reason}", "ask for another address")
-        home.freed.pop(address, None)
-        self.taken[address] = owner
-
-    def _next(self, version: int, now: float) -> IPAddress:
-        ranges = [each for each in self._ranges if each.cidr.version == version]
-        for each in ranges:
-            address = each.take(self.taken, now, self._cool_down)
-            if address is not None:
-                return address
-        counts = "; ".join(each.counts(self.taken, now, self._cool_down) for each in ranges)
-        raise RangeExhausted(f"no free IPv{version} address: {counts}", "delete pods, or give the node a larger range")
-
-    def _give_back(self, address: IPAddress, when: float) -> None:
-        for each in self._ranges:
-            if address in each and each.forbidden(address) is None and address not in self.taken:
-                each.freed[address] = when
-
-    def _settle_clock(self, now: float) -> None:
-        """A clock that was set back must not lock addresses: what was freed in the future was freed now."""
-        for each in self._ranges:
-            newest = next(reversed(each.freed.values()), now)
-            if newest > now:
-                each.freed = {address: min(when, now) for address, when in each.freed.items()}
+def gateway(network: IPNetwork) -> IPAddress:
+    """The first address of a range: the node's own, on the gateway port."""
+    return network.network_address + 1
 
 
 def parse_released(text: str) -> dict[IPAddress, float]:
-    """Reads `released_text`; what is not well formed is left out: at worst an address rests less."""
-    found: dict[IPAddress, float] = {}
-    for item in text.split():
-        address, _, when = item.partition("=")
+    """The inverse of `Allocator.released_text`; leaves out what it can't read: others can write rows too."""
+    released: dict[IPAddress, float] = {}
+    for word in text.split():
+        address, _, seconds = word.partition("=")
         try:
-            found[ipaddress.ip_address(address)] = float(when)
+            when = float(seconds)
+            if math.isfinite(when):
+                released[ipaddress.ip_address(address)] = when
         except ValueError:
             continue
-    return found
+    return released
 
 
-def _merged(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(interval for interval in intervals if interval[0] <= interval[1]):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+class Counts(Frozen):
+    """The addresses of one range. size: all that pods can have; next_free: seconds until the first cooled down."""
+
+    network: IPNetwork
+    size: int
+    in_use: int
+    excluded: int
+    cooling: int
+    next_free: float | None
+
+    def __str__(self) -> str:
+        text = f"{self.network}: {self.size} addresses, {self.in_use} in use, {self.excluded} excluded"
+        if self.next_free is not None:
+            text += f", {self.cooling} cooling down, the next is free in {math.ceil(self.next_free)} s"
+        return text
+
+
+class _Range:
+    """One range of addresses as integers. Knows what was never used and what was freed, not who has what."""
+
+    def __init__(self, network: IPNetwork, excluded: Iterable[AddressRange]) -> None:
+        self.network = network
+        self.reserved = _reserved(network)
+        self.first = int(network.network_address) + 2
+        self.last = int(network.broadcast_address) - (1 if network.version == 4 else 0)
+        self.excluded = _merged(excluded, network.version, self.first, self.last)
+        self.cursor = self.first
+        """Everything below was used, is excluded, or is in `unused`."""
+        self.unused: dict[int, None] = {}
+        """Given and taken back before anyone used it."""
+        self.freed: dict[int, float] = {}
+        """When each was freed, oldest first."""
+
+    @property
+    def size(self) -> int:
+        return max(0, self.last - self.first + 1)
+
+    def excluded_until(self, number: int) -> int | None:
+        """The end of the excluded stretch that the address is in."""
+        index = bisect.bisect_right(self.excluded, (number, math.inf)) - 1
+        if index >= 0 and number <= self.excluded[index][1]:
+            return self.excluded[index][1]
+        return None
+
+    def candidate(self, taken: Mapping[IPAddress, str], before: float) -> IPAddress | None:
+        """The next address to give; freed ones only if that was at `before` or earlier."""
+        if self.unused:
+            return self.address(next(iter(self.unused)))
+        while self.cursor <= self.last:
+            if (end := self.excluded_until(self.cursor)) is not None:
+                self.cursor = end + 1
+            elif self.cursor in self.freed or self.address(self.cursor) in taken:
+                self.cursor += 1
+            else:
+                return self.address(self.cursor)
+        number = next(iter(self.freed), None)
+        return self.address(number) if number is not None and self.freed[number] <= before else None
+
+    def address(self, number: int) -> IPAddress:
+        return ipaddress.IPv4Address(number) if self.network.version == 4 else ipaddress.IPv6Address(number)
+
+    def gives(self, number: int) -> bool:
+        """Whether it could ever be given to a pod that does not ask for it."""
+        return self.first <= number <= self.last and self.excluded_until(number) is None
+
+    def discard(self, number: int) -> None:
+        """Somebody has the address now."""
+        self.unused.pop(number, None)
+        self.freed.pop(number, None)
+
+
+class Allocator:
+    """All ranges of a node. Every address is free, in use by one owner, or freed and cooling down."""
+
+    def __init__(
+        self,
+        ranges: Sequence[IPNetwork],
+        excluded: Sequence[AddressRange],
+        cool_down: float,
+        *,
+        taken: Mapping[IPAddress, str],
+        released: Mapping[IPAddress, float],
+    ) -> None:
+        """cool_down: seconds. taken: owner of each address in use. released: unix seconds at which it was freed.
+
+        Addresses outside the ranges are kept in mind: ranges may change while pods run.
+        """
+        self._excluded = tuple(excluded)
+        self._cool_down = cool_down
+        self._ranges = [_Range(network, excluded) for network in ranges]
+        self._taken = dict(taken)
+        self._elsewhere: dict[IPAddress, float] = {}
+        self._latest = math.inf
+        for address, when in sorted(released.items(), key=lambda item: item[1]):
+            if address not in self._taken:
+                self._free(address, when)
+
+    @property
+    def gateways(self) -> tuple[IPAddress, ...]:
+        """The gateway of each range, in the order of the ranges."""
+        return tuple(gateway(range_.network) for range_ in self._ranges)
+
+    @property
+    def taken(self) -> Mapping[IPAddress, str]:
+        """The owner of each address in use."""
+        return self._taken
+
+    def with_ranges(self, ranges: Sequence[IPNetwork]) -> Allocator:
+        """The same allocations over other ranges; what is in use or cooling down outside of them stays so."""
+        released = self._elsewhere | {address: when for address, when in self._all_freed()}
+        return Allocator(ranges, self._excluded, self._cool_down, taken=self._taken, released=released)
+
+    def allocate(self, owner: str, now: float, wanted: Sequence[IPAddress] = ()) -> tuple[IPAddress, ...]:
+        """An address of every family that the node has ranges for; all of them or none.
+
+        wanted: these and no others of their families. Raises AddressUnavailable for one of those,
+        RangeExhausted with the counts when a family has none left.
+        """
+        self._notice_clock(now)
+        for index, address in enumerate(wanted):
+            self._require_available(address)
+            if address in wanted[:index]:
+                raise AddressUnavailable(f"address {address} is asked for twice", "ask for it once")
+        chosen: list[IPAddress] = []
+        for version in dict.fromkeys(range_.network.version for range_ in self._ranges):
+            asked = [address for address in wanted if address.version == version]
+            chosen += asked or [self._next(version, now)]
+        self.claim(chosen, owner)
+        return tuple(chosen)
+
+    def claim(self, addresses: Iterable[IPAddress], owner: str) -> None:
+        """Notes that the owner has these, whatever they are: somebody's row says so."""
+        for address in addresses:
+            self._taken[address] = owner
+            self._elsewhere.pop(address, None)
+            if (range_ := self._range_of(address)) is not None:
+                range_.discard(int(address))
+
+    def release(self, addresses: Iterable[IPAddress], now: float) -> None:
+        """Frees addresses that were in use; their cool-down begins. Others are left as they are."""
+        self._notice_clock(now)
+        for address in addresses:
+            if self._taken.pop(address, None) is not None:
+                self._free(address, now)
+
+    def withdraw(self, addresses: Iterable[IPAddress]) -> None:
+        """Takes back addresses that nobody came to use: they need no cool-down and are the next to be given."""
+        for address in addresses:
+            range_ = self._range_of(address)
+            if (
+                self._taken.pop(address, None) is not None
+                and range_ is not None
+                and range_.gives(int(address))
+            ):
+                range_.unused[int(address)] = None
+
+    def counts(self, now: float) -> list[Counts]:
+        """How full each range is."""
+        return [self._counts(range_, now) for range_ in self._ranges]
+
+    def released_text(self, now: float) -> str:
+        """Addresses in their cool-down as "ADDRESS=UNIX_SECONDS ...", oldest first, for the Bridge row."""
+        self._notice_clock(now)
+        self._elsewhere = {a: when for a, when in self._elsewhere.items() if when > now - self._cool_down}
+        cooling = [
+            *self._elsewhere.items(),
+            *((a, when) for a, when in self._all_freed(now - self._cool_down)),
+        ]
+        newest = sorted(cooling, key=lambda item: item[1])[-MAX_RELEASED:]
+        return " ".join(f"{address}={math.ceil(when)}" for address, when in newest)
+
+    def _next(self, version: int, now: float) -> IPAddress:
+        ranges = [range_ for range_ in self._ranges if range_.network.version == version]
+        for range_ in ranges:
+            if (address := range_.candidate(self._taken, now - self._cool_down)) is not None:
+                return address
+        raise RangeExhausted(
+            f"no free IPv{version} address: {'; '.join(str(self._counts(range_, now)) for range_ in ranges)}",
+            "remove pods, wait for the cool-down (reuseAfter), or give the node another range (podCIDRs)",
+        )
+
+    def _require_available(self, address: IPAddress) -> None:
+        """Raises AddressUnavailable with the reason if no pod can have the address."""
+        range_ = self._range_of(address)
+        if (owner := self._taken.get(address)) is not None:
+            problem, hint = f"is in use by {owner}", "ask for another, or remove that pod"
+        elif range_ is None:
+            here = ", ".join(str(each.network) for each in self._ranges) or "none"
+            problem, hint = f"is in none of this node's ranges ({here})", "ask for one that is"
+        elif (role := range_.reserved.get(int(address))) is not None:
+            problem, hint = f"is the {role} of {range_.network}", "ask for another"
+        elif range_.excluded_until(int(address)) is not None:
+            problem, hint = (
+                "is excluded by the agent's configuration",
+                "ask for another, or change excludedAddresses",
+            )
         else:
-            merged.append((first, last))
+            return
+        raise AddressUnavailable(f"address {address} {problem}", hint)
+
+    def _range_of(self, address: IPAddress) -> _Range | None:
+        return next((range_ for range_ in self._ranges if address in range_.network), None)
+
+    def _free(self, address: IPAddress, when: float) -> None:
+        range_ = self._range_of(address)
+        if range_ is not None and range_.gives(int(address)):
+            range_.freed[int(address)] = when
+        else:
+            self._elsewhere[address] = when
+
+    def _all_freed(self, after: float = -math.inf) -> Iterator[tuple[IPAddress, float]]:
+        for range_ in self._ranges:
+            yield from ((range_.address(n), when) for n, when in range_.freed.items() if when > after)
+
+    def _notice_clock(self, now: float) -> None:
+        """A clock that was set back must not lock addresses: nothing was freed later than now."""
+        if now < self._latest:
+            for freed in (self._elsewhere, *(range_.freed for range_ in self._ranges)):
+                freed.update({key: now for key, when in freed.items() if when > now})
+        self._latest = now
+
+    def _counts(self, range_: _Range, now: float) -> Counts:
+        in_use = [address for address in self._taken if address in range_.network]
+        used_anyway = sum(1 for address in in_use if range_.excluded_until(int(address)) is not None)
+        cooling = [when for when in range_.freed.values() if when > now - self._cool_down]
+        return Counts(
+            network=range_.network,
+            size=range_.size,
+            in_use=len(in_use),
+            excluded=sum(last - first + 1 for first, last in range_.excluded) - used_anyway,
+            cooling=len(cooling),
+            next_free=cooling[0] + self._cool_down - now if cooling else None,
+        )
+
+
+def _reserved(network: IPNetwork) -> dict[int, str]:
+    """Addresses that no pod can have, with what they are."""
+    first = "network address" if network.version == 4 else "subnet-router anycast address"
+    reserved = {int(network.broadcast_address): "broadcast address"} if network.version == 4 else {}
+    return reserved | {int(gateway(network)): "gateway"} | {int(network.network_address): first}
+
+
+def _merged(
+    excluded: Iterable[AddressRange], version: int, first: int, last: int
+) -> list[tuple[int, float | int]]:
+    """The excluded stretches between first and last: sorted, none touching another."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted((int(e.first), int(e.last)) for e in excluded if e.first.version == version):
+        start, end = max(start, first), min(end, last)
+        if start > end:
+            continue
+        if merged and start <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
     return merged

@@ -54,14 +54,17 @@ def desired_ports(config: Config, topo: Topology) -> list[PortSpec]:
         shared = config.tunnels is Tunnels.FLOW
         ids = {names.OWNER: names.ROLE_TUNNEL} | ({} if shared else {names.KEY_PEER: peer.name})
         tunnels[name] = PortSpec(
-            name=name, type=peer.encap.value, options=_options(config, topo, peer.encap, peer.remote), external_ids=ids
+            name=name,
+            type=encap.interface_type(peer.encap, peer.remote.version),
+            options=_options(config, topo, peer.encap, peer.remote),
+            external_ids=ids,
         )
     return [gateway, *tunnels.values()]
 
 
 def _options(config: Config, topo: Topology, kind: Encap, remote: IPAddress) -> dict[str, str]:
     if config.tunnels is Tunnels.FLOW:
-        return encap.options(kind, None, None, config.vni, config.udp_port)
+        return encap.options(kind, None, None, config.vni, config.udp_port, remote.version)
     local = next(address for address in topo.addresses if address.version == remote.version)
     return encap.options(kind, remote, local, config.vni, config.udp_port)
 

@@ -170,9 +170,8 @@ def tunnel_port(peer: PeerNode, tunnels: Tunnels) -> str:
     The name holds the address as well: a peer that moves gets another port, so that two peers
     that swap addresses never have one address at the same time.
     """
-    if tunnels is Tunnels.FLOW:
-        return names.tunnel_interface(peer.encap.value)
-    return names.tunnel_interface(peer.encap.value, f"{peer.name}@{peer.remote}")
+    kind = encap.interface_type(peer.encap, peer.remote.version)
+    return names.tunnel_interface(kind, "" if tunnels is Tunnels.FLOW else f"{peer.name}@{peer.remote}")
 
 
 def objects(topo: Topology, tunnels: Tunnels, numbers: Mapping[str, int], pods: Iterable[Pod]) -> list[Object]:

@@ -76,12 +76,12 @@ async def run(config: Config) -> None:
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    server = CniServer(config.cni_socket, attachments)
+    server = CniServer(Path(config.cni_socket), attachments)
     try:
         await server.start()
         await agent.run()
     finally:
-        await server.stop()
+        await server.close()
         await pool.close()
         links.close()
         log.info("stopped; pods keep their network")

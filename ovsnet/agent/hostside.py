@@ -56,7 +56,7 @@ class HostSide:
                 f"datapath: {choice.value}, but this ovs-vswitchd has only {', '.join(sorted(offered))}",
                 "choose one of these, or auto",
             )
-        return choice.value
+        return str(choice.value)
 
     async def reconcile(self, topo: Topology, egress: config.Egress) -> list[str]:
         """Makes the kernel's side so; says what was changed, one line each. Raises HostFailure."""

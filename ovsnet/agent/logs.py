@@ -16,15 +16,10 @@ from ovsnet.config import Log, LogFormat
 class _Text(logging.Formatter):
     """2026-01-31T12:00:00.123Z info pods: default/a1 ..."""
 
-    converter = time.gmtime
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03dZ %(level)s %(part)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-
     def format(self, record: logging.LogRecord) -> str:
-        record.level = record.levelname.lower()
-        record.part = _part(record)
-        return super().format(record)
+        clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = f"{clock}.{record.msecs:03.0f}Z {record.levelname.lower()} {_part(record)}: {record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class _Json(logging.Formatter):

@@ -12,7 +12,7 @@ import collections
 import contextlib
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from ovsnet import names, plan
@@ -27,7 +27,7 @@ _QUIET = 0.3
 
 
 class Spare(Frozen):
-    """A port that is ready for a pod. mtu: that of the bridge's end."""
+    """A port that is ready for a pod. mtu: that of the bridge's end in bytes, 0 if it is not known."""
 
     token: str
     ofport: int
@@ -71,10 +71,10 @@ class Pool:
     def __len__(self) -> int:
         return len(self._ready)
 
-    async def adopt(self, intact: Mapping[str, int]) -> None:
+    async def adopt(self, intact: Collection[str]) -> None:
         """Takes over an earlier run's spares, and removes those of which a pod has the far end.
 
-        intact: the MTU of the bridge's end by token, of pairs that have both ends in this namespace.
+        intact: tokens of the pairs that have both ends in this namespace.
         """
         broken: list[str] = []
         for row in self._database.ports().values():
@@ -82,7 +82,7 @@ class Pool:
             if row.role != names.ROLE_SPARE:
                 continue
             if token in intact and row.ofport is not None and row.ofport > 0:
-                self._ready.append(Spare(token=token, ofport=row.ofport, mtu=intact[token]))
+                self._ready.append(Spare(token=token, ofport=row.ofport, mtu=0))
             else:
                 broken.append(token)
         if broken:

@@ -17,9 +17,9 @@ from ovsnet import plan, resources, state
 from ovsnet.agent.hostside import HostSide
 from ovsnet.cni import framing
 from ovsnet.config import Config
-from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.errors import SwitchUnavailable
 from ovsnet.host.nft import Ruleset
-from ovsnet.model import Frozen, Node, Object
+from ovsnet.model import Frozen, Object
 from ovsnet.render import Renderer, cookie_of
 from ovsnet.rows import BridgeRow, PortRow
 from ovsnet.state import Topology
@@ -74,15 +74,6 @@ async def look(config: Config) -> View:
         health=await health(config),
         problems=dict(snapshot.problems),
     )
-
-
-def topology_of(config: Config, nodes: Mapping[str, Node], name: str, mtu: int) -> Topology:
-    """A node's topology by manifests alone: its addresses are the Node object's."""
-    own = nodes.get(name)
-    if own is None:
-        known = ", ".join(sorted(nodes)) or "none"
-        raise OvsnetError(f"there is no Node {name} among the manifests", f"there are: {known}")
-    return state.topology(config, name, own.addresses, mtu, nodes)
 
 
 async def _database(config: Config) -> tuple[BridgeRow | None, dict[str, PortRow]]:

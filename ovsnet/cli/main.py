@@ -30,8 +30,12 @@ class Entry(NamedTuple):
 SUBCOMMANDS = {
     "agent": Entry("Run the node agent.", "ovsnet.cli.main:agent"),
     "docs": Entry("Write or check the generated documents.", "ovsnet.cli.docs:docs", hidden=True),
+    "flows": Entry("Show the installed flows with names.", "ovsnet.cli.flows:flows"),
     "lab": Entry("Run a cluster on this machine.", "ovsnet.cli.lab:lab"),
     "node-files": Entry("Render a node's files.", "ovsnet.cli.nodefiles:node_files", hidden=True),
+    "render": Entry("Print the flows of a state, without a switch.", "ovsnet.cli.render:render"),
+    "show": Entry("Show this node's ports, pods, peers and health.", "ovsnet.cli.show:show"),
+    "trace": Entry("Follow a packet through this node's flows.", "ovsnet.cli.trace:trace"),
     "version": Entry("Print the version.", "ovsnet.cli.main:version"),
 }
 

@@ -27,7 +27,8 @@ def render(folder: Path, node: str | None, path: Path | None, uplink_mtu: int) -
     Port numbers are those that a fresh node would choose: the gateway 1, pods from 16 on, tunnels
     from 20000 on. Pods get them in the order of their names.
     """
-    from ovsnet import config, offline
+    from ovsnet import config
+    from ovsnet.agent import offline
 
     loaded = config.load(path) if path else config.Config()
     for line in offline.render(folder, loaded, node, uplink_mtu):

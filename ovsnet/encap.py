@@ -38,8 +38,8 @@ def pod_mtu(uplink_mtu: int, peers: Iterable[tuple[Encap, IPAddress]], default: 
     peers: encapsulation and far end of each tunnel. default: encapsulation and outer version that
     count while there are no peers, so that the first one does not change the MTU of running pods.
     """
-    kinds = {(encap, remote.version) for encap, remote in peers} or {default}
-    return uplink_mtu - max(overhead(encap, version) for encap, version in kinds)
+    kinds: set[tuple[Encap, int]] = {(encap, remote.version) for encap, remote in peers}
+    return uplink_mtu - max(overhead(encap, version) for encap, version in kinds or {default})
 
 
 def interface_type(encap: Encap, version: int) -> str:

@@ -69,9 +69,9 @@ class _Range:
         self.last = int(network.broadcast_address) - (1 if network.version == 4 else 0)
         self.excluded = _merged(excluded, network.version, self.first, self.last)
         self.cursor = self.first
-        """Everything below was used, is excluded, or is in `unused`."""
-        self.unused: dict[int, None] = {}
-        """Given and taken back before anyone used it."""
+        """Everything below is in use, freed, excluded, or in `unused`."""
+        self.unused: list[int] = []
+        """Below the cursor and never used all the same, ascending: given and taken back."""
         self.freed: dict[int, float] = {}
         """When each was freed, oldest first."""
 
@@ -81,7 +81,7 @@ class _Range:
 
     def excluded_until(self, number: int) -> int | None:
         """The end of the excluded stretch that the address is in."""
-        index = bisect.bisect_right(self.excluded, (number, math.inf)) - 1
+        index = bisect.bisect_right(self.excluded, number, key=lambda stretch: stretch[0]) - 1
         if index >= 0 and number <= self.excluded[index][1]:
             return self.excluded[index][1]
         return None
@@ -89,7 +89,7 @@ class _Range:
     def candidate(self, taken: Mapping[IPAddress, str], before: float) -> IPAddress | None:
         """The next address to give; freed ones only if that was at `before` or earlier."""
         if self.unused:
-            return self.address(next(iter(self.unused)))
+            return self.address(self.unused[0])
         while self.cursor <= self.last:
             if (end := self.excluded_until(self.cursor)) is not None:
                 self.cursor = end + 1
@@ -107,10 +107,18 @@ class _Range:
         """Whether it could ever be given to a pod that does not ask for it."""
         return self.first <= number <= self.last and self.excluded_until(number) is None
 
-    def discard(self, number: int) -> None:
-        """Somebody has the address now."""
-        self.unused.pop(number, None)
-        self.freed.pop(number, None)
+    def take(self, number: int) -> float | None:
+        """Somebody has the address now. Returns when it had been freed, None if it was never used."""
+        if number in self.unused:
+            self.unused.remove(number)
+        return self.freed.pop(number, None)
+
+    def put_back(self, number: int, when: float | None) -> None:
+        """The inverse of `take`."""
+        if when is not None:
+            self.freed = dict(sorted({**self.freed, number: when}.items(), key=lambda item: item[1]))
+        elif number < self.cursor:
+            bisect.insort(self.unused, number)
 
 
 class Allocator:
@@ -134,6 +142,8 @@ class Allocator:
         self._ranges = [_Range(network, excluded) for network in ranges]
         self._taken = dict(taken)
         self._elsewhere: dict[IPAddress, float] = {}
+        self._freed_before: dict[IPAddress, float] = {}
+        """Of addresses in use: when their last owner had freed them."""
         self._latest = math.inf
         for address, when in sorted(released.items(), key=lambda item: item[1]):
             if address not in self._taken:
@@ -151,7 +161,7 @@ class Allocator:
 
     def with_ranges(self, ranges: Sequence[IPNetwork]) -> Allocator:
         """The same allocations over other ranges; what is in use or cooling down outside of them stays so."""
-        released = self._elsewhere | {address: when for address, when in self._all_freed()}
+        released = self._elsewhere | dict(self._all_freed())
         return Allocator(ranges, self._excluded, self._cool_down, taken=self._taken, released=released)
 
     def allocate(self, owner: str, now: float, wanted: Sequence[IPAddress] = ()) -> tuple[IPAddress, ...]:
@@ -178,25 +188,27 @@ class Allocator:
             self._taken[address] = owner
             self._elsewhere.pop(address, None)
             if (range_ := self._range_of(address)) is not None:
-                range_.discard(int(address))
+                freed = range_.take(int(address))
+                if freed is not None:
+                    self._freed_before[address] = freed
 
     def release(self, addresses: Iterable[IPAddress], now: float) -> None:
         """Frees addresses that were in use; their cool-down begins. Others are left as they are."""
         self._notice_clock(now)
         for address in addresses:
             if self._taken.pop(address, None) is not None:
+                self._freed_before.pop(address, None)
                 self._free(address, now)
 
     def withdraw(self, addresses: Iterable[IPAddress]) -> None:
-        """Takes back addresses that nobody came to use: they need no cool-down and are the next to be given."""
+        """Takes back addresses that nobody came to use: they are as free as they were before, without a cool-down."""
         for address in addresses:
+            freed = self._freed_before.pop(address, None)
             range_ = self._range_of(address)
-            if (
-                self._taken.pop(address, None) is not None
-                and range_ is not None
-                and range_.gives(int(address))
-            ):
-                range_.unused[int(address)] = None
+            if self._taken.pop(address, None) is None or range_ is None:
+                continue
+            if range_.gives(int(address)):
+                range_.put_back(int(address), None if freed is None else min(freed, self._latest))
 
     def counts(self, now: float) -> list[Counts]:
         """How full each range is."""
@@ -259,8 +271,9 @@ class Allocator:
     def _notice_clock(self, now: float) -> None:
         """A clock that was set back must not lock addresses: nothing was freed later than now."""
         if now < self._latest:
-            for freed in (self._elsewhere, *(range_.freed for range_ in self._ranges)):
-                freed.update({key: now for key, when in freed.items() if when > now})
+            self._elsewhere = {address: min(when, now) for address, when in self._elsewhere.items()}
+            for range_ in self._ranges:
+                range_.freed = {number: min(when, now) for number, when in range_.freed.items()}
         self._latest = now
 
     def _counts(self, range_: _Range, now: float) -> Counts:
@@ -284,9 +297,7 @@ def _reserved(network: IPNetwork) -> dict[int, str]:
     return reserved | {int(gateway(network)): "gateway"} | {int(network.network_address): first}
 
 
-def _merged(
-    excluded: Iterable[AddressRange], version: int, first: int, last: int
-) -> list[tuple[int, float | int]]:
+def _merged(excluded: Iterable[AddressRange], version: int, first: int, last: int) -> list[tuple[int, int]]:
     """The excluded stretches between first and last: sorted, none touching another."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted((int(e.first), int(e.last)) for e in excluded if e.first.version == version):

@@ -246,7 +246,8 @@ class Node(Place):
     def remove(self, underlay: Underlay) -> None:
         """End the node and forget all of it."""
         self.destroy()
-        underlay.unplug(port_of(self.node))
+        if underlay.init:
+            underlay.unplug(port_of(self.node))
         shutil.rmtree(self.path, ignore_errors=True)
 
 

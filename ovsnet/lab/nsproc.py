@@ -99,6 +99,8 @@ def loopback_up() -> None:
 
 def hold(options: Options) -> None:
     """Make the namespaces and leave their process 1 behind; return when it is ready."""
+    # Whoever asked for a place and was killed must not be given one: `down` may have been and gone by then.
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     go_read, go_write = os.pipe()
     ready_read, ready_write = os.pipe()
     unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET)

@@ -127,7 +127,7 @@ def matrix(report: Report) -> Table:
     """Sources down, targets across; a cell has a mark per kind of probe that failed, or a tick for all."""
     size = sorted({result.size for result in report.results if result.size})
     sizes = f"{size[0]}" if len(size) == 1 else f"{size[0]} to {size[-1]}" if size else "no"
-    title = f"TCP, UDP and ping in packets of {sizes} bytes, from left to top"
+    title = f"from left to top, {sizes}-byte packets"
     table = Table(title=title, title_justify="left", title_style="bold", show_lines=False)
     table.add_column("")
     for target in report.targets:
@@ -148,12 +148,19 @@ def cell(results: list[Result]) -> Text:
 
 
 def failures(report: Report) -> list[str]:
-    """What failed, in words, and how much more of it there is."""
+    """What failed, in words: a line per pair and reason, and how much more of it there is."""
     if not report.results:
         return ["nothing was probed: the lab has no pods and no nodes"]
-    lines = [str(result) for result in report.failures[:MAX_FAILURES]]
-    more = len(report.failures) - len(lines)
-    return [*lines, f"and {more} more"] if more > 0 else lines
+    grouped: dict[tuple[str, str, str], list[str]] = {}
+    for result in report.failures:
+        kinds = grouped.setdefault((result.source, result.target, result.detail), [])
+        kinds.append(f"{result.protocol} over IPv{result.version}")
+    lines = [
+        f"{source} -> {target}: {detail} ({', '.join(sorted(kinds))})"
+        for (source, target, detail), kinds in grouped.items()
+    ]
+    more = len(lines) - MAX_FAILURES
+    return [*lines[:MAX_FAILURES], f"and {more} more like these"] if more > 0 else lines
 
 
 def summary(report: Report) -> str:

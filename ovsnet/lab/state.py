@@ -152,18 +152,20 @@ class Folder:
 
     def remove(self) -> None:
         """End every recorded process and remove the folder, the lock last. The lock must be held."""
-        processes = self.processes()
-        for process in processes:
-            process.kill(wait=0)
-        for process in processes:
-            process.kill()
+        # Again until none is left: what a killed `up` had begun may have recorded itself a moment ago.
+        while alive := [process for process in self.processes() if process.alive]:
+            for process in alive:
+                process.kill(wait=0)
+            for process in alive:
+                process.kill()
         for path in self.path.iterdir():
-            if path.name == "lock":
+            if path.name in ("lock", "state.json"):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        (self.path / "state.json").unlink(missing_ok=True)
         (self.path / "lock").unlink()
         with contextlib.suppress(OSError):
             self.path.rmdir()

@@ -45,8 +45,8 @@ class Underlay(Place):
         """Give the place an eth0 on the segment unless it has one; whether it was given."""
         if port in self.interfaces() and UPLINK in place.interfaces():
             return False
-        lines = [f"link del {port}"] if port in self.interfaces() else []
-        lines += [
+        self.unplug(port)
+        lines = [
             f"link add {port} mtu {self.spec.mtu} type veth peer name {UPLINK} mtu {self.spec.mtu} "
             f"netns {place.held().pid}",
             f"link set {port} addrgenmode none master {BRIDGE} up",
@@ -58,8 +58,9 @@ class Underlay(Place):
         return True
 
     def unplug(self, port: str) -> None:
-        if self.init and port in self.interfaces():
-            self.ip([f"link del {port}"])
+        """Remove a port; the kernel may be doing so already, for the namespace at its other end has ended."""
+        command = ["nsenter", "-t", str(self.held().pid), "-n", "ip", "link", "delete", port]
+        subprocess.run(command, capture_output=True)
 
 
 class Outside(Place):

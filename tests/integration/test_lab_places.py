@@ -63,6 +63,18 @@ def processes_naming(text: str) -> list[int]:
     return found
 
 
+def kill_up(lab: Lab, seconds: float) -> None:
+    """Run `up` in a process of its own and kill that after so many seconds."""
+    code = (
+        "import sys; from ovsnet.lab.lab import Lab, LabSpec; "
+        "Lab(sys.argv[1], LabSpec(nodes=2, pods=0, plugin='none')).up()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, lab.name], env=ENVIRONMENT)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+
+
 def test_nodes_and_outside_reach_one_another_in_both_families(lab: Lab) -> None:
     report = lab.check()
     assert report.ok, "\n".join(map(str, report.failures))
@@ -211,19 +223,20 @@ def test_an_underlay_of_one_family(doomed: Lab, underlay: Literal["4", "6"]) -> 
 
 @pytest.mark.parametrize("seconds", [0.15, 0.3, 0.5, 0.7, 0.9, 1.2])
 def test_down_after_a_killed_up_leaves_nothing(doomed: Lab, seconds: float) -> None:
-    code = (
-        "import sys; from ovsnet.lab.lab import Lab, LabSpec; "
-        "Lab(sys.argv[1], LabSpec(nodes=2, pods=0, plugin='none')).up()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, doomed.name], env=ENVIRONMENT)
-    time.sleep(seconds)
-    process.kill()
-    process.wait()
+    kill_up(doomed, seconds)
     started = doomed.folder.processes()
     doomed.down()
     assert not doomed.folder.path.exists()
     assert not [each for each in started if each.alive]
     assert wait_for(lambda: not processes_naming(f"{ROOT}/{doomed.name}/"), 2)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.8])
+def test_up_goes_on_where_a_killed_one_stopped(doomed: Lab, seconds: float) -> None:
+    kill_up(doomed, seconds)
+    doomed.up()
+    assert doomed.check().ok
+    assert doomed.up() == []
 
 
 def test_down_twice_is_fine(doomed: Lab) -> None:

@@ -88,15 +88,13 @@ def _read_stdin(deadline: float) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while size <= MAX_STDIN:
-        if not select.select([0], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise Failure(
-                5, "no end of the network configuration on stdin", "the runtime writes it and closes it"
-            )
         try:
+            if not select.select([0], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise Failure(5, "stdin has no end", "the runtime writes the configuration and closes it")
             chunk = posix.read(0, 65536)
         except OSError as error:
             raise Failure(
-                5, f"cannot read stdin: {error.strerror}", "the runtime sends the configuration"
+                5, f"stdin: {error.strerror}", "the runtime sends the configuration there"
             ) from None
         if not chunk:
             return b"".join(chunks)
@@ -122,9 +120,7 @@ def _socket_path(stdin: bytes) -> bytes:
 
 def _ask(path: bytes, stdin: bytes, deadline: float) -> tuple[int, bytes]:
     """The agent's exit code and output. Raises Unreachable."""
-    variables = [
-        b"%s=%s" % pair for pair in posix.environ.items() if pair[0].startswith((b"CNI_", b"OVSNET_"))
-    ]
+    variables = [b"%s=%s" % pair for pair in posix.environ.items() if pair[0].startswith(b"CNI_")]
     netns, problem = _open_netns()
     if problem:
         variables.append(b"OVSNET_NETNS_ERROR=" + problem.encode())

@@ -5,7 +5,7 @@ Pure. Owns the framing, never the meaning of what is framed (that is `protocol`)
 copy because it imports nothing; a test holds the two together.
 
     request   OVSNET1 <length>\\n            length: bytes that follow, at most 1 MiB
-              NAME=VALUE\\0 ... \\0          every CNI_* and OVSNET_* variable; an empty one ends them
+              NAME=VALUE\\0 ... \\0          every CNI_* variable; an empty one ends them
               <stdin>                       the network configuration
     reply     <exit code> <length>\\n
               <standard output>

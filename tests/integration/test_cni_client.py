@@ -234,6 +234,23 @@ async def test_version_and_usage_need_no_agent(tmp_path: Path, netns: str) -> No
     assert b"called by container runtimes" in stderr
 
 
+async def test_closed_standard_streams(world: World) -> None:
+    environment = {"CNI_COMMAND": "STATUS", "OVSNET_SOCKET": str(world.path), "OVSNET_TIMEOUT": "1"}
+    run = f"{sys.executable} -IS {world.executable}"
+    for line, status, said in (
+        (f"{run} <&-", 1, b'"code": 5, "msg": "stdin: Bad file descriptor"'),
+        (f"sleep 2 | {run}", 1, b'"code": 5, "msg": "stdin has no end"'),
+        (f"CNI_COMMAND=VERSION {run} </dev/null >&-", 1, b""),
+        (f"CNI_COMMAND=VERSION {run} </dev/null >/dev/full", 1, b""),
+    ):
+        process = await asyncio.create_subprocess_shell(
+            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        stdout, stderr = await process.communicate()
+        assert (process.returncode, stderr) == (status, b"")
+        assert said in stdout
+
+
 @pytest.mark.skipif(shutil.which("/usr/bin/python3") is None, reason="the system has no Python")
 async def test_the_file_runs_by_itself(world: World) -> None:
     environment = {"CNI_COMMAND": "STATUS", "OVSNET_SOCKET": str(world.path)}

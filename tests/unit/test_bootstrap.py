@@ -39,7 +39,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("checkout")
     for folder in ("ovsnet", "flows", "templates"):
         shutil.copytree(TREE / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("bootstrap.sh", "pyproject.toml", "README.md"):
+    for file in ("bootstrap.sh", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TREE / file, copy)
     return copy
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,7 @@ class Place:
             path.unlink()
         record = str(self.path / f"{INIT}.proc")
         given = {"do": "hold", "record": record, "hostname": self.name, "scratch": str(scratch), **options}
+        given["parent"] = os.getpid()
         done = subprocess.run(script(given), capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise LabError(f"the namespaces of {self.name} can't be made: {done.stderr.strip()}")
@@ -122,6 +124,7 @@ class Place:
         """Start a daemon in the place; its output goes to DAEMON.log in the place's folder."""
         given = self.entrance(argv, netns, env)
         given["make"] = make_netns
+        given["parent"] = os.getpid()
         given["detach"] = str(self.path / f"{daemon}.proc")
         given["log"] = str(self.log(daemon))
         done = subprocess.run(script(given), capture_output=True, text=True, stdin=subprocess.DEVNULL)

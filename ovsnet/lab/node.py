@@ -75,7 +75,7 @@ class Node(Place):
                 changed(f"{self.name}: {daemon}")
                 self.start(daemon)
         if not self.addressed():
-            self.set_uplink_up()
+            self.make_uplink()
         if not self.daemon(SERVER):
             self.launch(SERVER, server_command(self.name))
         if self.spec.plugin == "ovsnet" and not self.daemon(AGENT):
@@ -155,12 +155,7 @@ class Node(Place):
 
     def start_vswitchd(self) -> None:
         self.launch(VSWITCHD, ["ovs-vswitchd", f"unix:/{DATABASE_SOCKET}", "--pidfile"])
-        # Waits until vswitchd has done what the database asks for, the first time and after a crash.
-        self.run([*self.vsctl(), "init", *self.uplink_rows()], check=True)
-        self.set_uplink_up()
-
-    def vsctl(self) -> list[str]:
-        return ["ovs-vsctl", f"--timeout={START_SECONDS:.0f}", "--retry"]
+        self.make_uplink()
 
     def uplink_rows(self) -> list[str]:
         """Arguments for ovs-vsctl: identity, and br-phy where tunnels look routes up on an OVS bridge."""
@@ -196,7 +191,12 @@ class Node(Place):
         present = {info["local"] for link in links if "UP" in link["flags"] for info in link["addr_info"]}
         return all(str(self.node.address(version)) in present for version in self.spec.underlay_families)
 
-    def set_uplink_up(self) -> None:
+    def make_uplink(self) -> None:
+        # Waits until vswitchd has done what the database asks for, the first time and after a crash.
+        self.run(
+            ["ovs-vsctl", f"--timeout={START_SECONDS:.0f}", "--retry", "init", *self.uplink_rows()],
+            check=True,
+        )
         lines = [f"link set {UPLINK} up", f"link set {self.uplink} up"]
         if self.datapath == "netdev":
             # br-phy has the same MAC and would lose its link-local address to eth0 as a duplicate.

@@ -162,7 +162,7 @@ class Folder:
             if path.name in ("lock", "state.json"):
                 continue
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                remove_tree(path)
             else:
                 path.unlink()
         (self.path / "state.json").unlink(missing_ok=True)
@@ -170,6 +170,15 @@ class Folder:
         with contextlib.suppress(OSError):
             self.path.rmdir()
             ROOT.rmdir()
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder, in which a helper of a killed `up` may be writing a last file."""
+    try:
+        shutil.rmtree(path)
+    except OSError:
+        time.sleep(0.2)
+        shutil.rmtree(path)
 
 
 def read_record(path: Path) -> Process | None:

@@ -102,8 +102,8 @@ async def health(config: Config) -> dict[str, object] | None:
             writer.write_eof()
             answer = await reader.read()
             writer.close()
-        _, _, body = answer.partition(b"\n")
+        _, body = framing.unframe_reply(answer)
         said = json.loads(body)
         return said if isinstance(said, dict) else None
-    except (OSError, TimeoutError, ValueError):
+    except (OSError, TimeoutError, ValueError, framing.Malformed):
         return None

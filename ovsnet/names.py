@@ -68,7 +68,9 @@ def tunnel_interface(encap: str, peer: str = "") -> str:
 
 def mac_of(address: IPAddress) -> str:
     """A locally administered MAC that follows from the address, as 0a:58 + 4 bytes."""
-    packed = address.packed if address.version == 4 else hashlib.blake2b(address.packed, digest_size=4).digest()
+    packed = (
+        address.packed if address.version == 4 else hashlib.blake2b(address.packed, digest_size=4).digest()
+    )
     return "0a:58:" + ":".join(f"{byte:02x}" for byte in packed)
 
 

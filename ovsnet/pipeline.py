@@ -60,7 +60,9 @@ def tables(folder: Path) -> tuple[Table, ...]:
         table = Table(number=int(match[1]), name=match[2], path=path)
         for other in found:
             if table.number == other.number or table.name == other.name:
-                raise OvsnetError(f"{path} and {other.path} have one number or name", "renumber or rename one")
+                raise OvsnetError(
+                    f"{path} and {other.path} have one number or name", "renumber or rename one"
+                )
         found.append(table)
     if not found:
         raise OvsnetError(f"{folder}: no table template", "is ovsnet installed completely?")

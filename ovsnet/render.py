@@ -74,7 +74,9 @@ class Renderer:
             from_gateway=pipeline.FROM_GATEWAY,
             from_tunnel=pipeline.FROM_TUNNEL,
         )
-        self._macros: dict[str, list[tuple[int, Callable[[Object], str]]]] = {kind: [] for kind in names.KINDS}
+        self._macros: dict[str, list[tuple[int, Callable[[Object], str]]]] = {
+            kind: [] for kind in names.KINDS
+        }
         for table in self.tables:
             module = environment.get_template(table.path.name).module
             for kind in names.KINDS:

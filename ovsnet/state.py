@@ -63,10 +63,18 @@ def topology(
         if node.name != name and (problem := _conflict(node, cidrs, addresses)):
             problems.append(problem)
         elif node.name != name:
-            remote = next((there for here in addresses for there in node.addresses if here.version == there.version))
+            remote = next(
+                there for here in addresses for there in node.addresses if here.version == there.version
+            )
             chosen = pair_encap(config.encapsulation, name, own.encap if own else None, node.name, node.encap)
             peers.append(
-                PeerNode(name=node.name, remote=remote, encap=chosen, cidrs=node.pod_cidrs, addresses=node.addresses)
+                PeerNode(
+                    name=node.name,
+                    remote=remote,
+                    encap=chosen,
+                    cidrs=node.pod_cidrs,
+                    addresses=node.addresses,
+                )
             )
     own_addresses = tuple(dict.fromkeys((*addresses, *(own.addresses if own else ()))))
     gateways = tuple(cidr.network_address + 1 for cidr in cidrs)
@@ -174,7 +182,9 @@ def tunnel_port(peer: PeerNode, tunnels: Tunnels) -> str:
     return names.tunnel_interface(kind, "" if tunnels is Tunnels.FLOW else f"{peer.name}@{peer.remote}")
 
 
-def objects(topo: Topology, tunnels: Tunnels, numbers: Mapping[str, int], pods: Iterable[Pod]) -> list[Object]:
+def objects(
+    topo: Topology, tunnels: Tunnels, numbers: Mapping[str, int], pods: Iterable[Pod]
+) -> list[Object]:
     """What is rendered. numbers: OpenFlow port by port name; what has none yet is left out."""
     found: list[Object] = []
     if names.GATEWAY in numbers:

@@ -43,7 +43,9 @@ def endpoint(name: str, objects: Sequence[Object]) -> Endpoint:
         address = ipaddress.ip_address(name)
     except ValueError:
         known = ", ".join(obj.title for obj in objects[:20])
-        raise OvsnetError(f"{name} is no pod, node or address that this node knows", f"known here: {known}") from None
+        raise OvsnetError(
+            f"{name} is no pod, node or address that this node knows", f"known here: {known}"
+        ) from None
     return Endpoint(title=str(address), ips=(address,), obj=_owner(address, objects))
 
 
@@ -63,7 +65,9 @@ def _ips(obj: Object) -> tuple[IPAddress, ...]:
 def _owner(address: IPAddress, objects: Sequence[Object]) -> Object | None:
     """The peer in whose ranges an address is."""
     for obj in objects:
-        if isinstance(obj, Peer) and any(address in cidr for cidr in obj.cidrs if cidr.version == address.version):
+        if isinstance(obj, Peer) and any(
+            address in cidr for cidr in obj.cidrs if cidr.version == address.version
+        ):
             return obj
     return None
 
@@ -73,7 +77,9 @@ def packet(question: Packet, objects: Sequence[Object]) -> str:
 
     Raises OvsnetError when the two ends have no family in common.
     """
-    pair = next(((a, b) for a in question.source.ips for b in question.target.ips if a.version == b.version), None)
+    pair = next(
+        ((a, b) for a in question.source.ips for b in question.target.ips if a.version == b.version), None
+    )
     if pair is None:
         raise OvsnetError(
             f"{question.source.title} and {question.target.title} have no address family in common",
@@ -89,7 +95,12 @@ def packet(question: Packet, objects: Sequence[Object]) -> str:
     else:
         # This node, or the outside whose packets this node's kernel forwards.
         port, mac, to_mac = local.ofport, local.mac, pipeline.ROUTER.mac
-    fields = [f"in_port={port}", f"dl_src={mac}", f"dl_dst={to_mac}", _protocol(question.protocol, src.version)]
+    fields = [
+        f"in_port={port}",
+        f"dl_src={mac}",
+        f"dl_dst={to_mac}",
+        _protocol(question.protocol, src.version),
+    ]
     if isinstance(source, Peer) and source.by_flow:
         prefix = "tun" if source.remote.version == 4 else "tun_ipv6"
         fields.append(f"{prefix}_src={source.remote}")

@@ -17,11 +17,11 @@ from ovsnet import names, plan, state
 from ovsnet.agent import changes
 from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.complaints import Complaints
+from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pool import Pool
 from ovsnet.config import Config
 from ovsnet.errors import NotReady, OvsnetError, SwitchUnavailable
-from ovsnet.agent.hostside import HostSide
 from ovsnet.render import Renderer
 from ovsnet.rows import BridgeSpec, PortRow, SetBridge
 from ovsnet.state import Topology
@@ -170,7 +170,8 @@ class Agent:
         snapshot = self.store.snapshot()
         if snapshot is None:
             raise NotReady(
-                f"the store {self.config.store.file} has not been read yet", "does the folder exist and can it be read?"
+                f"the store {self.config.store.file} has not been read yet",
+                "does the folder exist and can it be read?",
             )
         own = snapshot.nodes.get(self.name)
         uplink = await self.host.uplink(self.config.node_address, own.addresses if own else ())
@@ -214,10 +215,17 @@ class Agent:
     def _rows_changed(self) -> None:
         """Wakes the loop for rows that it minds; a pod's own ADD or DEL is none of its business."""
         before, self._rows = self._rows, self.ovsdb.ports()
-        changed = [name for name in before.keys() | self._rows.keys() if before.get(name) is not self._rows.get(name)]
+        changed = [
+            name for name in before.keys() | self._rows.keys() if before.get(name) is not self._rows.get(name)
+        ]
         if self._adopted and self.attachments.refresh(self._rows, changed):
             self.wake()
-        roles = {row.role for name in changed for rows in (before, self._rows) if (row := rows.get(name)) is not None}
+        roles = {
+            row.role
+            for name in changed
+            for rows in (before, self._rows)
+            if (row := rows.get(name)) is not None
+        }
         if roles - {names.ROLE_POD, names.ROLE_SPARE} or self.ovsdb.bridge() is None:
             self.wake()
 
@@ -228,5 +236,7 @@ class Agent:
             await self.openflow.wait_up()
             await self.openflow.wait_down()
             self.installer.stale = True
-            log.warning("ovs-vswitchd or bridge %s went away; its flows are to be written again", self.config.bridge)
+            log.warning(
+                "ovs-vswitchd or bridge %s went away; its flows are to be written again", self.config.bridge
+            )
             self.wake()

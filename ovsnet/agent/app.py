@@ -72,15 +72,15 @@ async def run(config: Config) -> None:
     attachments.report = agent.report
     agent.on_ready = _notify_systemd
     log.info("ovsnet %s starts on node %s", ovsnet.__version__, name)
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     server = CniServer(Path(config.cni_socket), attachments)
+    running = asyncio.create_task(agent.run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
     try:
         await server.start()
-        await agent.run()
+        await running
     finally:
+        running.cancel()
         await server.close()
         await pool.close()
         links.close()

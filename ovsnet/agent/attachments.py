@@ -14,6 +14,7 @@ import logging
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from ovsnet import ipam, names, state
 from ovsnet.agent import checking, requests
@@ -22,7 +23,7 @@ from ovsnet.agent.pool import Pool, Spare
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult
 from ovsnet.config import Config
-from ovsnet.errors import AlreadyAttached, OvsnetError, UnknownContainer
+from ovsnet.errors import AlreadyAttached, NotReady, OvsnetError, UnknownContainer
 from ovsnet.host.links import Links
 from ovsnet.model import Pod
 from ovsnet.render import Renderer, cookie_of
@@ -34,6 +35,13 @@ log = logging.getLogger("ovsnet.pods")
 
 Key = tuple[str, str]
 """Container ID and interface name: what identifies an attachment in the specification."""
+
+
+class _Serving(NamedTuple):
+    """What is known of this node once the first comparison has begun."""
+
+    topo: Topology
+    allocator: ipam.Allocator
 
 
 class Attachments:
@@ -60,8 +68,7 @@ class Attachments:
         """What is wrong with the node, and how it is; the agent's, which is made after this."""
         self._pods: dict[Key, Pod] = {}
         self._locks: weakref.WeakValueDictionary[Key, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._topology: Topology | None = None
-        self._allocator: ipam.Allocator | None = None
+        self._serving: _Serving | None = None
 
     def pods(self) -> list[Pod]:
         """All pods whose flows shall be installed, those of ADDs under way included."""
@@ -69,18 +76,20 @@ class Attachments:
 
     def serve(self, topo: Topology) -> None:
         """Takes note of this node's ranges and MTU; the first time, of the rows' pods as well."""
-        before, self._topology = self._topology, topo
-        if before is None or self._allocator is None:
-            self._load(topo)
-        elif before.cidrs != topo.cidrs:
-            self._allocator = self._allocator.with_ranges(topo.cidrs)
+        if self._serving is None:
+            self._serving = _Serving(topo, self._load(topo))
+            return
+        allocator = self._serving.allocator
+        if self._serving.topo.cidrs != topo.cidrs:
+            allocator = allocator.with_ranges(topo.cidrs)
+        self._serving = _Serving(topo, allocator)
 
-    def _load(self, topo: Topology) -> None:
+    def _load(self, topo: Topology) -> ipam.Allocator:
         for pod in state.pods(self._ovsdb.ports()):
             self._pods[pod.container, pod.ifname] = pod
         bridge = self._ovsdb.bridge()
         released = bridge.external_ids.get(names.KEY_RELEASED, "") if bridge else ""
-        self._allocator = ipam.Allocator(
+        return ipam.Allocator(
             topo.cidrs,
             self._config.excluded_addresses,
             self._config.reuse_after,
@@ -130,30 +139,27 @@ class Attachments:
 
     async def add(self, request: Request) -> AddResult:
         """Attaches a container. Raises what `errors` lists; nothing of a failed ADD remains."""
-        self._require_ready()
+        topo, allocator = self._ready()
         async with self._alone(request.container, request.ifname):
             if (request.container, request.ifname) in self._pods:
                 raise AlreadyAttached(
                     f"container {request.container} has an interface {request.ifname} already",
                     "DEL it first; an ADD is not repeated",
                 )
-            assert self._topology is not None and self._allocator is not None
             wanted = [each.address for each in request.addresses]
-            ips = self._allocator.allocate(requests.owner(request), time.time(), wanted)
+            ips = allocator.allocate(requests.owner(request), time.time(), wanted)
             try:
                 spare = await self._pool.take()
                 try:
-                    return await self._attach(request, requests.pod(request, ips, spare), spare)
+                    return await self._attach(request, requests.pod(request, ips, spare), spare, topo)
                 except BaseException:
                     await self._pool.discard(spare.token)
                     raise
             except BaseException:
-                self._allocator.withdraw(ips)
+                allocator.withdraw(ips)
                 raise
 
-    async def _attach(self, request: Request, pod: Pod, spare: Spare) -> AddResult:
-        topo = self._topology
-        assert topo is not None
+    async def _attach(self, request: Request, pod: Pod, spare: Spare, topo: Topology) -> AddResult:
         cookie = cookie_of(pod)
         spec = requests.attach_spec(request, pod, topo)
         key = (pod.container, pod.ifname)
@@ -180,25 +186,24 @@ class Attachments:
         """Detaches; a container that is not attached is fine, and so is a namespace that is gone."""
         async with self._alone(request.container, request.ifname):
             pod = self._pods.get((request.container, request.ifname))
-            if pod is None:
-                self._require_known()
-                return
-            await self._remove(pod)
+            if pod is not None:
+                await self._remove(pod)
+            elif self._serving is None:
+                # "Not here" may only be said when the rows have been read.
+                self._ready()
 
     async def check(self, request: Request) -> None:
         """Raises AttachmentBroken with the first difference between what is and what shall be."""
-        self._require_ready()
+        topo, _ = self._ready()
         async with self._alone(request.container, request.ifname):
             pod = self._pods.get((request.container, request.ifname))
             if pod is None:
                 raise UnknownContainer(
                     f"container {request.container} has no interface {request.ifname} here", "ADD it first"
                 )
-            assert self._topology is not None
             checking.row(pod, self._ovsdb.port(pod.port))
             checking.flows(pod, self._installer.installed.get(cookie_of(pod)), self._renderer.object(pod))
             seen = await self._links.inspect(requests.netns_of(request), pod.ifname)
-            topo = self._topology
             sole = sum(container == pod.container for container, _ in self._pods) == 1
             gateways = requests.gateways(pod.ips, topo) if sole else ()
             checking.interface(pod, requests.addresses(pod, topo), gateways, seen)
@@ -206,7 +211,7 @@ class Attachments:
 
     async def gc(self, request: Request) -> None:
         """Removes this network's attachments that the runtime does not list."""
-        self._require_ready()
+        self._ready()
         valid = {(each.container, each.ifname) for each in request.valid}
         for key, pod in list(self._pods.items()):
             if pod.network == request.network and key not in valid:
@@ -228,15 +233,12 @@ class Attachments:
 
     async def _remove(self, pod: Pod) -> None:
         """Takes back address, row, flows and interface. Raises SwitchUnavailable and keeps all if OVSDB is away."""
-        key, cookie = (pod.container, pod.ifname), cookie_of(pod)
-        assert self._allocator is not None
-        present = self._ovsdb.port(pod.port) is not None
-        self._allocator.release(pod.ips, time.time())
-        self._pods.pop(key, None)
-        changes: list[Change] = [DeletePort(name=pod.port)] if present else []
-        row = asyncio.create_task(
-            self._ovsdb.apply([*changes, SetReleased(value=self._allocator.released_text(time.time()))])
-        )
+        key, cookie, allocator = (pod.container, pod.ifname), cookie_of(pod), self._known().allocator
+        self._forget(pod)
+        changes: list[Change] = [SetReleased(value=allocator.released_text(time.time()))]
+        if self._ovsdb.port(pod.port) is not None:
+            changes.append(DeletePort(name=pod.port))
+        row = asyncio.create_task(self._ovsdb.apply(changes))
         flows = asyncio.create_task(self._drop_flows(cookie))
         try:
             await asyncio.sleep(0)
@@ -245,7 +247,7 @@ class Attachments:
         except BaseException:
             await asyncio.gather(row, flows, return_exceptions=True)
             if self._ovsdb.port(pod.port) is not None:
-                self._allocator.claim(pod.ips, pod.key)
+                allocator.claim(pod.ips, pod.key)
                 self._pods[key] = pod
             raise
 
@@ -255,19 +257,21 @@ class Attachments:
             await self._installer.change({cookie: ()})
 
     def _forget(self, pod: Pod) -> None:
-        assert self._allocator is not None
-        self._allocator.release(pod.ips, time.time())
+        self._known().allocator.release(pod.ips, time.time())
         self._pods.pop((pod.container, pod.ifname), None)
 
-    def _require_ready(self) -> None:
+    def _known(self) -> _Serving:
+        """Raises NotReady before the first comparison has begun."""
+        if self._serving is None:
+            raise NotReady("the agent has not read its rows yet", "see the agent's log")
+        return self._serving
+
+    def _ready(self) -> _Serving:
+        """Raises TryAgain with the reason while no request can be served."""
         trouble = self.trouble()
         if trouble is not None:
             raise requests.as_try_again(trouble)
-
-    def _require_known(self) -> None:
-        """A DEL may only say "not here" when the rows have been read."""
-        if self._allocator is None:
-            self._require_ready()
+        return self._known()
 
     @contextlib.asynccontextmanager
     async def _alone(self, container: str, ifname: str) -> AsyncIterator[None]:

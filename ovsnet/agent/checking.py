@@ -23,7 +23,9 @@ def row(pod: Pod, found: PortRow | None) -> None:
     if found is None:
         raise AttachmentBroken(f"pod {pod.title}: port {pod.port} is not on the bridge", _AGAIN)
     if state.pod(found) != pod:
-        raise AttachmentBroken(f"pod {pod.title}: the Port row of {pod.port} names another pod or address", _AGAIN)
+        raise AttachmentBroken(
+            f"pod {pod.title}: the Port row of {pod.port} names another pod or address", _AGAIN
+        )
     if found.ofport is None or found.ofport < 1:
         reason = found.error or "vswitchd has not looked at it"
         raise AttachmentBroken(f"pod {pod.title}: port {pod.port} does not work: {reason}", _AGAIN)
@@ -31,7 +33,9 @@ def row(pod: Pod, found: PortRow | None) -> None:
 
 def flows(pod: Pod, installed: Lines | None, wanted: Lines) -> None:
     if installed != wanted:
-        raise AttachmentBroken(f"pod {pod.title}: its flows are not installed", "the agent is writing them; repeat")
+        raise AttachmentBroken(
+            f"pod {pod.title}: its flows are not installed", "the agent is writing them; repeat"
+        )
 
 
 def interface(
@@ -44,7 +48,9 @@ def interface(
     if seen is None:
         raise AttachmentBroken(f"pod {pod.title}: {pod.netns} has no interface {pod.ifname}", _AGAIN)
     if not seen.up:
-        raise AttachmentBroken(f"pod {pod.title}: {pod.ifname} is down", f"ip link set {pod.ifname} up, in the pod")
+        raise AttachmentBroken(
+            f"pod {pod.title}: {pod.ifname} is down", f"ip link set {pod.ifname} up, in the pod"
+        )
     if seen.mac != pod.mac:
         raise AttachmentBroken(f"pod {pod.title}: {pod.ifname} has MAC {seen.mac}, not {pod.mac}", _AGAIN)
     for address in addresses:

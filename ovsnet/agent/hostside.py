@@ -85,4 +85,6 @@ def gateway_spec(topo: Topology) -> GatewaySpec:
         for cidr in peer.cidrs
         if cidr.version in source
     )
-    return GatewaySpec(interface=names.GATEWAY, mac=topo.mac, mtu=topo.mtu, addresses=addresses, routes=routes)
+    return GatewaySpec(
+        interface=names.GATEWAY, mac=topo.mac, mtu=topo.mtu, addresses=addresses, routes=routes
+    )

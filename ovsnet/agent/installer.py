@@ -47,7 +47,9 @@ class Installer:
         Raises SwitchUnavailable, or OvsnetError with ovs-ofctl's words if a flow is refused.
         """
         if self.stale:
-            raise SwitchUnavailable("the switch's flows are not in place yet", "repeat when the agent is ready")
+            raise SwitchUnavailable(
+                "the switch's flows are not in place yet", "repeat when the agent is ready"
+            )
         self._wanted.update(changed)
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append((frozenset(changed), waiter))
@@ -61,7 +63,9 @@ class Installer:
             await self._replace(desired)
             return
         keys = self.installed.keys() | desired.keys()
-        changed = {key: desired.get(key, ()) for key in keys if desired.get(key, ()) != self.installed.get(key, ())}
+        changed = {
+            key: desired.get(key, ()) for key in keys if desired.get(key, ()) != self.installed.get(key, ())
+        }
         if changed:
             await self.change(changed)
 

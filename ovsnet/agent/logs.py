@@ -18,7 +18,9 @@ class _Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line = f"{clock}.{record.msecs:03.0f}Z {record.levelname.lower()} {_part(record)}: {record.getMessage()}"
+        line = (
+            f"{clock}.{record.msecs:03.0f}Z {record.levelname.lower()} {_part(record)}: {record.getMessage()}"
+        )
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

@@ -14,7 +14,7 @@ from ovsnet.config import Config
 from ovsnet.errors import OvsnetError, StoreError
 from ovsnet.model import Node, Pod
 from ovsnet.render import Renderer
-from ovsnet.store import manifest
+from ovsnet.store import cluster, manifest, podmanifest
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -22,14 +22,21 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 def render(folder: Path, config: Config, name: str | None, uplink_mtu: int) -> Iterator[str]:
     """The flow lines of one node. name None: the only Node that there is."""
     texts = {path: path.read_text("utf-8") for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES}
-    nodes, problems = manifest.combine({str(path): manifest.nodes(text, str(path)) for path, text in texts.items()}, {})
-    if problems:
-        raise StoreError("; ".join(problems.values()), "correct the manifests")
+    found = cluster.combine({str(path): manifest.nodes(text, str(path)) for path, text in texts.items()}, {})
+    if found.problems:
+        problems = [f"{file}: {line}" for file, lines in found.problems.items() for line in lines]
+        raise StoreError("; ".join(problems), "correct the manifests")
+    nodes = found.nodes
     own = _own(nodes, name or config.node_name)
     topo = state.topology(config, own.name, own.addresses, uplink_mtu, nodes)
-    found = [pod for path, text in texts.items() for pod in manifest.pods(text, str(path)) if pod.node == own.name]
+    here = [
+        pod
+        for path, text in texts.items()
+        for pod in podmanifest.read(text, str(path))
+        if pod.node == own.name
+    ]
     numbers = plan.ports(plan.desired_ports(config, topo), {}).numbers
-    pods = [_pod(pod, at) for at, pod in enumerate(sorted(found, key=lambda pod: (pod.namespace, pod.name)))]
+    pods = [_pod(pod, at) for at, pod in enumerate(sorted(here, key=lambda pod: (pod.namespace, pod.name)))]
     rendered = Renderer(resources.flows_dir()).state(state.objects(topo, config.tunnels, numbers, pods))
     for lines in rendered.values():
         yield from lines
@@ -40,13 +47,17 @@ def _own(nodes: dict[str, Node], name: str | None) -> Node:
         return next(iter(nodes.values()))
     if name not in nodes:
         known = ", ".join(nodes) or "none"
-        raise OvsnetError(f"no Node {name} in the manifests" if name else "whose flows?", f"--node, one of: {known}")
+        raise OvsnetError(
+            f"no Node {name} in the manifests" if name else "whose flows?", f"--node, one of: {known}"
+        )
     return nodes[name]
 
 
-def _pod(pod: manifest.ManifestPod, at: int) -> Pod:
+def _pod(pod: podmanifest.ManifestPod, at: int) -> Pod:
     if not pod.ips:
-        raise StoreError(f"Pod {pod.namespace}/{pod.name} has no status.podIPs", "its flows follow from its addresses")
+        raise StoreError(
+            f"Pod {pod.namespace}/{pod.name} has no status.podIPs", "its flows follow from its addresses"
+        )
     return Pod(
         namespace=pod.namespace,
         name=pod.name,

@@ -127,7 +127,11 @@ class Pool:
             while True:
                 while self._waiting and self._ready:
                     self._hand_over(self._ready.popleft())
-                if not self._waiting and self._ready and await self._disturbed(loop.time() - self._last_taken):
+                if (
+                    not self._waiting
+                    and self._ready
+                    and await self._disturbed(loop.time() - self._last_taken)
+                ):
                     continue
                 missing = len(self._waiting) + max(0, self._size - len(self._ready))
                 if missing <= 0:

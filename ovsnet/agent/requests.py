@@ -12,7 +12,14 @@ from ovsnet import names
 from ovsnet.agent.pool import Spare
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult, Interface, Route, attachment
-from ovsnet.errors import BadEnvironment, LimitedConnectivity, NotReady, OvsnetError, SwitchUnavailable, TryAgain
+from ovsnet.errors import (
+    BadEnvironment,
+    LimitedConnectivity,
+    NotReady,
+    OvsnetError,
+    SwitchUnavailable,
+    TryAgain,
+)
 from ovsnet.host.types import AttachSpec, IPInterface
 from ovsnet.model import IPAddress, Pod
 from ovsnet.state import Topology
@@ -67,7 +74,9 @@ def gateways(ips: Iterable[IPAddress], topo: Topology) -> tuple[IPAddress, ...]:
 def netns_of(request: Request) -> int:
     """The descriptor of the pod's namespace. Raises BadEnvironment when the executable could not open it."""
     if request.netns_fd is None:
-        raise BadEnvironment(f"CNI_NETNS: {request.netns} can't be opened", "the runtime makes it before it calls")
+        raise BadEnvironment(
+            f"CNI_NETNS: {request.netns} can't be opened", "the runtime makes it before it calls"
+        )
     return request.netns_fd
 
 

@@ -17,7 +17,9 @@ from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.switch import command
 
 _VERSION = ("-O", "OpenFlow14")
-_AWAY = re.compile(r"failed to connect|connection refused|is not a bridge or a socket|No such file|reset by peer|EOF")
+_AWAY = re.compile(
+    r"failed to connect|connection refused|is not a bridge or a socket|No such file|reset by peer|EOF"
+)
 _LINE = re.compile(r"-:(\d+):")
 _HEADER = struct.Struct(">BBHI")
 """version, type, length, transaction (OpenFlow 1.4, section 7.1.1)"""
@@ -28,7 +30,9 @@ _LOOK = 0.1
 
 def management_socket(remote: str, bridge: str) -> str:
     """The path of the socket where vswitchd speaks OpenFlow for the bridge: beside that of OVSDB."""
-    folder = PurePath(remote.removeprefix("unix:")).parent if remote.startswith("unix:") else "/run/openvswitch"
+    folder = (
+        PurePath(remote.removeprefix("unix:")).parent if remote.startswith("unix:") else "/run/openvswitch"
+    )
     return f"{folder}/{bridge}.mgmt"
 
 
@@ -114,7 +118,11 @@ class OpenFlow:
             return
         words = " ".join(line for line in finished.err.splitlines() if "|INFO|" not in line).strip()
         if _AWAY.search(words):
-            raise SwitchUnavailable(f"ovs-vswitchd does not answer on {self._path}: {words}", "is it running?")
+            raise SwitchUnavailable(
+                f"ovs-vswitchd does not answer on {self._path}: {words}", "is it running?"
+            )
         number = _LINE.search(words)
         line = f": {lines[int(number[1]) - 1]}" if number and 0 < int(number[1]) <= len(lines) else ""
-        raise OvsnetError(f"ovs-ofctl refused the flows: {words}{line}", "a template in flows/ does not fit this OVS")
+        raise OvsnetError(
+            f"ovs-ofctl refused the flows: {words}{line}", "a template in flows/ does not fit this OVS"
+        )

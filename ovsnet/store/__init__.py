@@ -1,4 +1,17 @@
-"""Where desired state comes from. `file`: a folder of Kubernetes manifests, watched."""
+"""Where the agent learns of the cluster's nodes.
+
+`Store` is what the agent needs of one; `file.FileStore` watches a folder of manifests. A store hands out
+whole snapshots, never events: who wants to know what changed compares. A store that is away, or an
+object that is wrong, withdraws nothing: the last good snapshot stays.
+
+    documents   text -> plain values                           pure
+    manifest    plain values -> Node objects and problems      pure
+    podmanifest the same for Pods, for `ovsnet render`         pure
+    cluster     all files' Nodes -> those that go together     pure
+    folder      reads the files that changed, keeps what was good in each
+    watch       tells that a folder changed
+    file        the store made of these
+"""
 
 from __future__ import annotations
 
@@ -9,21 +22,27 @@ from ovsnet.model import Frozen, Node
 
 
 class Snapshot(Frozen):
-    """All that a store knows at one moment. An object that did not change is the same instance."""
+    """All nodes at one moment. A Node that did not change is the same instance in the next snapshot."""
 
     nodes: Mapping[str, Node]
+    """By name; no two share a pod range or an address."""
     problems: Mapping[str, str]
-    """What is wrong, by the source that it stands in. It withdraws nothing that was good before."""
+    """What is wrong and what to do about it, by file (or folder)."""
+    version: int
+    """Grows with every snapshot that differs from the one before."""
+    unread: frozenset[str] = frozenset()
+    """Files that never were in order since the start: nodes of theirs may be missing, so what an earlier run
+    installed for a node that is not in `nodes` may well belong to one of them."""
 
 
 class Store(Protocol):
-    """A source of Node objects."""
+    """A source of nodes."""
 
     async def run(self) -> None:
-        """Follows the source until cancelled."""
+        """Reads and watches until cancelled."""
 
     def subscribe(self, callback: Callable[[], None]) -> None:
-        """Has `callback` called whenever the snapshot has changed."""
+        """`callback` is called after every change of the snapshot."""
 
     def snapshot(self) -> Snapshot | None:
-        """What is known; None until the first complete list."""
+        """The latest; None until there has been a first complete list."""

@@ -1,67 +1,45 @@
 """The `file` store: a folder of Kubernetes manifests, watched.
 
-Owns what was last good in each file. A file that can't be read or does not parse keeps what it said
-before; a folder that is away keeps everything. Only a file that is gone from a folder that is there
-takes its objects with it. Never writes. Called by the agent and, once, by the inspection commands.
+Owns the snapshot and what is said about it in the log: each problem once. Never reads a file itself (`folder`) nor
+settles who is right (`cluster`). Called by the agent and, for one look, by the inspection commands.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
-
-from asyncinotify import Inotify, Mask
 
 from ovsnet.errors import StoreError
-from ovsnet.model import Node
-from ovsnet.store import Snapshot, manifest
+from ovsnet.store import Snapshot, cluster
+from ovsnet.store.folder import ManifestFolder
+from ovsnet.store.watch import FolderWatch
 
 log = logging.getLogger("ovsnet.store")
 
-_SUFFIXES = (".yaml", ".yml", ".json")
-_SETTLE = 0.05
-"""Seconds without an event after which a burst is over."""
-_LONGEST_BURST = 0.5
-_POLL = 5.0
-"""Seconds for which a missed event may be missed."""
-_AWAY = 0.5
-"""Seconds between looks for a folder that is away."""
-_SLICE = 25
-"""Files parsed before others get their turn: some 10 ms."""
-_MASK = Mask.CLOSE_WRITE | Mask.MOVE | Mask.CREATE | Mask.DELETE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.MODIFY
-
-
-_LOST = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED | Mask.UNMOUNT
-
-
-class _Stamp(NamedTuple):
-    """What changes when a file does."""
-
-    mtime_ns: int
-    size: int
-    inode: int
-
-
-class _File(NamedTuple):
-    stamp: _Stamp | None
-    nodes: tuple[Node, ...]
-    problem: str
+_POLL = 10.0
+"""Seconds between looks without an event: what inotify can't see is seen then."""
+_BLIND_POLL = 1.0
+"""The same when there is no inotify or no folder."""
+_REMIND = 10.0
+"""Seconds after which a folder that is away is mentioned again; doubles up to _REMIND_LONGEST."""
+_REMIND_LONGEST = 600.0
+_MANY = 20
+"""More lines than this at once are counted, not written."""
 
 
 class FileStore:
-    """Node objects from the manifests in `folder`."""
+    """Nodes from the manifests in `folder`. Does nothing before `run` or `look`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: dict[str, _File] = {}
+        self._folder = ManifestFolder(folder)
         self._snapshot: Snapshot | None = None
         self._subscribers: list[Callable[[], None]] = []
-        self._said: dict[str, str] = {}
-        self._away = False
+        self._away = ""
+        self._remind_at = 0.0
+        self._remind_after = _REMIND
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         self._subscribers.append(callback)
@@ -71,118 +49,115 @@ class FileStore:
 
     async def run(self) -> None:
         """Follows the folder until cancelled, through its absence too."""
-        while True:
+        watch = FolderWatch(self._folder.path)
+        with contextlib.ExitStack() as stack:
             try:
-                with Inotify() as inotify:
-                    inotify.add_watch(self._folder, _MASK)
-                    self._back()
-                    await self._follow(inotify)
+                stack.enter_context(watch)
             except OSError as error:
-                self._gone(error.strerror or str(error))
-            await asyncio.sleep(_AWAY)
+                log.warning(
+                    "no inotify (%s): looking at %s every %.0f s; raise fs.inotify.max_user_instances",
+                    error.strerror,
+                    self._folder.path,
+                    _BLIND_POLL,
+                )
+            while True:
+                # Watch first, then look: what changes in between is an event.
+                watch.aim()
+                await self.look(watch.writing())
+                await watch.changed(_BLIND_POLL if watch.blind else _POLL)
 
-    async def _follow(self, inotify: Inotify) -> None:
-        """Reads, waits for events, reads again; returns when the folder itself is gone."""
-        while await self.refresh():
-            try:
-                async with asyncio.timeout(_POLL):
-                    event = await inotify.get()
-            except TimeoutError:
-                continue
-            if event.mask & _LOST:
-                return
-            # A burst of files is one change: wait until it is quiet, but not for ever.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LONGEST_BURST):
-                    while True:
-                        async with asyncio.timeout(_SETTLE):
-                            await inotify.get()
+    async def look(self, being_written: Collection[str] = ()) -> None:
+        """Looks at the folder once and publishes what is different. Not while `run` runs.
 
-    async def refresh(self) -> bool:
-        """Reads what changed; False when the folder is not there."""
-        stamps = self._list()
-        if stamps is None:
-            return False
-        files: dict[str, _File] = {}
-        parsed = 0
-        for name, stamp in sorted(stamps.items()):
-            known = self._files.get(name)
-            if known is not None and known.stamp == stamp and stamp is not None:
-                files[name] = known
-                continue
-            files[name] = self._read(name, stamp, known)
-            parsed += 1
-            if parsed % _SLICE == 0:
-                await asyncio.sleep(0)
-        if files != self._files or self._snapshot is None:
-            self._files = files
-            self._publish()
-        return True
-
-    def _list(self) -> dict[str, _Stamp | None] | None:
-        """The manifests that there are; None when the folder is away."""
-        found: dict[str, _Stamp | None] = {}
+        being_written: names of files to leave alone for now.
+        """
+        started = time.monotonic()
         try:
-            for path in self._folder.iterdir():
-                if path.suffix in _SUFFIXES and not path.name.startswith("."):
-                    try:
-                        status = path.stat()
-                    except OSError:
-                        found[path.name] = None
-                        continue
-                    found[path.name] = _Stamp(status.st_mtime_ns, status.st_size, status.st_ino)
-        except OSError as error:
-            self._gone(error.strerror or str(error))
-            return None
-        return found
-
-    def _read(self, name: str, stamp: _Stamp | None, known: _File | None) -> _File:
-        path = self._folder / name
-        before = known.nodes if known is not None else ()
-        try:
-            nodes = manifest.nodes(path.read_text(encoding="utf-8"), str(path))
+            changed = await self._folder.look(being_written)
         except StoreError as error:
-            return _File(stamp, before, str(error))
-        except (OSError, UnicodeDecodeError) as error:
-            return _File(stamp, before, f"{path}: can't be read: {error}")
-        same = {node.name: node for node in before}
-        return _File(stamp, tuple(same[n.name] if same.get(n.name) == n else n for n in nodes), "")
+            changed = self._mark_away(str(error))
+        else:
+            changed = self._mark_back() or changed or self._snapshot is None
+        if changed:
+            self._publish(started)
 
-    def _publish(self) -> None:
-        settled = self._snapshot.nodes if self._snapshot is not None else {}
-        contents = {name: each.nodes for name, each in self._files.items()}
-        nodes, problems = manifest.combine(contents, settled)
-        problems |= {name: each.problem for name, each in self._files.items() if each.problem}
-        self._snapshot = Snapshot(nodes=nodes, problems=problems)
-        self._tell(problems)
+    def _publish(self, started: float) -> None:
+        before = self._snapshot
+        if before is None and self._away:
+            return
+        entries = self._folder.entries
+        settled = cluster.combine(
+            {path: entry.nodes for path, entry in entries.items()}, before.nodes if before else {}
+        )
+        problems = {
+            path: "; ".join(lines)
+            for path, entry in entries.items()
+            if (lines := (*entry.problems, *settled.problems.get(path, ())))
+        }
+        if self._away:
+            problems[str(self._folder.path)] = self._away
+        else:
+            self._tell(problems, before)
+        self._snapshot = Snapshot(
+            nodes=settled.nodes,
+            problems=problems,
+            version=before.version + 1 if before else 1,
+            unread=frozenset(path for path, entry in entries.items() if entry.problems and not entry.sound),
+        )
+        if before is None:
+            log.info(
+                "%d nodes in %d files of %s, read in %.0f ms",
+                len(settled.nodes),
+                len(entries),
+                self._folder.path,
+                1000 * (time.monotonic() - started),
+            )
         for callback in self._subscribers:
             callback()
 
-    def _tell(self, problems: dict[str, str]) -> None:
-        """Each problem once."""
-        for name, problem in problems.items():
-            if self._said.get(name) != problem:
-                log.warning("%s", problem)
-        for name in self._said.keys() - problems.keys():
-            log.info("%s: in order again", self._folder / name)
-        self._said = dict(problems)
+    def _tell(self, problems: dict[str, str], before: Snapshot | None) -> None:
+        """What is wrong that was not before, and what is in order again."""
+        known = before.problems if before else {}
+        new = [f"{path}: {text}" for path, text in problems.items() if known.get(path) != text]
+        for line in new[:_MANY]:
+            log.warning("%s", line)
+        if len(new) > _MANY:
+            log.warning("and %d more manifests with problems; `ovsnet show` lists them", len(new) - _MANY)
+        over = [path for path in known if path not in problems and path in self._folder.entries]
+        for path in over[:_MANY]:
+            log.info("%s: in order again", path)
+        if len(over) > _MANY:
+            log.info("and %d more in order again", len(over) - _MANY)
 
-    def _gone(self, reason: str) -> None:
+    def _mark_away(self, reason: str) -> bool:
+        """True if that is new."""
+        new = reason != self._away
+        now = time.monotonic()
+        if new:
+            self._remind_after = _REMIND
+        elif now < self._remind_at:
+            return False
+        else:
+            self._remind_after = min(2 * self._remind_after, _REMIND_LONGEST)
+        self._remind_at = now + self._remind_after
+        self._away = reason
+        kept = f"{len(self._snapshot.nodes)} nodes stay as they are" if self._snapshot else "waiting for it"
+        log.warning("%s; %s", reason, kept)
+        return new
+
+    def _mark_back(self) -> bool:
+        """True if it was away."""
         if not self._away:
-            self._away = True
-            kept = f"; {len(self._snapshot.nodes)} nodes stay as they are" if self._snapshot else "; waiting"
-            log.warning("store %s: %s%s", self._folder, reason, kept)
-
-    def _back(self) -> None:
-        if self._away:
-            self._away = False
-            log.info("store %s is back", self._folder)
+            return False
+        self._away = ""
+        log.info("store %s is there", self._folder.path)
+        return True
 
 
 async def read_folder(folder: Path) -> Snapshot:
-    """One look at a folder. Raises StoreError when it is not there."""
+    """One look at a folder. Raises StoreError when it can't be read."""
     store = FileStore(folder)
-    await store.refresh()
+    await store.look()
     snapshot = store.snapshot()
     if snapshot is None:
         raise StoreError(f"store {folder} can't be read", "is store.file in the configuration right?")

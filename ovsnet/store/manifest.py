@@ -1,262 +1,258 @@
-"""Manifests as Node objects: strict about what it understands, silent about the rest.
+"""One manifest file to Node objects, with everything that is wrong with it in words.
 
-Pure. `parse` reads one file's text, `combine` puts files together and settles contradictions
-between them. Called by `file`; `ovsnet render` reads pods with it too.
+Pure. Takes kind Node and kind List (what `kubectl get nodes -o yaml` prints); other kinds are none of
+ours and are passed over. Strict about the fields it understands, silent about all others. Never compares files
+with one another: `cluster` does. Called by `file`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
-
-import msgspec
-import yaml
+from collections.abc import Iterator
+from typing import TypeVar
 
 from ovsnet.errors import StoreError
 from ovsnet.model import Encap, Frozen, IPAddress, IPNetwork, Node
+from ovsnet.store import documents
 
 ENCAPSULATION = "ovsnet.io/encapsulation"
-"""Annotation of a Node: how it wants to be reached."""
+"""Annotation: how this node is reached."""
 
-_T = TypeVar("_T")
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
+_UNUSABLE = ("unspecified", "loopback", "multicast", "link_local")
+_EXAMPLE = "10.244.1.0/24 or fd00:10:244:1::/64"
 
-
-class _Metadata(Frozen):
-    name: str = ""
-    namespace: str = "default"
-    annotations: dict[str, str] | None = None
+_Type = TypeVar("_Type")
+_WORDS: dict[type, str] = {dict: "a mapping", list: "a list", str: "text"}
 
 
-class _NodeSpec(Frozen, rename={"pod_cidr": "podCIDR", "pod_cidrs": "podCIDRs"}):
-    pod_cidr: str | None = None
-    pod_cidrs: tuple[str, ...] | None = None
+class Contents(Frozen):
+    """What a file says. problems: one line each, naming document, object and field. empty: it says nothing at all."""
+
+    nodes: tuple[Node, ...] = ()
+    problems: tuple[str, ...] = ()
+    empty: bool = False
 
 
-class _Address(Frozen):
-    type: str
-    address: str
-
-
-class _NodeStatus(Frozen):
-    addresses: tuple[_Address, ...] | None = None
-
-
-class _NodeDocument(Frozen):
-    metadata: _Metadata = _Metadata()
-    spec: _NodeSpec | None = None
-    status: _NodeStatus | None = None
-
-
-class _PodSpec(Frozen, rename="camel"):
-    node_name: str = ""
-
-
-class _PodIP(Frozen):
-    ip: str
-
-
-class _PodStatus(Frozen, rename={"pod_ips": "podIPs"}):
-    pod_ips: tuple[_PodIP, ...] = ()
-
-
-class _PodDocument(Frozen):
-    metadata: _Metadata = _Metadata()
-    spec: _PodSpec = _PodSpec()
-    status: _PodStatus = _PodStatus()
-
-
-class ManifestPod(Frozen):
-    """A Pod of a manifest, as far as the network is concerned."""
-
-    namespace: str
-    name: str
-    node: str
-    ips: tuple[IPAddress, ...]
+def read(text: str, source: str) -> Contents:
+    """The Nodes in the text of a file. source: its name, for messages about these nodes later on."""
+    try:
+        parsed = documents.read(text)
+    except documents.Mistake as mistake:
+        return Contents(problems=(f"{mistake}; correct it",))
+    nodes: dict[str, Node] = {}
+    problems: list[str] = []
+    for document in parsed:
+        where = f"document {document.number} (line {document.line})" if len(parsed) > 1 else ""
+        for reader in _readers(document, where, source):
+            node = reader.node()
+            problems += reader.problems
+            if node is not None and node.name in nodes:
+                problems.append(f"{reader.where}: a second Node of this name in one file; keep one")
+            elif node is not None:
+                nodes[node.name] = node
+    return Contents(nodes=tuple(nodes.values()), problems=tuple(problems), empty=not parsed)
 
 
 def nodes(text: str, source: str) -> tuple[Node, ...]:
-    """The Nodes in a file. Raises StoreError that names file, object and field."""
-    found: dict[str, Node] = {}
-    for where, document in _documents(text, source):
-        if document.get("kind") == "Node":
-            node = _node(document, where, source)
-            if node.name in found:
-                raise StoreError(f"{where}: Node {node.name} stands in this file twice", "remove one")
-            found[node.name] = node
-    return tuple(found.values())
+    """As `read`, for who wants all or nothing. Raises StoreError with every problem."""
+    contents = read(text, source)
+    if contents.problems:
+        raise StoreError(
+            "; ".join(f"{source}: {problem}" for problem in contents.problems), "correct the manifest"
+        )
+    return contents.nodes
 
 
-def pods(text: str, source: str) -> tuple[ManifestPod, ...]:
-    """The Pods in a file that have addresses. Raises StoreError."""
-    found = []
-    for where, document in _documents(text, source):
-        if document.get("kind") == "Pod":
-            pod = _convert(document, _PodDocument, where)
-            ips = tuple(_address(each.ip, f"{where}: Pod {pod.metadata.name}: status.podIPs") for each in pod.status.pod_ips)
-            metadata = pod.metadata
-            found.append(
-                ManifestPod(namespace=metadata.namespace, name=metadata.name, node=pod.spec.node_name, ips=ips)
+def objects(document: documents.Document, where: str) -> Iterator[tuple[str, object]]:
+    """(where, object) of each object in the document, lists opened. An item of a NodeList is a Node."""
+    value = document.value
+    if not isinstance(value, dict) or value.get("kind") not in ("List", "NodeList"):
+        yield where, value
+        return
+    items = value.get("items")
+    if not isinstance(items, list):
+        yield where, _Broken(path="items", text="must be a list of objects")
+        return
+    for index, item in enumerate(items):
+        if isinstance(item, dict) and value["kind"] == "NodeList":
+            item = {"kind": "Node", **item}
+        yield ", ".join(filter(None, (where, f"items[{index}]"))), item
+
+
+def _readers(document: documents.Document, where: str, source: str) -> Iterator[_Reader]:
+    """A reader for each object of the document that is a Node, or that can't be told what it is."""
+    for at, item in objects(document, where):
+        if not isinstance(item, dict) or item.get("kind") == "Node":
+            yield _Reader(item, at, source, document.faults)
+        elif not isinstance(item.get("kind"), str):
+            yield _Reader(_Broken(path="kind", text="is missing; a Node has `kind: Node`"), at, source, ())
+
+
+class _Broken(Frozen):
+    """Stands for an object that is not there."""
+
+    path: str
+    text: str
+
+
+class _Reader:
+    """Reads one object; collects every problem instead of stopping at the first."""
+
+    def __init__(self, value: object, where: str, source: str, faults: tuple[str, ...]) -> None:
+        self.where = where
+        self.problems: list[str] = []
+        self._value = value
+        self._source = ", ".join(filter(None, (source, where)))
+        self._faults = faults
+
+    def node(self) -> Node | None:
+        """The Node; None with `problems` if there is anything wrong with it."""
+        value = self._value
+        if isinstance(value, _Broken):
+            self._complain(value.path, value.text)
+            return None
+        if not isinstance(value, dict):
+            self._complain(
+                "", "must be a mapping with kind, metadata, spec and status, as a Kubernetes object has"
             )
-    return tuple(found)
+            return None
+        for fault in self._faults:
+            self._complain("", fault)
+        metadata = self._get(value, "metadata", dict, {})
+        name = self._name(metadata)
+        encap = self._encap(metadata)
+        cidrs = self._cidrs(self._get(value, "spec", dict, {}))
+        addresses = self._addresses(self._get(value, "status", dict, {}))
+        if self.problems:
+            return None
+        return Node(name=name, pod_cidrs=cidrs, addresses=addresses, encap=encap, source=self._source)
+
+    def _name(self, metadata: dict[str, object]) -> str:
+        name = self._get(metadata, "metadata.name", str, "")
+        if _NAME.match(name):
+            self.where = ", ".join(filter(None, (self.where, f"Node {name}")))
+        elif not name and not self.problems:
+            self._complain("metadata.name", "is missing; every Node has a name")
+        elif name:
+            self._complain(
+                "metadata.name",
+                f"{name!r} is not a node name: lower case letters, digits, '-' and '.' (RFC 1123)",
+            )
+        return name
+
+    def _encap(self, metadata: dict[str, object]) -> Encap | None:
+        annotations = self._get(metadata, "metadata.annotations", dict, {})
+        text = self._get(annotations, f"metadata.annotations.{ENCAPSULATION}", str, "", ENCAPSULATION)
+        try:
+            return Encap(text) if text else None
+        except ValueError:
+            known = ", ".join(encap.value for encap in Encap)
+            self._complain(f"metadata.annotations.{ENCAPSULATION}", f"{text!r} is unknown; one of {known}")
+            return None
+
+    def _cidrs(self, spec: dict[str, object]) -> tuple[IPNetwork, ...]:
+        before = len(self.problems)
+        single = self._get(spec, "spec.podCIDR", str, "")
+        texts = self._get(spec, "spec.podCIDRs", list, [])
+        cidrs = tuple(
+            found
+            for index, text in enumerate(texts)
+            if (found := self._cidr(f"spec.podCIDRs[{index}]", text)) is not None
+        )
+        if len(self.problems) > before:
+            return ()
+        if single and texts and single != texts[0]:
+            self._complain(
+                "spec.podCIDR", f"{single} is not the first of podCIDRs ({texts[0]}); leave one of both out"
+            )
+        elif single and not texts:
+            found = self._cidr("spec.podCIDR", single)
+            return (found,) if found is not None else ()
+        elif not texts:
+            self._complain("spec.podCIDRs", f"is missing; give the node's ranges, for example {_EXAMPLE}")
+        for index, cidr in enumerate(cidrs):
+            for other in cidrs[:index]:
+                if cidr.version == other.version and cidr.overlaps(other):
+                    self._complain(
+                        f"spec.podCIDRs[{index}]", f"{cidr} overlaps {other} of the same node; keep one"
+                    )
+        return cidrs
+
+    def _cidr(self, path: str, text: object) -> IPNetwork | None:
+        if not isinstance(text, str) or "/" not in text:
+            self._complain(path, f"{_shown(text)} is not a range of addresses such as {_EXAMPLE}")
+            return None
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError as error:
+            self._complain(path, f"{error}; give a range such as {_EXAMPLE}")
+            return None
+        if network != _strict(text):
+            self._complain(path, f"{text} has host bits set; write {network}")
+            return None
+        if (kind := _unusable(network.network_address)) is not None:
+            self._complain(path, f"{text} is {kind}, not for pods; give a range such as {_EXAMPLE}")
+            return None
+        return network
+
+    def _addresses(self, status: dict[str, object]) -> tuple[IPAddress, ...]:
+        found: dict[IPAddress, None] = {}
+        for index, entry in enumerate(self._get(status, "status.addresses", list, [])):
+            path = f"status.addresses[{index}]"
+            if not isinstance(entry, dict):
+                self._complain(path, "must be a mapping with type and address")
+                continue
+            if self._get(entry, f"{path}.type", str, "") != "InternalIP":
+                continue
+            text = self._get(entry, f"{path}.address", str, "")
+            try:
+                address = ipaddress.ip_address(text)
+            except ValueError:
+                self._complain(f"{path}.address", f"{text!r} is not an IP address, as an InternalIP must be")
+                continue
+            if (kind := _unusable(address)) is not None:
+                self._complain(f"{path}.address", f"{text} is {kind}; other nodes can't reach it")
+                continue
+            found[address] = None
+        return tuple(found)
+
+    def _get(
+        self, mapping: dict[str, object], path: str, kind: type[_Type], default: _Type, key: str = ""
+    ) -> _Type:
+        """A field of the mapping if it has the right type; the default without complaint if it has none."""
+        value = mapping.get(key or path.rpartition(".")[2])
+        if isinstance(value, kind):
+            return value
+        if value is not None:
+            self._complain(path, f"must be {_WORDS[kind]}, is {_shown(value)}")
+        return default
+
+    def _complain(self, path: str, text: str) -> None:
+        self.problems.append(": ".join(filter(None, (self.where, path, text))))
 
 
-def combine(files: Mapping[str, tuple[Node, ...]], settled: Mapping[str, Node]) -> tuple[dict[str, Node], dict[str, str]]:
-    """The nodes of all files, and what contradicts itself, by file.
-
-    Who was there before (`settled`) keeps name, ranges and addresses against a newcomer; among
-    newcomers the first by file name. What loses is left out, or stays as it was, and both are named.
-    """
-    accepted: dict[str, Node] = {}
-    problems: dict[str, str] = {}
-    everything = [(name, node) for name in sorted(files) for node in files[name]]
-    everything.sort(key=lambda item: settled.get(item[1].name) != item[1])
-    claims = _Claims()
-    refused: list[Node] = []
-    for name, node in everything:
-        problem = claims.refuse(node)
-        if problem is None:
-            claims.add(node)
-            accepted[node.name] = node
-        else:
-            problems[name] = f"{node.source}: {problem}"
-            refused.append(node)
-    for node in refused:
-        before = settled.get(node.name)
-        if before is not None and claims.refuse(before) is None:
-            claims.add(before)
-            accepted[before.name] = before
-    return dict(sorted(accepted.items())), problems
-
-
-class _Claims:
-    """Who has which name, address and range. Ranges are kept sorted by their first address."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, Node] = {}
-        self._addresses: dict[IPAddress, Node] = {}
-        self._ranges: dict[int, dict[IPNetwork, Node]] = {4: {}, 6: {}}
-        self._lengths: dict[int, set[int]] = {4: set(), 6: set()}
-
-    def add(self, node: Node) -> None:
-        self._names[node.name] = node
-        for address in node.addresses:
-            self._addresses[address] = node
-        for cidr in node.pod_cidrs:
-            self._ranges[cidr.version][cidr] = node
-            self._lengths[cidr.version].add(cidr.prefixlen)
-
-    def refuse(self, node: Node) -> str | None:
-        """Why a node can't be accepted beside those that are; None if it can."""
-        other = self._names.get(node.name)
-        if other is not None:
-            return f"Node {node.name} stands in {other.source} as well; ignored here"
-        for address in node.addresses:
-            other = self._addresses.get(address)
-            if other is not None:
-                return f"Node {node.name}: address {address} belongs to Node {other.name} ({other.source}); ignored"
-        for cidr in node.pod_cidrs:
-            other = self._overlapping(cidr)
-            if other is not None:
-                return f"Node {node.name}: podCIDR {cidr} overlaps that of Node {other.name} ({other.source}); ignored"
-        return None
-
-    def _overlapping(self, cidr: IPNetwork) -> Node | None:
-        """Two networks overlap exactly when one holds the other: look up the wider ones, scan if it may be wider."""
-        ranges = self._ranges[cidr.version]
-        for length in self._lengths[cidr.version]:
-            if length <= cidr.prefixlen and (holder := ranges.get(cidr.supernet(new_prefix=length))) is not None:
-                return holder
-        if any(length > cidr.prefixlen for length in self._lengths[cidr.version]):
-            return next((node for each, node in ranges.items() if each.overlaps(cidr)), None)
-        return None
-
-
-def _documents(text: str, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, document) of each object, lists opened. Raises StoreError: no YAML, or no object."""
-    try:
-        loaded = list(yaml.load_all(text, _LOADER))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise StoreError(f"{where}: not YAML: {problem}", "what was read from this file before stays in force") from None
-    for number, document in enumerate(loaded, 1):
-        where = source if len(loaded) == 1 else f"{source} (document {number})"
-        if document is None:
-            continue
-        if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-            raise StoreError(f"{where}: not a Kubernetes object: it has no kind", "is the file complete?")
-        if document["kind"] in ("List", "NodeList"):
-            items = document.get("items") or []
-            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-                raise StoreError(f"{where}: items: not a list of objects")
-            yield from ((f"{where} (item {at})", {"kind": "Node", **item}) for at, item in enumerate(items, 1))
-        else:
-            yield where, document
-
-
-def _node(document: dict[str, Any], where: str, source: str) -> Node:
-    typed = _convert(document, _NodeDocument, where)
-    name = typed.metadata.name
-    if not _NAME.fullmatch(name):
-        raise StoreError(f"{where}: metadata.name: {name!r} is no node name", "lower case letters, digits, '-' and '.'")
-    here = f"{where}: Node {name}"
-    spec = typed.spec or _NodeSpec()
-    texts = spec.pod_cidrs or ((spec.pod_cidr,) if spec.pod_cidr else ())
-    if not texts:
-        raise StoreError(f"{here}: spec.podCIDRs: missing", "give the node its pod ranges, e.g. [10.244.1.0/24]")
-    cidrs = tuple(_network(text, f"{here}: spec.podCIDRs[{at}]") for at, text in enumerate(texts))
-    for at, cidr in enumerate(cidrs):
-        if any(cidr.version == each.version and cidr.overlaps(each) for each in cidrs[:at]):
-            raise StoreError(f"{here}: spec.podCIDRs[{at}]: {cidr} overlaps another of this node's", "remove one")
-    addresses = (typed.status.addresses if typed.status else None) or ()
-    internal = tuple(
-        _address(each.address, f"{here}: status.addresses[{at}]")
-        for at, each in enumerate(addresses)
-        if each.type == "InternalIP"
-    )
-    if not internal:
-        raise StoreError(f"{here}: status.addresses: no InternalIP", "peers must know where to send tunnel packets")
-    annotation = (typed.metadata.annotations or {}).get(ENCAPSULATION)
-    return Node(
-        name=name,
-        pod_cidrs=cidrs,
-        addresses=internal,
-        encap=_encap(annotation, here) if annotation is not None else None,
-        source=source,
-    )
-
-
-def _convert(document: dict[str, Any], kind: type[_T], where: str) -> _T:
-    try:
-        return msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at ")
-        field = path.strip("`").removeprefix("$.") or "the object"
-        raise StoreError(f"{where}: {field}: {problem}", "see the Kubernetes API reference of this kind") from None
-
-
-def _network(text: str, where: str) -> IPNetwork:
+def _strict(text: str) -> IPNetwork | None:
     try:
         return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise StoreError(f"{where}: {error}", "write the network's own address, e.g. 10.244.1.0/24") from None
-
-
-def _address(text: str, where: str) -> IPAddress:
-    try:
-        return ipaddress.ip_address(text)
     except ValueError:
-        raise StoreError(f"{where}: {text!r} is not an IP address", "e.g. 192.0.2.11 or 2001:db8::11") from None
+        return None
 
 
-def _encap(text: str, where: str) -> Encap:
-    try:
-        return Encap(text)
-    except ValueError:
-        known = ", ".join(each.value for each in Encap)
-        raise StoreError(f"{where}: annotation {ENCAPSULATION}: {text!r} is unknown", f"one of {known}") from None
+def _unusable(address: IPAddress) -> str | None:
+    """Why nobody can have the address; None if someone can."""
+    return next((kind.replace("_", "-") for kind in _UNUSABLE if getattr(address, f"is_{kind}")), None)
+
+
+def _shown(value: object) -> str:
+    """A value of any type in a message. Numbers were not kept as they were written."""
+    if isinstance(value, str):
+        return repr(value)
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing"
+    return "true or false" if isinstance(value, bool) else "a number; put it in quotes if it is text"

@@ -1,0 +1,174 @@
+"""The manifest files of a folder: reads those that changed and keeps what was good in the others.
+
+Owns what each file said when it was last in order. A file that can't be read or has a mistake in it withdraws
+nothing; a folder that is away keeps everything. Only a file that is gone from a folder that is there takes its nodes
+with it. Never writes, never waits for a change: `watch` does. Called by `file`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from ovsnet.errors import StoreError
+from ovsnet.model import Node
+from ovsnet.store import manifest
+
+SUFFIXES = (".yaml", ".yml", ".json")
+MAX_SIZE = 4 * 2**20
+"""Bytes. A larger file would hold up the loop for longer than a pod's start may."""
+_SLICE = 0.005
+"""Seconds after which others get their turn."""
+_GRAIN = 2_500_000_000
+"""Nanoseconds within which a file system may give two versions of a file the same time (FAT: 2 s)."""
+
+
+class Stamp(NamedTuple):
+    """What changes when a file does. ctime also does when someone sets the modification time."""
+
+    mtime_ns: int
+    ctime_ns: int
+    size: int
+    device: int
+    inode: int
+
+
+class Entry(NamedTuple):
+    """What is known of a file. stamp None: it could not be looked at."""
+
+    stamp: Stamp | None = None
+    fresh: bool = False
+    """Too new for its stamp to tell versions apart."""
+    digest: bytes = b""
+    nodes: tuple[Node, ...] = ()
+    problems: tuple[str, ...] = ()
+    sound: bool = False
+    """Was in order at least once."""
+
+
+class ManifestFolder:
+    """A folder and its entries, by path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        self._identity: tuple[int, int] | None = None
+
+    async def look(self, being_written: Collection[str] = ()) -> bool:
+        """Reads what changed; True if anything that was read is different now.
+
+        being_written: names of files to leave alone. Raises StoreError when the folder is away.
+        """
+        names, identity = self._list()
+        entries: dict[str, Entry] = {}
+        slice_end = time.perf_counter() + _SLICE
+        for name in names:
+            path = os.path.join(self.path, name)
+            known = self.entries.get(path)
+            entry = known if name in being_written else _look_at(path, known or Entry())
+            if entry is not None:
+                entries[path] = entry
+            if time.perf_counter() > slice_end:
+                await asyncio.sleep(0)
+                slice_end = time.perf_counter() + _SLICE
+        changed = list(map(_said, self.entries.items())) != list(map(_said, entries.items()))
+        self.entries, self._identity = entries, identity
+        return changed
+
+    def _list(self) -> tuple[list[str], tuple[int, int]]:
+        """The names of the manifests in order, and which folder this is."""
+        try:
+            status = os.stat(self.path)
+            names = sorted(
+                name for name in os.listdir(self.path) if name.endswith(SUFFIXES) and not name.startswith(".")
+            )
+        except OSError as error:
+            raise StoreError(f"store {self.path}: {error.strerror}", "restore the folder") from error
+        identity = (status.st_dev, status.st_ino)
+        if not names and self.entries and identity != self._identity:
+            raise StoreError(
+                f"store {self.path} is another folder than before and empty",
+                "mount it or put the manifests back; if it shall be empty, restart the agent",
+            )
+        return names, identity
+
+
+def _said(item: tuple[str, Entry]) -> tuple[str, tuple[Node, ...], tuple[str, ...]]:
+    path, entry = item
+    return path, entry.nodes, entry.problems
+
+
+def _look_at(path: str, known: Entry) -> Entry | None:
+    """The entry of a file as it is now; None if it is gone."""
+    try:
+        status = os.stat(path)
+        if known.stamp == _stamp(status) and not known.fresh:
+            return known
+        if problem := _unfit(status):
+            return known._replace(stamp=_stamp(status), digest=b"", problems=(problem,))
+        status, data = _contents(path)
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            return None
+        return known._replace(
+            stamp=None, digest=b"", problems=("the link points to nothing; correct or remove it",)
+        )
+    except OSError as error:
+        return known._replace(stamp=None, digest=b"", problems=(f"can't be read: {error.strerror}",))
+    return _parsed(path, data, known)._replace(stamp=_stamp(status), fresh=_is_fresh(status))
+
+
+def _parsed(path: str, data: bytes, known: Entry) -> Entry:
+    """What the file says now; what it said before as well, as far as it is not in order."""
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    if digest == known.digest:
+        return known
+    try:
+        contents = manifest.read(data.decode("utf-8-sig"), path)
+    except UnicodeDecodeError as error:
+        contents = manifest.Contents(problems=(f"not UTF-8 text at byte {error.start}; is this a manifest?",))
+    if contents.empty and known.nodes:
+        contents = manifest.Contents(problems=("is empty; remove the file if its nodes shall go",))
+    before = {node.name: node for node in known.nodes}
+    # Who kept an object of a node that is the same still has the same one.
+    nodes = [old if (old := before.get(node.name)) == node else node for node in contents.nodes]
+    if contents.problems:
+        names = {node.name for node in nodes}
+        nodes += [node for node in known.nodes if node.name not in names]
+    return Entry(
+        digest=digest,
+        nodes=tuple(nodes),
+        problems=contents.problems,
+        sound=known.sound or not contents.problems,
+    )
+
+
+def _contents(path: str) -> tuple[os.stat_result, bytes]:
+    """The file's status and bytes, of one and the same file."""
+    # O_NONBLOCK: the file may have become a pipe since it was looked at.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        return status, file.read(MAX_SIZE + 1)
+
+
+def _unfit(status: os.stat_result) -> str | None:
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a file; remove or rename it"
+    if status.st_size > MAX_SIZE:
+        return f"has {status.st_size} bytes; split it into files of at most {MAX_SIZE}"
+    return None
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev, status.st_ino)
+
+
+def _is_fresh(status: os.stat_result) -> bool:
+    return max(status.st_mtime_ns, status.st_ctime_ns) > time.time_ns() - _GRAIN

@@ -146,6 +146,8 @@ class Agent:
             await self.ovsdb.apply(port_plan.changes)
         self.pool.mtu = topo.mtu
         self.attachments.serve(topo)
+        await self.attachments.restore()
+        await self.pool.reconcile()
         if self.installer.stale:
             await self.openflow.wait_up()
         objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.attachments.pods())

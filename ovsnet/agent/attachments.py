@@ -23,11 +23,11 @@ from ovsnet.agent.pool import Pool, Spare
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult
 from ovsnet.config import Config
-from ovsnet.errors import AlreadyAttached, NotReady, OvsnetError, UnknownContainer
+from ovsnet.errors import AlreadyAttached, NotReady, OvsnetError, SwitchUnavailable, UnknownContainer
 from ovsnet.host.links import Links
 from ovsnet.model import Pod
 from ovsnet.render import Renderer, cookie_of
-from ovsnet.rows import Change, DeletePort, PortRow, SetIdentity, SetReleased
+from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetIdentity, SetReleased
 from ovsnet.state import Topology
 from ovsnet.switch.ovsdb import Ovsdb
 
@@ -116,31 +116,48 @@ class Attachments:
                 await self._links.detach(names.token_of(row.name))
         await self._pool.adopt(pairs.spares & pairs.hosts)
 
+    async def restore(self) -> None:
+        """Gives pods whose Port row someone deleted, alone or with the bridge, their row back.
+
+        A pod whose interface is gone as well is dead; its addresses are released.
+        """
+        rows = self._ovsdb.ports()
+        missing = [pod for key, pod in self._pods.items() if pod.port not in rows and key not in self._locks]
+        if not missing:
+            return
+        pairs = await self._links.list_ours()
+        for pod in missing:
+            if names.token_of(pod.port) in pairs.hosts:
+                log.warning(
+                    "pod %s: its port %s was deleted by someone else; restoring it", pod.title, pod.port
+                )
+                spec = PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=pod.ofport)
+                await self._ovsdb.apply([AddPort(spec=spec)])
+            else:
+                log.warning("pod %s: its port %s is gone; releasing %s", pod.title, pod.port, _text(pod))
+                self._forget(pod)
+
     def refresh(self, rows: Mapping[str, PortRow], changed: Iterable[str]) -> bool:
-        """Follows rows that changed under a pod; True if flows must follow."""
+        """Follows rows that changed under a pod; True if the loop must look: `restore`, or other flows."""
         by_port = {pod.port: key for key, pod in self._pods.items()}
         found = False
         for name in changed:
             key = by_port.get(name)
             if key is None or key in self._locks:
                 continue
-            pod, row = self._pods[key], rows.get(name)
+            row = rows.get(name)
             now = state.pod(row) if row is not None else None
-            if now is None:
-                log.warning("pod %s: its port %s was deleted by someone else; released", pod.title, name)
-                self._forget(pod)
-                found = True
-            elif now != pod:
+            found = found or now != self._pods[key]
+            if now is not None:
                 self._pods[key] = now
-                found = True
         return found
 
     # --- CNI -----------------------------------------------------------------------------------
 
     async def add(self, request: Request) -> AddResult:
         """Attaches a container. Raises what `errors` lists; nothing of a failed ADD remains."""
-        topo, allocator = self._ready()
         async with self._alone(request.container, request.ifname):
+            topo, allocator = self._ready()
             if (request.container, request.ifname) in self._pods:
                 raise AlreadyAttached(
                     f"container {request.container} has an interface {request.ifname} already",
@@ -156,7 +173,8 @@ class Attachments:
                     await self._pool.discard(spare.token)
                     raise
             except BaseException:
-                allocator.withdraw(ips)
+                # Not `allocator`: the node's ranges may have changed meanwhile.
+                self._known().allocator.withdraw(ips)
                 raise
 
     async def _attach(self, request: Request, pod: Pod, spare: Spare, topo: Topology) -> AddResult:
@@ -253,7 +271,7 @@ class Attachments:
 
     async def _drop_flows(self, cookie: int) -> None:
         """Without a switch there is nothing to drop: the next replacement will not have them."""
-        if not self._installer.stale:
+        with contextlib.suppress(SwitchUnavailable):
             await self._installer.change({cookie: ()})
 
     def _forget(self, pod: Pod) -> None:

@@ -12,11 +12,11 @@ import collections
 import contextlib
 import logging
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from ovsnet import names, plan
-from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.errors import OvsnetError
 from ovsnet.model import Frozen
 from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec
 
@@ -63,6 +63,8 @@ class Pool:
         self._ready: collections.deque[Spare] = collections.deque()
         self._waiting: collections.deque[asyncio.Future[Spare]] = collections.deque()
         self._refiller: asyncio.Task[None] | None = None
+        self._leftover: set[str] = set()
+        """Tokens whose row could not be deleted yet."""
         self._last_taken = 0.0
         self._hurry = asyncio.Event()
         self.mtu = 0
@@ -106,6 +108,25 @@ class Pool:
         self._hurry.set()
         self.top_up()
         return await waiter
+
+    async def reconcile(self) -> None:
+        """Forgets spares whose row someone deleted, follows port numbers, retries what could not be removed."""
+        rows = self._database.ports()
+        present = [spare for spare in self._ready if names.host_interface(spare.token) in rows]
+        lost = {spare.token for spare in self._ready} - {spare.token for spare in present}
+        if lost:
+            log.warning("%d spare ports were deleted by someone else", len(lost))
+        self._ready = collections.deque(
+            Spare(
+                token=each.token,
+                ofport=rows[names.host_interface(each.token)].number or each.ofport,
+                mtu=each.mtu,
+            )
+            for each in present
+        )
+        if lost or self._leftover:
+            await self._remove([*lost, *self._leftover])
+            self.top_up()
 
     async def discard(self, token: str) -> None:
         """Removes a spare that was taken and can't be used again."""
@@ -187,12 +208,15 @@ class Pool:
             spare = Spare(token=token, ofport=made[names.host_interface(token)], mtu=mtu)
             self._ready.append(spare)
 
-    async def _remove(self, tokens: list[str]) -> None:
+    async def _remove(self, tokens: Iterable[str]) -> None:
+        tokens = set(tokens)
         present = self._database.ports()
         rows = [names.host_interface(token) for token in tokens]
         try:
             await self._database.apply([DeletePort(name=name) for name in rows if name in present])
-        except SwitchUnavailable as error:
-            log.warning("spare ports stay until the next start: %s", error)
+            self._leftover -= tokens
+        except OvsnetError as error:
+            self._leftover |= tokens
+            log.warning("%d spare ports can't be removed now: %s", len(tokens), error)
         for token in tokens:
             await self._links.detach(token)

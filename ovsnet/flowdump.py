@@ -49,6 +49,7 @@ def flow(line: str) -> Flow | None:
 
 
 _STEP = re.compile(r"^\s*(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+))?", re.MULTILINE)
+_BRIDGE = re.compile(r'^\s*bridge\("[^"]*"\)\n\s*-+$', re.MULTILINE)
 _OUTPUT = re.compile(r"-> output port is (\d+)")
 _DATAPATH = re.compile(r"^Datapath actions: (.*)$", re.MULTILINE)
 
@@ -72,7 +73,12 @@ class Trace(Frozen):
 
 
 def trace(text: str) -> Trace:
-    """Reads the text of `ofproto/trace`."""
+    """Reads the text of `ofproto/trace`, as far as it is about the bridge that the packet enters.
+
+    A tunnel in user space goes on into the bridge that holds the uplink; that is not ours.
+    """
+    summary = text[text.rfind("Final flow:") :]
+    text = _BRIDGE.split(text, 2)[1] + summary if len(_BRIDGE.findall(text)) > 1 else text
     steps = tuple(
         Step(table=int(found[1]), priority=int(found[3]), cookie=int(found[4] or "0", 16))
         for found in _STEP.finditer(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,8 @@ def _print(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    # Into a pipe or a file nothing is cut off, whatever the terminal.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
     agent = summary["agent"]
     ready = (
         "[green]ready[/]"
@@ -123,7 +125,10 @@ def _print(summary: dict[str, Any]) -> None:
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("PORT", "OFPORT", "ROLE", "TYPE", "WHO", "ADDRESSES"):
-        table.add_column(heading, justify="right" if heading == "OFPORT" else "left", no_wrap=True)
+        wide = heading in ("WHO", "ADDRESSES")
+        table.add_column(
+            heading, justify="right" if heading == "OFPORT" else "left", no_wrap=not wide, overflow="fold"
+        )
     for port in summary["ports"]:
         number = "" if port["ofport"] is None else str(port["ofport"])
         who = f"[red]{port['error']}[/]" if port["error"] else port["who"]

@@ -58,7 +58,10 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
 def document() -> dict[str, Any]:
     """The schema as the IDL wants it: a new copy, for the IDL keeps and alters it."""
     tables = {
-        name: {"columns": {column: dict(kind) for column, kind in columns.items()}, "isRoot": name == "Open_vSwitch"}
+        name: {
+            "columns": {column: dict(kind) for column, kind in columns.items()},
+            "isRoot": name == "Open_vSwitch",
+        }
         for name, columns in TABLES.items()
     }
     return {"name": DATABASE, "version": "8.0.0", "tables": tables}

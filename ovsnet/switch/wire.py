@@ -103,6 +103,8 @@ class Connection(jsonrpc.Connection):  # type: ignore[misc]  # `ovs` has no type
 class Session(jsonrpc.Session):  # type: ignore[misc]  # `ovs` has no types
     """The library's session over the Connection above."""
 
+    rpc: Any
+
     @classmethod
     def to(cls, remote: str) -> Session:
         session = cls.open_multiple([remote])

@@ -1,0 +1,281 @@
+"""One connection to ovsdb-server: rows out of it, changes into it, nothing in between.
+
+Owns the IDL and drives it on the asyncio loop, without threads and without polling. Knows rows and
+changes as plain data (`ovsnet.rows`); what they are for is the callers' business. Never waits for
+ovs-vswitchd except in `wait_ofports`, and never touches the counter that tells vswitchd to answer
+(next_cfg). Called by the agent, its pool and its attachments, and by the inspection commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ovs.db import idl
+
+from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.rows import BridgeRow, Change, PortRow
+from ovsnet.switch import operations, schema
+from ovsnet.switch.cache import Cache
+from ovsnet.switch.wire import Session, Waits
+
+log = logging.getLogger("ovsnet.switch")
+
+_TIMEOUT = 10.0
+"""Seconds that the server may take for a transaction."""
+_CONFLICT_PAUSE = 0.1
+"""Seconds to wait for the rows that made a transaction fail, if they have not come yet."""
+_FIRST_WORDS, _MOST_SILENCE = 0.5, 600.0
+"""Seconds until a server that is away is mentioned; the silence after it doubles from 10 up to the other."""
+
+
+class _Idl(idl.Idl):  # type: ignore[misc]  # `ovs` has no types
+    """The library's IDL over our session, which tells a cache what changed."""
+
+    cache: Cache
+
+    def __init__(self, remote: str) -> None:
+        helper = idl.SchemaHelper(schema_json=schema.document())
+        for table, columns in schema.TABLES.items():
+            helper.register_columns(table, list(columns))
+        super().__init__(remote, helper)
+        self.session = self._session = Session.to(remote)
+
+    @property
+    def synchronised(self) -> bool:
+        return bool(self.state == self.IDL_S_MONITORING and self.session.is_connected())
+
+    def notify(self, event: str, row: Any, updates: Any = None) -> None:
+        self.cache.note(event, row)
+
+
+class Ovsdb:
+    """The rows of one bridge. remote: as `ovs-vsctl --db` takes it, "unix:/run/openvswitch/db.sock"."""
+
+    def __init__(self, remote: str, bridge: str) -> None:
+        self._remote = remote
+        self._name = bridge
+        self._idl = _Idl(remote)
+        self._cache = self._idl.cache = Cache(self._idl.tables, bridge)
+        self._kick = asyncio.Event()
+        self._up = asyncio.Event()
+        self._pending: dict[Any, asyncio.Future[str]] = {}
+        self._changed: list[asyncio.Future[None]] = []
+        self._callbacks: list[Callable[[], None]] = []
+        self._complaint: asyncio.TimerHandle | None = None
+        self._complained = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether the rows are the server's of now. When not, they are those of before it went."""
+        return self._up.is_set()
+
+    @property
+    def version(self) -> str | None:
+        """Of Open vSwitch, as its start script wrote it down; None where that did not run."""
+        return next(iter(self._cache.system("ovs_version")), None)
+
+    @property
+    def datapath_types(self) -> tuple[str, ...]:
+        """What this ovs-vswitchd offers ("netdev", "system"); empty until one has started."""
+        return tuple(self._cache.system("datapath_types"))
+
+    @property
+    def iface_types(self) -> tuple[str, ...]:
+        return tuple(self._cache.system("iface_types"))
+
+    def bridge(self) -> BridgeRow | None:
+        """Our bridge; None when there is none."""
+        return self._cache.bridge
+
+    def ports(self) -> dict[str, PortRow]:
+        """All ports of our bridge by name, foreign ones too. Not to be altered; a change makes a new one."""
+        return self._cache.ports
+
+    def port(self, name: str) -> PortRow | None:
+        return self._cache.ports.get(name)
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Calls back after every batch of changes, and when the connection comes or goes."""
+        self._callbacks.append(callback)
+
+    async def wait_connected(self) -> None:
+        """Returns when the rows have been read."""
+        await self._up.wait()
+
+    async def run(self) -> None:
+        """Drives the connection until cancelled; reconnects by itself."""
+        self._complain_in(_FIRST_WORDS, 10.0)
+        try:
+            while True:
+                self._turn()
+                waits = Waits()
+                self._idl.wait(waits)
+                await waits.wait(self._kick)
+        finally:
+            self._lost()
+            if self._complaint is not None:
+                self._complaint.cancel()
+            self._idl.close()
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Carries out the changes in one transaction; returns when the server has them and the rows show them.
+
+        Adding a port that is there already and is ours brings it in line; deleting one that is not
+        there does nothing. Raises SwitchUnavailable without a server, and OvsnetError for a row that
+        is not ours or with the server's words when it refuses.
+        """
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                while await self._try(changes) == idl.Transaction.TRY_AGAIN:
+                    await self._next_batch(_CONFLICT_PAUSE)
+        except TimeoutError:
+            raise SwitchUnavailable(
+                f"ovsdb-server at {self._remote} did not answer within {_TIMEOUT:.0f} s", "is it overloaded?"
+            ) from None
+
+    async def wait_ofports(self, names: Iterable[str], timeout: float) -> dict[str, int]:  # noqa: ASYNC109  # the error names the ports
+        """Waits until ovs-vswitchd has given each port its OpenFlow number.
+
+        Raises SwitchUnavailable when it has not within `timeout` seconds, and OvsnetError with its
+        words when it can't, or when a port is not there.
+        """
+        numbers: dict[str, int] = {}
+        waiting = list(names)
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    for name in waiting:
+                        if (number := self._ofport(name)) is not None:
+                            numbers[name] = number
+                    waiting = [name for name in waiting if name not in numbers]
+                    if not waiting:
+                        return numbers
+                    await self._next_batch()
+        except TimeoutError:
+            others = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+            raise SwitchUnavailable(
+                f"ovs-vswitchd did not take up port {waiting[0]}{others} within {timeout:g} s",
+                "is it running?",
+            ) from None
+
+    def _ofport(self, name: str) -> int | None:
+        row = self._cache.ports.get(name)
+        if row is None:
+            raise OvsnetError(f"bridge {self._name} has no port {name}", "it was removed by somebody else")
+        if row.ofport == -1 or (row.error and row.ofport is None):
+            raise OvsnetError(
+                f"ovs-vswitchd can't open port {name}: {row.error or 'it does not say why'}",
+                "see ovs-vswitchd's log",
+            )
+        return row.ofport
+
+    async def _try(self, changes: Sequence[Change]) -> str:
+        """One attempt; the transaction's final status."""
+        if not self.connected:
+            raise SwitchUnavailable(
+                f"ovsdb-server at {self._remote} does not answer", "start Open vSwitch on this node"
+            )
+        transaction = idl.Transaction(self._idl)
+        try:
+            for operation in operations.build(changes, self._cache, self._name):
+                transaction.add_op(operation)
+            status: str = transaction.commit()
+        except BaseException:
+            transaction.abort()
+            raise
+        if status == transaction.INCOMPLETE:
+            status = await self._finished(transaction)
+        if status not in (transaction.SUCCESS, transaction.UNCHANGED, transaction.TRY_AGAIN):
+            raise OvsnetError(
+                f"ovsdb-server refused the change: {_words(transaction.get_error())}",
+                "see its log, and ovs-vsctl show",
+            )
+        return status
+
+    async def _finished(self, transaction: Any) -> str:
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._pending[transaction] = future
+        self._kick.set()
+        try:
+            return await future
+        finally:
+            self._pending.pop(transaction, None)
+
+    async def _next_batch(self, seconds: float | None = None) -> None:
+        """Waits for rows to change, or for so many seconds."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changed.append(future)
+        await asyncio.wait([future], timeout=seconds)
+
+    def _turn(self) -> None:
+        """Lets the IDL read and write what it can, and tells everybody what came of it."""
+        changed = bool(self._idl.run())
+        if self.connected and not self._idl.synchronised:
+            self._lost()
+            log.warning("ovsdb-server at %s went away; waiting for it", self._remote)
+            self._complained = True
+            self._complain_in(10.0, 20.0)
+            changed = True
+        elif not self.connected and self._idl.synchronised:
+            self._cache.rebuild()
+            self._found()
+            changed = True
+        elif changed and self.connected:
+            self._cache.settle()
+        for transaction, future in self._pending.items():
+            status = transaction.commit()
+            if status != transaction.INCOMPLETE and not future.done():
+                future.set_result(status)
+        if changed:
+            self._tell()
+
+    def _tell(self) -> None:
+        waiters, self._changed = self._changed, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        for callback in self._callbacks:
+            callback()
+
+    def _found(self) -> None:
+        self._up.set()
+        if self._complaint is not None:
+            self._complaint.cancel()
+            self._complaint = None
+        if self._complained:
+            log.info("ovsdb-server at %s is back: %d ports", self._remote, len(self._cache.ports))
+            self._complained = False
+
+    def _lost(self) -> None:
+        self._up.clear()
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(
+                    SwitchUnavailable(
+                        f"the connection to ovsdb-server at {self._remote} was lost during a change",
+                        "it may or may not have been made; the rows will tell when the server is back",
+                    )
+                )
+
+    def _complain_in(self, seconds: float, silence: float) -> None:
+        self._complaint = asyncio.get_running_loop().call_later(seconds, self._complain, silence)
+
+    def _complain(self, silence: float) -> None:
+        log.warning("ovsdb-server at %s does not answer; waiting for it", self._remote)
+        self._complained = True
+        self._complain_in(silence, min(2 * silence, _MOST_SILENCE))
+
+
+def _words(error: str) -> str:
+    """The library hands over the server's reply as JSON text: its "details", else all of it."""
+    try:
+        reply = json.loads(error)
+    except ValueError:
+        return error
+    if not isinstance(reply, dict):
+        return error
+    return ": ".join(str(reply[key]) for key in ("error", "details") if reply.get(key))

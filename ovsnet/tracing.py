@@ -107,7 +107,7 @@ def packet(question: Packet, objects: Sequence[Object]) -> str:
     layer = ("nw_src", "nw_dst") if src.version == 4 else ("ipv6_src", "ipv6_dst")
     fields += [f"{layer[0]}={src}", f"{layer[1]}={dst}", "nw_ttl=64"]
     if question.protocol == "icmp":
-        fields += ["icmp_type=8" if src.version == 4 else "icmp_type=128", "icmp_code=0"]
+        fields += ["icmp_type=8,icmp_code=0" if src.version == 4 else "icmpv6_type=128,icmpv6_code=0"]
     else:
         fields += [f"{question.protocol}_src=40000", f"{question.protocol}_dst={question.port}"]
     return ",".join(fields)

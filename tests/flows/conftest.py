@@ -1,0 +1,33 @@
+"""Fixtures of the pipeline's tests: one switch for all of them, with the state of `flow_world` installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from flow_world import A1, A2, PEERS, STATE, Bridge, make_bridge, make_underlay
+from ovs_sandbox import Sandbox, installed
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write what is rendered to tests/flows/golden instead of comparing"
+    )
+
+
+@pytest.fixture(scope="session")
+def ovs() -> Iterator[Sandbox]:
+    """A switch without root. Tests read it or make bridges of their own."""
+    if not installed():
+        pytest.skip("Open vSwitch is not installed")
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def bridge(ovs: Sandbox) -> Bridge:
+    """The bridge that all packets are traced on."""
+    make_underlay(ovs)
+    made = make_bridge(ovs, "br-int", (A1, A2), PEERS)
+    made.install(STATE)
+    return made

@@ -1,0 +1,49 @@
+"""A real switch takes everything that is rendered, and holds it exactly once."""
+
+from __future__ import annotations
+
+import pytest
+from flow_world import A1, A2, NODE, PEERS, RENDERER, STATE, Bridge, lines_of, make_bridge, pod
+from ovs_sandbox import Sandbox
+
+from ovsnet import plan
+from ovsnet.model import Object
+from ovsnet.render import cookie_of
+
+
+def differences(bridge: Bridge, objects: tuple[Object, ...]) -> str:
+    """What `ovs-ofctl diff-flows` finds between the switch and what is rendered, in the switch's normal form."""
+    path = bridge.ovs.folder / "wanted.txt"
+    path.write_text("\n".join(lines_of(objects)) + "\n")
+    try:
+        return bridge.ovs.ofctl("diff-flows", bridge.ovs.mgmt(bridge.name), str(path))
+    except RuntimeError as error:
+        return f"they differ: {error}"
+
+
+def test_the_switch_holds_what_was_rendered(bridge: Bridge) -> None:
+    assert differences(bridge, STATE) == ""
+
+
+def test_every_flow_is_present_exactly_once(bridge: Bridge) -> None:
+    lines = lines_of(STATE)
+    assert len({plan.match_of(line).partition(",")[2] for line in lines}) == len(lines)
+    assert len(bridge.dump()) == len(lines)
+
+
+@pytest.mark.parametrize("obj", STATE, ids=lambda obj: str(obj.title))
+def test_a_cookie_leads_to_its_object(bridge: Bridge, obj: Object) -> None:
+    mine = [flow for flow in bridge.dump() if flow.cookie == cookie_of(obj)]
+    assert len(mine) == len(RENDERER.object(obj))
+
+
+def test_a_planned_bundle_ends_in_the_wanted_state(ovs: Sandbox) -> None:
+    """By difference from one state to another: a pod gone, another with its address, a peer gone."""
+    bridge = make_bridge(ovs, "br-plan", ())
+    bridge.install((NODE, A1, A2))
+    heir = pod("heir", 3, 21)
+    after: tuple[Object, ...] = (NODE, A1, heir, *PEERS[2:])
+    bundle = plan.flows(RENDERER.state((NODE, A1, A2)), RENDERER.state(after))
+    ovs.ofctl("bundle", ovs.mgmt("br-plan"), "-", stdin="\n".join(bundle) + "\n")
+    assert differences(bridge, after) == ""
+    assert len(bridge.dump()) == len(lines_of(after))

@@ -60,7 +60,7 @@ def read(text: str) -> list[Document]:
 def _yaml(text: str) -> Iterator[Document]:
     number = 0
     builder = _Builder()
-    for event in yaml.parse(text, _Loader):
+    for event in _events(text):
         if isinstance(event, yaml.ScalarEvent):
             builder.put(_scalar(event), event)
         elif isinstance(event, yaml.MappingStartEvent):
@@ -79,6 +79,15 @@ def _yaml(text: str) -> Iterator[Document]:
             yield Document(
                 value=builder.value, number=number, line=builder.line, faults=tuple(builder.faults)
             )
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    """As yaml.parse, without asking twice for every event."""
+    loader = _Loader(text)
+    try:
+        yield from iter(loader.get_event, None)
+    finally:
+        loader.dispose()
 
 
 def _scalar(event: yaml.ScalarEvent) -> object:

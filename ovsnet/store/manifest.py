@@ -20,7 +20,21 @@ ENCAPSULATION = "ovsnet.io/encapsulation"
 """Annotation: how this node is reached."""
 
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
-_UNUSABLE = ("unspecified", "loopback", "multicast", "link_local")
+_UNUSABLE = [
+    (version, int(network[0]), int(network[-1]), kind)
+    for version, text, kind in (
+        (4, "0.0.0.0/8", "unspecified"),
+        (4, "127.0.0.0/8", "loopback"),
+        (4, "169.254.0.0/16", "link-local"),
+        (4, "224.0.0.0/3", "multicast or reserved"),
+        (6, "::/128", "unspecified"),
+        (6, "::1/128", "loopback"),
+        (6, "fe80::/10", "link-local"),
+        (6, "ff00::/8", "multicast"),
+    )
+    for network in (ipaddress.ip_network(text),)
+]
+"""Addresses that no node or pod can have. As numbers: asking ipaddress took longer than reading the file."""
 _EXAMPLE = "10.244.1.0/24 or fd00:10:244:1::/64"
 
 _Type = TypeVar("_Type")
@@ -185,12 +199,15 @@ class _Reader:
             self._complain(path, f"{_shown(text)} is not a range of addresses such as {_EXAMPLE}")
             return None
         try:
-            network = ipaddress.ip_network(text, strict=False)
+            network = ipaddress.ip_network(text)
         except ValueError as error:
-            self._complain(path, f"{error}; give a range such as {_EXAMPLE}")
-            return None
-        if network != _strict(text):
-            self._complain(path, f"{text} has host bits set; write {network}")
+            whole = _without_host_bits(text)
+            what = (
+                f"{text} has host bits set; write {whole}"
+                if whole
+                else f"{error}; give a range such as {_EXAMPLE}"
+            )
+            self._complain(path, what)
             return None
         if (kind := _unusable(network.network_address)) is not None:
             self._complain(path, f"{text} is {kind}, not for pods; give a range such as {_EXAMPLE}")
@@ -233,16 +250,21 @@ class _Reader:
         self.problems.append(": ".join(filter(None, (self.where, path, text))))
 
 
-def _strict(text: str) -> IPNetwork | None:
+def _without_host_bits(text: str) -> IPNetwork | None:
+    """The range that the text means in spite of host bits; None if it means none."""
     try:
-        return ipaddress.ip_network(text)
+        return ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None
 
 
 def _unusable(address: IPAddress) -> str | None:
     """Why nobody can have the address; None if someone can."""
-    return next((kind.replace("_", "-") for kind in _UNUSABLE if getattr(address, f"is_{kind}")), None)
+    version, number = address.version, int(address)
+    for family, first, last, kind in _UNUSABLE:
+        if first <= number <= last and family == version:
+            return kind
+    return None
 
 
 def _shown(value: object) -> str:

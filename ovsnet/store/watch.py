@@ -61,6 +61,8 @@ class FolderWatch:
         if self._reader is not None:
             self._reader.cancel()
         if self._inotify is not None:
+            # The task is cancelled only when the loop gets to it, and must not find a closed descriptor.
+            asyncio.get_running_loop().remove_reader(self._inotify.fd)
             self._inotify.close()
 
     @property

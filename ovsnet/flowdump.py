@@ -52,7 +52,6 @@ _STEP = re.compile(r"^\s*(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f
 _BRIDGE = re.compile(r'^\s*bridge\("[^"]*"\)\n\s*-+$', re.MULTILINE)
 _OUTPUT = re.compile(r"-> output port is (\d+)")
 _DATAPATH = re.compile(r"^Datapath actions: (.*)$", re.MULTILINE)
-_BRIDGE = re.compile(r"^bridge\(", re.MULTILINE)
 
 
 class Step(Frozen):
@@ -82,15 +81,15 @@ def trace(text: str) -> Trace:
     text = _BRIDGE.split(text, 2)[1] + summary if len(_BRIDGE.findall(text)) > 1 else text
     steps = tuple(
         Step(table=int(found[1]), priority=int(found[3]), cookie=int(found[4] or "0", 16))
-        for found in _STEP.finditer(ours)
+        for found in _STEP.finditer(text)
     )
-    outputs = _OUTPUT.findall(ours)
+    outputs = _OUTPUT.findall(text)
     actions = _DATAPATH.search(text)
     what = actions[1].strip() if actions else ""
     dropped = what in ("drop", "")
     return Trace(
         steps=steps,
         output=int(outputs[-1]) if outputs and not dropped else None,
-        answered="IN_PORT" in ours and not dropped and not outputs,
+        answered="IN_PORT" in text and not dropped and not outputs,
         datapath_actions=what,
     )

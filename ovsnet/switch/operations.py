@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from ovsnet import names
 from ovsnet.errors import OvsnetError
@@ -217,7 +216,7 @@ class _Builder:
             )
         return row
 
-    def _guard(self, table: str, uuid: UUID, name: str) -> None:
+    def _guard(self, table: str, uuid: str, name: str) -> None:
         """The row must still be there: an operation on a row that is not succeeds, and does nothing."""
         self._guards[f"{table} {name}"] = {
             "op": "wait",
@@ -229,7 +228,7 @@ class _Builder:
             "rows": [{"name": name}],
         }
 
-    def _update(self, table: str, uuid: UUID, columns: Mapping[str, Any]) -> None:
+    def _update(self, table: str, uuid: str, columns: Mapping[str, Any]) -> None:
         if columns:
             self._operations.append(
                 {"op": "update", "table": table, "where": _where(_by_uuid(uuid)), "row": dict(columns)}
@@ -269,8 +268,8 @@ def _map(value: Mapping[str, str]) -> list[Any]:
     return ["map", [[key, text] for key, text in value.items()]]
 
 
-def _by_uuid(uuid: UUID) -> Reference:
-    return ["uuid", str(uuid)]
+def _by_uuid(uuid: str) -> Reference:
+    return ["uuid", uuid]
 
 
 def _where(row: Reference) -> list[list[Any]]:

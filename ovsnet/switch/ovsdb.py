@@ -20,6 +20,8 @@ from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.rows import BridgeRow, Change, PortRow
 from ovsnet.switch import operations, schema
 from ovsnet.switch.cache import Cache
+from ovsnet.switch.replica import Change as RowChange
+from ovsnet.switch.replica import Replica
 from ovsnet.switch.wire import Session, Waits
 
 log = logging.getLogger("ovsnet.switch")
@@ -33,23 +35,18 @@ _FIRST_WORDS, _MOST_SILENCE = 0.5, 600.0
 
 
 class _Idl(idl.Idl):  # type: ignore[misc]  # `ovs` has no types
-    """The library's IDL over our session, which tells a cache what changed."""
+    """The library's IDL over our session."""
 
-    cache: Cache
-
-    def __init__(self, remote: str) -> None:
+    def __init__(self, remote: str, receive: Callable[[dict[str, Any], bool], None]) -> None:
         helper = idl.SchemaHelper(schema_json=schema.document())
         for table, columns in schema.TABLES.items():
             helper.register_columns(table, list(columns))
         super().__init__(remote, helper)
-        self.session = self._session = Session.to(remote)
+        self.session = self._session = Session(remote, schema.DATABASE, receive)
 
     @property
     def synchronised(self) -> bool:
         return bool(self.state == self.IDL_S_MONITORING and self.session.is_connected())
-
-    def notify(self, event: str, row: Any, updates: Any = None) -> None:
-        self.cache.note(event, row)
 
 
 class Ovsdb:
@@ -58,8 +55,10 @@ class Ovsdb:
     def __init__(self, remote: str, bridge: str) -> None:
         self._remote = remote
         self._name = bridge
-        self._idl = _Idl(remote)
-        self._cache = self._idl.cache = Cache(self._idl.tables, bridge)
+        self._idl = _Idl(remote, self._receive)
+        self._replica = Replica()
+        self._cache = Cache(self._replica, bridge)
+        self._news: list[RowChange] = []
         self._kick = asyncio.Event()
         self._up = asyncio.Event()
         self._pending: dict[Any, asyncio.Future[str]] = {}
@@ -76,16 +75,20 @@ class Ovsdb:
     @property
     def version(self) -> str | None:
         """Of Open vSwitch, as its start script wrote it down; None where that did not run."""
-        return next(iter(self._cache.system("ovs_version")), None)
+        row = self._cache.system()
+        return row["ovs_version"] if row else None
 
     @property
-    def datapath_types(self) -> tuple[str, ...]:
+    def datapath_types(self) -> frozenset[str]:
         """What this ovs-vswitchd offers ("netdev", "system"); empty until one has started."""
-        return tuple(self._cache.system("datapath_types"))
+        row = self._cache.system()
+        return row["datapath_types"] if row else frozenset()
 
     @property
-    def iface_types(self) -> tuple[str, ...]:
-        return tuple(self._cache.system("iface_types"))
+    def iface_types(self) -> frozenset[str]:
+        """The Interface types that it offers ("internal", "vxlan")."""
+        row = self._cache.system()
+        return row["iface_types"] if row else frozenset()
 
     def bridge(self) -> BridgeRow | None:
         """Our bridge; None when there is none."""
@@ -213,7 +216,9 @@ class Ovsdb:
 
     def _turn(self) -> None:
         """Lets the IDL read and write what it can, and tells everybody what came of it."""
-        changed = bool(self._idl.run())
+        self._idl.run()
+        news, self._news = self._news, []
+        changed = bool(news)
         if self.connected and not self._idl.synchronised:
             self._lost()
             log.warning("ovsdb-server at %s went away; waiting for it", self._remote)
@@ -224,14 +229,19 @@ class Ovsdb:
             self._cache.rebuild()
             self._found()
             changed = True
-        elif changed and self.connected:
-            self._cache.settle()
+        elif news and self.connected:
+            self._cache.settle(news)
         for transaction, future in self._pending.items():
             status = transaction.commit()
             if status != transaction.INCOMPLETE and not future.done():
                 future.set_result(status)
         if changed:
             self._tell()
+
+    def _receive(self, updates: dict[str, Any], complete: bool) -> None:
+        if complete:
+            self._replica.clear()
+        self._news += self._replica.update(updates)
 
     def _tell(self) -> None:
         waiters, self._changed = self._changed, []

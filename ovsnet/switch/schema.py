@@ -2,64 +2,68 @@
 
 Pure. A part of ovs-vswitchd's vswitch.ovsschema, kept here so that the IDL can be made before the
 server answers and without the file, which a container with the agent alone does not have. The IDL
-monitors exactly these columns. Called by `ovsdb`.
+monitors exactly these columns. Called by `ovsdb` and `replica`.
 """
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 DATABASE = "Open_vSwitch"
 
-_STRING: dict[str, Any] = {"type": "string"}
-_OPTIONAL_STRING: dict[str, Any] = {"type": {"key": "string", "min": 0, "max": 1}}
-_OPTIONAL_INTEGER: dict[str, Any] = {"type": {"key": "integer", "min": 0, "max": 1}}
-_STRINGS: dict[str, Any] = {"type": {"key": "string", "min": 0, "max": "unlimited"}}
-_MAP: dict[str, Any] = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
+
+class Kind(enum.Enum):
+    """What a column holds; the value is the OVSDB type (RFC 7047, section 3.2)."""
+
+    TEXT = "string"
+    OPTIONAL_TEXT = {"key": "string", "min": 0, "max": 1}
+    OPTIONAL_INTEGER = {"key": "integer", "min": 0, "max": 1}
+    TEXTS = {"key": "string", "min": 0, "max": "unlimited"}
+    MAP = {"key": "string", "value": "string", "min": 0, "max": "unlimited"}
+    BRIDGES = {"key": {"type": "uuid", "refTable": "Bridge"}, "min": 0, "max": "unlimited"}
+    PORTS = {"key": {"type": "uuid", "refTable": "Port"}, "min": 0, "max": "unlimited"}
+    INTERFACES = {"key": {"type": "uuid", "refTable": "Interface"}, "min": 1, "max": "unlimited"}
 
 
-def _references(table: str, least: int = 0) -> dict[str, Any]:
-    return {"type": {"key": {"type": "uuid", "refTable": table}, "min": least, "max": "unlimited"}}
-
-
-TABLES: dict[str, dict[str, dict[str, Any]]] = {
+TABLES: dict[str, dict[str, Kind]] = {
     "Open_vSwitch": {
-        "bridges": _references("Bridge"),
-        "ovs_version": _OPTIONAL_STRING,
-        "datapath_types": _STRINGS,
-        "iface_types": _STRINGS,
+        "bridges": Kind.BRIDGES,
+        "ovs_version": Kind.OPTIONAL_TEXT,
+        "datapath_types": Kind.TEXTS,
+        "iface_types": Kind.TEXTS,
     },
     "Bridge": {
-        "name": _STRING,
-        "ports": _references("Port"),
-        "datapath_type": _STRING,
-        "fail_mode": _OPTIONAL_STRING,
-        "other_config": _MAP,
-        "external_ids": _MAP,
+        "name": Kind.TEXT,
+        "ports": Kind.PORTS,
+        "datapath_type": Kind.TEXT,
+        "fail_mode": Kind.OPTIONAL_TEXT,
+        "other_config": Kind.MAP,
+        "external_ids": Kind.MAP,
     },
     "Port": {
-        "name": _STRING,
-        "interfaces": _references("Interface", least=1),
-        "external_ids": _MAP,
+        "name": Kind.TEXT,
+        "interfaces": Kind.INTERFACES,
+        "external_ids": Kind.MAP,
     },
     "Interface": {
-        "name": _STRING,
-        "type": _STRING,
-        "options": _MAP,
-        "mac": _OPTIONAL_STRING,
-        "mtu_request": _OPTIONAL_INTEGER,
-        "ofport": _OPTIONAL_INTEGER,
-        "ofport_request": _OPTIONAL_INTEGER,
-        "error": _OPTIONAL_STRING,
+        "name": Kind.TEXT,
+        "type": Kind.TEXT,
+        "options": Kind.MAP,
+        "mac": Kind.OPTIONAL_TEXT,
+        "mtu_request": Kind.OPTIONAL_INTEGER,
+        "ofport": Kind.OPTIONAL_INTEGER,
+        "ofport_request": Kind.OPTIONAL_INTEGER,
+        "error": Kind.OPTIONAL_TEXT,
     },
 }
 
 
 def document() -> dict[str, Any]:
-    """The schema as the IDL wants it: a new copy, for the IDL keeps and alters it."""
+    """The schema as the IDL wants it."""
     tables = {
         name: {
-            "columns": {column: dict(kind) for column, kind in columns.items()},
+            "columns": {column: {"type": kind.value} for column, kind in columns.items()},
             "isRoot": name == "Open_vSwitch",
         }
         for name, columns in TABLES.items()

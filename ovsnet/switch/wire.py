@@ -2,9 +2,9 @@
 
 Owns framing, decoding and when to wake up; knows nothing of tables. The `ovs` library reads 4 KiB at
 a time and parses JSON in Python unless its C extension was built, which takes seconds for a node
-with many ports. Here messages are found by one regular expression and decoded by msgspec; the
-library's `Connection` and `Session` keep everything else: states, probes, reconnection.
-Called by `ovsdb`.
+with many ports. Here messages are found by one regular expression and decoded by msgspec, and rows
+never reach the IDL: the session takes them out of its monitor's messages. The library's classes keep
+everything else: states, versions of the protocol, probes, reconnection. Called by `ovsdb`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import collections
 import errno
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -27,6 +28,10 @@ _UP_TO_BRACE = re.compile(rb'(?:[^"{}]++|"(?:[^"\\]++|\\.)*+")*+[{}]', re.DOTALL
 RETRY_FIRST, RETRY_LONGEST = 100, 2000
 """Milliseconds between attempts to reach ovsdb-server. The library's least is a second, which a CNI
 request would feel; connecting to a unix socket in vain costs some 50 microseconds."""
+
+
+_MONITORS, _UPDATES = ("monitor_cond_since", "monitor_cond"), ("update3", "update2")
+"""Both give rows in the same form; servers before OVS 2.12 know the second of each."""
 
 
 class Framer:
@@ -101,24 +106,58 @@ class Connection(jsonrpc.Connection):  # type: ignore[misc]  # `ovs` has no type
 
 
 class Session(jsonrpc.Session):  # type: ignore[misc]  # `ovs` has no types
-    """The library's session over the Connection above."""
+    """The library's session over the Connection above.
+
+    The rows of `database` go to `receive(updates, complete)` instead of the IDL, which sees its
+    monitor answered and updated with no rows. complete: these are all rows, forget the others.
+    """
 
     rpc: Any
 
-    @classmethod
-    def to(cls, remote: str) -> Session:
-        session = cls.open_multiple([remote])
-        return cls(session.reconnect, session.rpc, session.remotes)
-
-    def __init__(self, reconnect: Any, rpc: Any, remotes: list[str]) -> None:
-        super().__init__(reconnect, rpc, remotes)
-        reconnect.min_backoff, reconnect.max_backoff = RETRY_FIRST, RETRY_LONGEST
+    def __init__(self, remote: str, database: str, receive: Callable[[dict[str, Any], bool], None]) -> None:
+        made = jsonrpc.Session.open_multiple([remote])
+        super().__init__(made.reconnect, None, made.remotes)
+        made.reconnect.min_backoff, made.reconnect.max_backoff = RETRY_FIRST, RETRY_LONGEST
+        self._database = database
+        self._receive = receive
+        self._request: int | None = None
+        self._monitor: str | None = None
 
     def run(self) -> None:
         super().run()
         if type(self.rpc) is jsonrpc.Connection:
             # Just made: nothing has been read from it or written to it.
             self.rpc = Connection(self.rpc.stream)
+
+    def send(self, message: Any) -> Any:
+        if message.method in _MONITORS and message.params[0] == self._database:
+            self._request, self._monitor = message.id, message.params[1]
+        return super().send(message)
+
+    def recv(self) -> Any:
+        message = super().recv()
+        if message is None:
+            return None
+        if message.type == message.T_REPLY and message.id == self._request:
+            self._request = None
+            message.result = self._take_initial(message.result)
+        elif (
+            message.type == message.T_NOTIFY
+            and message.method in _UPDATES
+            and message.params[0] == self._monitor
+        ):
+            *others, updates = message.params
+            self._receive(updates, False)
+            message.params = [*others, {}]
+        return message
+
+    def _take_initial(self, result: Any) -> Any:
+        if isinstance(result, dict):
+            self._receive(result, True)
+            return {}
+        found, last, updates = result
+        self._receive(updates, not found)
+        return [found, last, {}]
 
 
 class Waits:

@@ -336,11 +336,29 @@ node_packages() {
   change "install packages: ${packages[*]}" node_install_packages "${packages[@]}"
 }
 
+# Remembers dependencies too: all that was not there before.
 node_install_packages() {
-  local package
+  local package before
+  before=$(installed_packages)
   install_packages yes "$@"
-  for package in "$@"; do
+  while read -r package; do
     remember package "$package"
+  done < <(comm -13 <(printf '%s\n' "$before") <(installed_packages))
+}
+
+installed_packages() {
+  # shellcheck disable=SC2016  # dpkg-query's own variables
+  dpkg-query -W -f '${db:Status-Abbrev} ${binary:Package}\n' | awk '$1 == "ii" { print $2 }' | sort
+}
+
+# dpkg removes nothing that another package needs, where apt would remove that one too.
+remove_packages() {
+  local package
+  dpkg --remove "$@" >>"$LOG" 2>&1 9>&- || true
+  for package in "$@"; do
+    if installed_packages | grep -qxF "$package"; then
+      say "kept: package $package, which others need"
+    fi
   done
 }
 
@@ -440,6 +458,7 @@ start_agent() {
 
 uninstall_node() {
   local kind path sum
+  local -a packages=()
   if [[ ! -e $(manifest) ]]; then
     say "nothing is installed here; nothing changed"
     return
@@ -454,17 +473,27 @@ uninstall_node() {
       link) change "remove $path" rm -f "$path" ;;
       venv) change "remove $path" rm -rf "$path" ;;
       dir) uninstall_dir "$path" ;;
-      package) change "remove package $path" logged "apt-get remove" apt-get -q -y remove "$path" ;;
+      package) packages+=("$path") ;;
     esac
   done 3< <(removal_order)
-  if [[ $DRY_RUN == no ]]; then
-    rm -f "$(manifest)"
-    rmdir "$(dirname "$(manifest)")" 2>/dev/null || true
+  if [[ -z $ROOT ]] && ovs-vsctl -t 2 br-exists br-int 2>/dev/null; then
+    say "kept: the bridge br-int, so that pods keep their network${packages[*]:+, and the packages it needs}; to remove it:"
+    say "    ovs-vsctl del-br br-int; nft delete table inet ovsnet${packages[*]:+; $0 node --uninstall}"
+  elif [[ ${#packages[@]} -gt 0 ]]; then
+    change "remove packages: ${packages[*]}" remove_packages "${packages[@]}"
+    packages=()
   fi
-  if [[ -z $ROOT ]]; then
-    say "what the agent itself made is still there, so that pods keep their network; to remove it:"
-    say "    ovs-vsctl --if-exists del-br br-int; nft delete table inet ovsnet"
+  [[ $DRY_RUN == yes ]] || close_manifest "${packages[@]}"
+}
+
+# What is left in the manifest are the packages in the arguments; without any it goes.
+close_manifest() {
+  if [[ $# -gt 0 ]]; then
+    printf 'package %s\n' "$@" >"$(manifest)"
+    return
   fi
+  rm -f "$(manifest)"
+  rmdir "$(dirname "$(manifest)")" 2>/dev/null || true
 }
 
 # Files before what was there before them, folders when they are empty, the deepest first, packages last.

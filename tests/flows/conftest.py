@@ -11,7 +11,9 @@ from ovs_sandbox import Sandbox, installed
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--update-golden", action="store_true", help="write what is rendered to tests/flows/golden instead of comparing"
+        "--update-golden",
+        action="store_true",
+        help="write what is rendered to tests/flows/golden instead of comparing",
     )
 
 

@@ -95,7 +95,11 @@ class Bridge:
 
     def install(self, objects: Sequence[Object]) -> None:
         self.ovs.ofctl(
-            "--bundle", "replace-flows", self.ovs.mgmt(self.name), "-", stdin="\n".join(lines_of(objects)) + "\n"
+            "--bundle",
+            "replace-flows",
+            self.ovs.mgmt(self.name),
+            "-",
+            stdin="\n".join(lines_of(objects)) + "\n",
         )
 
     def dump(self) -> list[flowdump.Flow]:

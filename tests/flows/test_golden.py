@@ -31,7 +31,9 @@ def test_a_table_is_rendered_as_agreed(table: Table, request: pytest.FixtureRequ
     path = GOLDEN / f"{table.path.name.removesuffix('.flows.j2')}.txt"
     if request.config.getoption("--update-golden"):
         path.write_text(text_of(table), encoding="utf-8")
-    assert text_of(table) == path.read_text(encoding="utf-8"), f"{path}: pytest tests/flows --update-golden accepts it"
+    assert text_of(table) == path.read_text(encoding="utf-8"), (
+        f"{path}: pytest tests/flows --update-golden accepts it"
+    )
 
 
 def test_every_golden_file_belongs_to_a_table() -> None:
@@ -39,7 +41,9 @@ def test_every_golden_file_belongs_to_a_table() -> None:
     assert {path.stem for path in GOLDEN.glob("*.txt")} == tables
 
 
-@pytest.mark.parametrize("word", ["ct(", "ct_", "NORMAL", "FLOOD", "flood", "ALL", "learn", "group", "CONTROLLER"])
+@pytest.mark.parametrize(
+    "word", ["ct(", "ct_", "NORMAL", "FLOOD", "flood", "ALL", "learn", "group", "CONTROLLER"]
+)
 def test_nothing_is_flooded_learnt_tracked_or_grouped(word: str) -> None:
     assert not [line for obj in STATE for line in RENDERER.object(obj) if word in line]
 

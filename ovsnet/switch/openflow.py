@@ -18,7 +18,8 @@ from ovsnet.switch import command
 
 _VERSION = ("-O", "OpenFlow14")
 _AWAY = re.compile(
-    r"failed to connect|connection refused|is not a bridge or a socket|No such file|reset by peer|EOF"
+    r"failed to connect|connecting to|refused|is not a bridge or a socket|no such file|reset by peer|broken pipe|EOF",
+    re.IGNORECASE,
 )
 _LINE = re.compile(r"-:(\d+):")
 _HEADER = struct.Struct(">BBHI")
@@ -117,7 +118,7 @@ class OpenFlow:
         if finished.code == 0:
             return
         words = " ".join(line for line in finished.err.splitlines() if "|INFO|" not in line).strip()
-        if _AWAY.search(words):
+        if _AWAY.search(words) and not _LINE.search(words):
             raise SwitchUnavailable(
                 f"ovs-vswitchd does not answer on {self._path}: {words}", "is it running?"
             )

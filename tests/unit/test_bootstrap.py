@@ -74,7 +74,7 @@ class Machine:
     def node(self, *arguments: str, fails: bool = False) -> str:
         """Runs it, and answers with what it said (what it complained of, if it is to fail)."""
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
         assert (process.returncode != 0) == fails, out + err
         return err if fails else out
 
@@ -180,7 +180,7 @@ def test_a_bad_configuration_is_refused_before_it_is_installed(machine: Machine)
 
 def test_two_at_once_wait_for_one_another(machine: Machine) -> None:
     processes = [machine.start("--config", str(machine.config)) for _ in range(3)]
-    said = [process.communicate(timeout=60)[0] for process in processes]
+    said = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert sum("nothing changed" in each for each in said) == 2
 

@@ -237,8 +237,7 @@ class Agent:
             await self.ovsdb.wait_connected()
             await self.openflow.wait_up()
             await self.openflow.wait_down()
+            if not self.installer.stale:
+                log.warning("ovs-vswitchd or bridge %s went away, and flows with it", self.config.bridge)
             self.installer.stale = True
-            log.warning(
-                "ovs-vswitchd or bridge %s went away; its flows are to be written again", self.config.bridge
-            )
             self.wake()

@@ -13,16 +13,20 @@ import errno
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, rtnl
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
+
 from ovsnet.errors import HostFailure
-from ovsnet.host import inet, netlink, pod, sysctl
-from ovsnet.host.netlink import Failure, Netlink, Request, attribute, attributes, integer
+from ovsnet.host import inet, pod, sysctl
+from ovsnet.host.messages import Failure, Request, link
+from ovsnet.host.netlink import Netlink
 from ovsnet.host.types import GatewaySpec, GatewayState, RouteSpec
 
 _AT_ONCE = 64
 """Requests carried out before other tasks get their turn: about 1 ms of the kernel's time."""
 _SHOWN = 5
 """Refusals that an error spells out."""
-_REPLACE = netlink.CREATE | netlink.REPLACE
+_REPLACE = NLM_F_CREATE | NLM_F_REPLACE
 _GONE = (errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT)
 
 
@@ -34,7 +38,7 @@ class _Change(NamedTuple):
 
 async def observe(interface: str) -> GatewayState:
     """The port as it is. Raises HostFailure when there is none of that name."""
-    with Netlink.open() as nl:
+    with Netlink() as nl:
         return _observe(nl, interface)
 
 
@@ -43,12 +47,12 @@ async def reconcile(spec: GatewaySpec) -> list[str]:
 
     Raises HostFailure for what the kernel refused, after everything else has been done.
     """
-    with Netlink.open() as nl:
+    with Netlink() as nl:
         state = _observe(nl, spec.interface)
         done = _settings(nl, spec)
         first = [*_link(spec, state), *_addresses(spec, state)]
         failures = await _carry_out(nl, first)
-        if any(change.request.kind == netlink.DELADDR for change in first):
+        if any(change.request.kind == rtnl.RTM_DELADDR for change in first):
             # With an address the kernel drops the routes that depended on it.
             state = _observe(nl, spec.interface)
         second = [*_neighbours(spec, state), *_routes(spec, state)]
@@ -78,46 +82,46 @@ def _observe(nl: Netlink, interface: str) -> GatewayState:
     message = pod.find(nl, interface)
     if message is None:
         raise HostFailure(f"there is no interface {interface}", "ovs-vswitchd makes it: is it running?")
-    _, _, index, flags, _ = netlink.LINK.unpack_from(message)
-    found = attributes(message, netlink.LINK.size)
+    index = message["index"]
     addresses = (address.interface for address in inet.addresses(nl, index))
     return GatewayState(
         index=index,
-        up=bool(flags & netlink.IFF_UP),
-        mac=netlink.unpack_mac(found[netlink.IFLA_ADDRESS]),
-        mtu=integer(found[netlink.IFLA_MTU]),
+        up=bool(message["flags"] & IFF_UP),
+        mac=message.get_attr("IFLA_ADDRESS"),
+        mtu=message.get_attr("IFLA_MTU"),
         addresses=frozenset(a for a in addresses if a.version == 4 or not a.is_link_local),
-        routes=frozenset(r.spec for r in inet.routes(nl, index) if r.protocol != netlink.PROTO_KERNEL),
+        routes=frozenset(r.spec for r in inet.routes(nl, index) if r.protocol != inet.BY_KERNEL),
         neighbours=frozenset(inet.neighbours(nl, index)),
     )
 
 
 def _link(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
-    attrs, words = [], []
+    changed: list[tuple[str, object]] = []
+    words = []
     if spec.mac is not None and spec.mac != state.mac:
-        attrs.append(attribute(netlink.IFLA_ADDRESS, netlink.pack_mac(spec.mac)))
+        changed.append(("IFLA_ADDRESS", spec.mac))
         words.append(f"MAC {spec.mac}")
     if spec.mtu is not None and spec.mtu != state.mtu:
-        attrs.append(attribute(netlink.IFLA_MTU, spec.mtu))
+        changed.append(("IFLA_MTU", spec.mtu))
         words.append(f"MTU {spec.mtu}")
     if not state.up:
         words.append("up")
     if words:
-        payload = netlink.link(state.index, *attrs, flags=netlink.IFF_UP, change=netlink.IFF_UP)
+        message = link(*changed, index=state.index, flags=IFF_UP, change=IFF_UP)
         what = f"{spec.interface} set to {', '.join(words)}"
-        yield _Change(Request(netlink.SETLINK, 0, payload, f"have {what}"), what)
+        yield _Change(Request(rtnl.RTM_SETLINK, 0, message, f"have {what}"), what)
 
 
 def _addresses(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
     # Removals come first: the kernel removes an IPv4 address together with earlier ones of its range.
     for address in sorted(state.addresses - set(spec.addresses), key=str):
-        payload = inet.address_message(state.index, address)
-        request = Request(netlink.DELADDR, 0, payload, f"remove the address {address}", _GONE)
+        message = inet.address_message(state.index, address)
+        request = Request(rtnl.RTM_DELADDR, 0, message, f"remove the address {address}", _GONE)
         yield _Change(request, f"address {address} removed")
     for address in spec.addresses:
         if address not in state.addresses:
-            payload = inet.address_message(state.index, address)
-            request = Request(netlink.NEWADDR, _REPLACE, payload, f"add the address {address}")
+            message = inet.address_message(state.index, address)
+            request = Request(rtnl.RTM_NEWADDR, _REPLACE, message, f"add the address {address}")
             yield _Change(request, f"address {address} added")
 
 
@@ -125,16 +129,16 @@ def _neighbours(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
     wanted = {neighbour.address for neighbour in spec.neighbours}
     for neighbour in state.neighbours.difference(spec.neighbours):
         if neighbour.address not in wanted:
-            payload = inet.neighbour_message(state.index, neighbour)
+            message = inet.neighbour_message(state.index, neighbour)
             request = Request(
-                netlink.DELNEIGH, 0, payload, f"remove the neighbour {neighbour.address}", _GONE
+                rtnl.RTM_DELNEIGH, 0, message, f"remove the neighbour {neighbour.address}", _GONE
             )
             yield _Change(request, f"neighbour {neighbour.address} removed")
     for neighbour in spec.neighbours:
         if neighbour not in state.neighbours:
-            payload = inet.neighbour_message(state.index, neighbour)
+            message = inet.neighbour_message(state.index, neighbour)
             what = f"neighbour {neighbour.address} at {neighbour.mac}"
-            yield _Change(Request(netlink.NEWNEIGH, _REPLACE, payload, f"add the {what}"), f"{what} added")
+            yield _Change(Request(rtnl.RTM_NEWNEIGH, _REPLACE, message, f"add the {what}"), f"{what} added")
 
 
 def _routes(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
@@ -142,16 +146,16 @@ def _routes(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
     ours = {(route.cidr, route.metric) for route in state.routes}
     for route in state.routes.difference(spec.routes):
         if (route.cidr, route.metric) not in wanted:
-            payload = inet.route_removal(state.index, route)
-            request = Request(netlink.DELROUTE, 0, payload, f"remove the {_words(route)}", _GONE)
+            message = inet.route_removal(state.index, route)
+            request = Request(rtnl.RTM_DELROUTE, 0, message, f"remove the {_words(route)}", _GONE)
             yield _Change(request, f"{_words(route)} removed")
     for route in spec.routes:
         if route not in state.routes:
             # Only a route that is ours may be replaced: somebody else's would be replaced just as well.
             replace = (route.cidr, route.metric) in ours
-            payload = inet.route_message(state.index, route, on_link=route.next_hop is not None)
-            flags = _REPLACE if replace else netlink.CREATE | netlink.EXCLUSIVE
-            request = Request(netlink.NEWROUTE, flags, payload, f"add the {_words(route)}")
+            message = inet.route_message(state.index, route, on_link=route.next_hop is not None)
+            flags = _REPLACE if replace else NLM_F_CREATE | NLM_F_EXCL
+            request = Request(rtnl.RTM_NEWROUTE, flags, message, f"add the {_words(route)}")
             yield _Change(request, f"{_words(route)} {'replaced' if replace else 'added'}")
 
 
@@ -186,9 +190,9 @@ def _settings(nl: Netlink, spec: GatewaySpec) -> list[str]:
 def _learners(nl: Netlink) -> list[str]:
     """Interfaces with routes from router advertisements, which a forwarding node ignores unless told to."""
     learners = set()
-    for index in {route.ifindex for route in inet.routes(nl) if route.protocol == netlink.PROTO_RA}:
-        message = nl.get(netlink.GETLINK, netlink.link(index), f"look up interface {index}") or b""
-        name = netlink.text(netlink.first(message, netlink.LINK.size, netlink.IFLA_IFNAME))
+    for index in {route.ifindex for route in inet.routes(nl) if route.protocol == inet.BY_ADVERTISEMENT}:
+        message = nl.get(rtnl.RTM_GETLINK, link(index=index), f"look up interface {index}")
+        name = message.get_attr("IFLA_IFNAME")
         if sysctl.read(f"ipv6/conf/{name}/accept_ra") == "1":
             learners.add(name)
     return sorted(learners)

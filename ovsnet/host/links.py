@@ -17,13 +17,17 @@ import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Self
+
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, rtnl
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP
 
 from ovsnet import names
 from ovsnet.errors import AlreadyAttached, HostFailure
-from ovsnet.host import netlink, netns, pod, sysctl
-from ovsnet.host.netlink import Netlink, Request, attribute
+from ovsnet.host import netns, pod, sysctl
+from ovsnet.host.messages import Request, all_links, link, link_name
+from ovsnet.host.netlink import Netlink
 from ovsnet.host.types import AttachSpec, PodInterface, VethPairs
 
 _LEAVING = 0x6F76736E
@@ -45,7 +49,7 @@ class Links:
 
     @classmethod
     async def open(cls) -> Self:
-        return cls(Netlink.open(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        return cls(Netlink(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
 
     def close(self) -> None:
         self._ours.close()
@@ -85,36 +89,36 @@ class Links:
         Raises AlreadyAttached when the pod has an interface of that name, and then the spare is untouched;
         HostFailure for anything else, and then the pair is deleted.
         """
+        spare = pod.index_of(names.spare_interface(spec.token))
         # Nothing is awaited in here: sockets stay where they were opened, but the thread is in the pod.
-        with netns.entered(spec.netns), Netlink.open() as inside:
-            if pod.find(inside, spec.ifname) is not None:
+        with netns.entered(spec.netns), Netlink() as inside:
+            if pod.index_of(spec.ifname):
                 raise AlreadyAttached(
                     f"the pod has an interface {spec.ifname} already", "CNI_IFNAME must be new"
                 )
             try:
-                self._move(spec)
+                self._move(spec, spare)
                 pod.configure(inside, spec)
             except BaseException:
                 self._ours.attempt([_delete(names.host_interface(spec.token))])
                 raise
 
-    def _move(self, spec: AttachSpec) -> None:
+    def _move(self, spec: AttachSpec, index: int) -> None:
         """Namespace, name, MAC and MTU in one request; the link is down, so none of them disturbs anybody."""
         spare = names.spare_interface(spec.token)
-        found = pod.find(self._ours, spare)
-        if found is None:
+        if not index:
             raise HostFailure(
                 f"interface {spare} is gone", "it was deleted by someone else; repeat the request"
             )
-        payload = netlink.link(
-            pod.index_of(found),
-            attribute(netlink.IFLA_NET_NS_FD, spec.netns),
-            attribute(netlink.IFLA_IFNAME, spec.ifname),
-            attribute(netlink.IFLA_ADDRESS, netlink.pack_mac(spec.mac)),
-            attribute(netlink.IFLA_MTU, spec.mtu),
+        message = link(
+            ("IFLA_NET_NS_FD", spec.netns),
+            ("IFLA_IFNAME", spec.ifname),
+            ("IFLA_ADDRESS", spec.mac),
+            ("IFLA_MTU", spec.mtu),
+            index=index,
         )
         what = f"move {spare} into the pod as {spec.ifname} with MAC {spec.mac} and MTU {spec.mtu}"
-        self._ours.apply([Request(netlink.SETLINK, 0, payload, what)])
+        self._ours.apply([Request(rtnl.RTM_SETLINK, 0, message, what)])
 
     async def detach(self, token: str) -> None:
         """Delete a pair by its host end, wherever the other end is. One that is gone already is fine.
@@ -132,68 +136,56 @@ class Links:
         if len(leaving) == 1:
             self._ours.apply([_delete(leaving[0])])
             return
-        group = attribute(netlink.IFLA_GROUP, _LEAVING)
+        group = ("IFLA_GROUP", _LEAVING)
         requests = [
-            Request(netlink.SETLINK, 0, _by_name(name, group), f"mark {name} for deletion", _GONE)
+            Request(
+                rtnl.RTM_SETLINK, 0, link(("IFLA_IFNAME", name), group), f"mark {name} for deletion", _GONE
+            )
             for name in leaving
         ]
         everything = f"delete {', '.join(leaving)}"
-        requests.append(Request(netlink.DELLINK, 0, netlink.link(0, group), everything, _GONE))
+        requests.append(Request(rtnl.RTM_DELLINK, 0, link(group), everything, _GONE))
         self._ours.apply(requests)
 
     async def inspect(self, namespace: int, ifname: str) -> PodInterface | None:
         """A pod's interface as it is; None when the pod has none of that name."""
-        with Netlink.open(namespace) as inside:
+        with Netlink(namespace) as inside:
             return pod.inspect(inside, ifname)
 
     async def list_ours(self) -> VethPairs:
         """The pairs whose host end is here, and whose other end is. One dump, whose cost is the kernel's."""
-        ends = set(self._veths())
+        veths = all_links(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}))
+        ends = set(self._ours.dump(rtnl.RTM_GETLINK, veths, "list links", link_name))
         hosts = {names.token_of(name) for name in ends if name.startswith(names.host_interface(""))}
         spares = {token for token in hosts if names.spare_interface(token) in ends}
         return VethPairs(hosts=frozenset(hosts), spares=frozenset(spares))
 
-    def _veths(self) -> Iterator[str]:
-        kind = attribute(netlink.IFLA_LINKINFO, attribute(netlink.IFLA_INFO_KIND, "veth"))
-        skip = attribute(netlink.IFLA_EXT_MASK, netlink.EXT_MASK_SKIP_STATS)
-        for body in self._ours.dump(netlink.GETLINK, netlink.link(0, kind, skip), "list links"):
-            yield netlink.text(netlink.first(body, netlink.LINK.size, netlink.IFLA_IFNAME))
-
     async def set_mtu(self, name: str, mtu: int, namespace: int | None = None) -> None:
         """Of a link here, or of one in the namespace of the descriptor."""
-        request = Request(
-            netlink.SETLINK,
-            0,
-            _by_name(name, attribute(netlink.IFLA_MTU, mtu)),
-            f"set the MTU of {name} to {mtu}",
-        )
+        message = link(("IFLA_IFNAME", name), ("IFLA_MTU", mtu))
+        request = Request(rtnl.RTM_SETLINK, 0, message, f"set the MTU of {name} to {mtu}")
         if namespace is None:
             self._ours.apply([request])
             return
-        with Netlink.open(namespace) as inside:
+        with Netlink(namespace) as inside:
             inside.apply([request])
-
-
-def _by_name(name: str, *attrs: bytes) -> bytes:
-    return netlink.link(0, attribute(netlink.IFLA_IFNAME, name), *attrs)
 
 
 def _make_pair(token: str, mtu: int) -> Request:
     host, spare = names.host_interface(token), names.spare_interface(token)
-    size = attribute(netlink.IFLA_MTU, mtu)
-    peer = attribute(netlink.VETH_INFO_PEER, _by_name(spare, size))
-    info = attribute(netlink.IFLA_INFO_KIND, "veth") + attribute(netlink.IFLA_INFO_DATA, peer)
-    payload = _by_name(host, size, attribute(netlink.IFLA_LINKINFO, info))
-    return Request(
-        netlink.NEWLINK, netlink.CREATE | netlink.EXCLUSIVE, payload, f"make the veth pair {host}, {spare}"
-    )
+    size = ("IFLA_MTU", mtu)
+    peer = {"attrs": [("IFLA_IFNAME", spare), size]}
+    info = [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", peer)]})]
+    message = link(("IFLA_IFNAME", host), size, ("IFLA_LINKINFO", {"attrs": info}))
+    flags = NLM_F_CREATE | NLM_F_EXCL
+    return Request(rtnl.RTM_NEWLINK, flags, message, f"make the veth pair {host}, {spare}")
 
 
 def _bring_up(name: str) -> Request:
-    flags = netlink.IFF_UP | netlink.IFF_NOARP
-    payload = netlink.LINK.pack(0, 0, 0, flags, flags) + attribute(netlink.IFLA_IFNAME, name)
-    return Request(netlink.SETLINK, 0, payload, f"bring up {name}")
+    flags = IFF_UP | IFF_NOARP
+    message = link(("IFLA_IFNAME", name), flags=flags, change=flags)
+    return Request(rtnl.RTM_SETLINK, 0, message, f"bring up {name}")
 
 
 def _delete(name: str) -> Request:
-    return Request(netlink.DELLINK, 0, _by_name(name), f"delete {name}", _GONE)
+    return Request(rtnl.RTM_DELLINK, 0, link(("IFLA_IFNAME", name)), f"delete {name}", _GONE)

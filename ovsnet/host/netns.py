@@ -14,12 +14,15 @@ import fcntl
 import os
 from collections.abc import Iterator
 
+from pyroute2 import netns as namespaces
+
 from ovsnet.errors import BadEnvironment, HostFailure
 
 _OURS = "/proc/thread-self/ns/net"
 _NS_GET_NSTYPE = 0xB703
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNET: int = namespaces.CLONE_NEWNET
+_LIBC = ctypes.CDLL(None, use_errno=True)
+"""Left to itself pyroute2 runs ldconfig or a compiler to find the C library."""
 
 
 def open_netns(path: str) -> int:
@@ -84,8 +87,10 @@ def entered(fd: int) -> Iterator[None]:
 
 
 def _setns(fd: int) -> None:
-    if _libc.setns(fd, _CLONE_NEWNET) != 0:
-        code = ctypes.get_errno()
+    try:
+        namespaces.setns(fd, libc=_LIBC)
+    except OSError as error:
         raise HostFailure(
-            f"cannot enter a network namespace: {os.strerror(code)}", "the agent needs CAP_SYS_ADMIN"
-        )
+            f"cannot enter a network namespace: {os.strerror(error.errno or 0)}",
+            "the agent needs CAP_SYS_ADMIN",
+        ) from error

@@ -7,28 +7,37 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import socket
 from collections.abc import Iterator
 
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, rtnl
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+
 from ovsnet.errors import HostFailure
-from ovsnet.host import inet, netlink, sysctl
-from ovsnet.host.netlink import Netlink, Request, attribute, attributes, integer
+from ovsnet.host import inet, sysctl
+from ovsnet.host.messages import Request, link
+from ovsnet.host.netlink import Netlink
 from ovsnet.host.types import AttachSpec, PodInterface, RouteSpec
 from ovsnet.model import IPNetwork
 
 _ANYWHERE: dict[int, IPNetwork] = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
+_NEW = NLM_F_CREATE | NLM_F_EXCL
 LOOPBACK = 1
 """The index of `lo` in every namespace (LOOPBACK_IFINDEX in net/flow.h)."""
 
 
-def find(inside: Netlink, ifname: str) -> bytes | None:
+def find(inside: Netlink, ifname: str) -> ifinfmsg | None:
     """The link message of an interface; None when there is none of that name."""
-    payload = netlink.link(0, attribute(netlink.IFLA_IFNAME, ifname))
-    return inside.get(netlink.GETLINK, payload, f"look up {ifname}", absent=(errno.ENODEV,))
+    message = link(("IFLA_IFNAME", ifname))
+    return inside.get(rtnl.RTM_GETLINK, message, f"look up {ifname}", absent=(errno.ENODEV,))
 
 
-def index_of(message: bytes) -> int:
-    index: int = netlink.LINK.unpack_from(message)[2]
-    return index
+def index_of(ifname: str) -> int:
+    """Of an interface in the namespace that the thread is in; 0 if there is none of that name."""
+    try:
+        return socket.if_nametoindex(ifname)
+    except OSError:
+        return 0
 
 
 def configure(inside: Netlink, spec: AttachSpec) -> None:
@@ -36,13 +45,13 @@ def configure(inside: Netlink, spec: AttachSpec) -> None:
 
     The caller has entered the namespace: sysctls are those of the thread's.
     """
-    found = find(inside, spec.ifname)
-    if found is None:
+    index = index_of(spec.ifname)
+    if not index:
         raise HostFailure(
             f"interface {spec.ifname} vanished while it was set up", "did something delete the pod?"
         )
     _settings(spec)
-    inside.apply(list(_requests(spec, index_of(found))))
+    inside.apply(list(_requests(spec, index)))
 
 
 def _settings(spec: AttachSpec) -> None:
@@ -59,12 +68,11 @@ def _settings(spec: AttachSpec) -> None:
 
 def _requests(spec: AttachSpec, index: int) -> Iterator[Request]:
     for name, number in (("lo", LOOPBACK), (spec.ifname, index)):
-        up = netlink.link(number, flags=netlink.IFF_UP, change=netlink.IFF_UP)
-        yield Request(netlink.SETLINK, 0, up, f"bring up {name} in the pod")
-    create = netlink.CREATE | netlink.EXCLUSIVE
+        up = link(index=number, flags=IFF_UP, change=IFF_UP)
+        yield Request(rtnl.RTM_SETLINK, 0, up, f"bring up {name} in the pod")
     for address in spec.addresses:
-        payload = inet.address_message(index, address)
-        yield Request(netlink.NEWADDR, create, payload, f"give {address} to {spec.ifname} in the pod")
+        message = inet.address_message(index, address)
+        yield Request(rtnl.RTM_NEWADDR, _NEW, message, f"give {address} to {spec.ifname} in the pod")
     for gateway in spec.gateways:
         route = RouteSpec(cidr=_ANYWHERE[gateway.version], next_hop=gateway)
         # A pod's second interface leaves the default route to the first.
@@ -76,10 +84,10 @@ def _requests(spec: AttachSpec, index: int) -> Iterator[Request]:
 def _route(spec: AttachSpec, index: int, route: RouteSpec, tolerate: tuple[int, ...] = ()) -> Request:
     hop = route.next_hop
     on_link = hop is not None and not any(hop in address.network for address in spec.addresses)
-    payload = inet.route_message(index, route, on_link=on_link)
+    message = inet.route_message(index, route, on_link=on_link)
     via = f" via {hop}" if hop is not None else ""
     what = f"add the route {route.cidr}{via} over {spec.ifname} in the pod"
-    return Request(netlink.NEWROUTE, netlink.CREATE | netlink.EXCLUSIVE, payload, what, tolerate)
+    return Request(rtnl.RTM_NEWROUTE, _NEW, message, what, tolerate)
 
 
 def inspect(inside: Netlink, ifname: str) -> PodInterface | None:
@@ -87,13 +95,12 @@ def inspect(inside: Netlink, ifname: str) -> PodInterface | None:
     message = find(inside, ifname)
     if message is None:
         return None
-    _, _, index, flags, _ = netlink.LINK.unpack_from(message)
-    found = attributes(message, netlink.LINK.size)
+    index = message["index"]
     return PodInterface(
-        mac=netlink.unpack_mac(found.get(netlink.IFLA_ADDRESS, b"")),
-        mtu=integer(found[netlink.IFLA_MTU]),
-        up=bool(flags & netlink.IFF_UP),
+        mac=message.get_attr("IFLA_ADDRESS", ""),
+        mtu=message.get_attr("IFLA_MTU"),
+        up=bool(message["flags"] & IFF_UP),
         addresses=tuple(a.interface for a in inet.addresses(inside, index) if not a.interface.is_link_local),
-        routes=tuple(r.spec for r in inet.routes(inside, index) if r.protocol != netlink.PROTO_KERNEL),
-        peer=integer(found.get(netlink.IFLA_LINK, bytes(4))),
+        routes=tuple(r.spec for r in inet.routes(inside, index) if r.protocol != inet.BY_KERNEL),
+        peer=message.get_attr("IFLA_LINK", 0),
     )

@@ -6,27 +6,36 @@ Owns nothing and changes nothing. Called by the agent at its start and when it l
 from __future__ import annotations
 
 import errno
+import functools
+import ipaddress
 import socket
 from collections.abc import Iterable
 
+from pyroute2.netlink import rtnl
+from pyroute2.netlink.rtnl.ifaddrmsg import (
+    IFA_F_DADFAILED,
+    IFA_F_DEPRECATED,
+    IFA_F_SECONDARY,
+    IFA_F_TENTATIVE,
+)
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
 from ovsnet.errors import HostFailure
-from ovsnet.host import inet, netlink, pod
-from ovsnet.host.netlink import Netlink, attribute, attributes, integer
+from ovsnet.host import inet, pod
+from ovsnet.host.messages import all_links, decoded, encoded, link
+from ovsnet.host.netlink import Netlink
 from ovsnet.host.types import Uplink, UplinkChoice
 from ovsnet.model import IPAddress
 
-_UNFIT = (
-    netlink.IFA_F_SECONDARY  # of an IPv6 address: a temporary one (RFC 8981)
-    | netlink.IFA_F_DADFAILED
-    | netlink.IFA_F_DEPRECATED
-    | netlink.IFA_F_TENTATIVE
-)
+_UNFIT = IFA_F_SECONDARY | IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TENTATIVE
+"""IFA_F_SECONDARY of an IPv6 address: a temporary one (RFC 8981)."""
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOENT, errno.ESRCH)
 
 
 async def resolve(choice: UplinkChoice) -> Uplink:
     """Find it as configured. Raises HostFailure that lists what there is when nothing fits."""
-    with Netlink.open() as nl:
+    with Netlink() as nl:
         held = _held(nl)
         if choice.address is not None:
             index, first = _by_address(nl, held, choice.address), choice.address
@@ -35,7 +44,7 @@ async def resolve(choice: UplinkChoice) -> Uplink:
             message = pod.find(nl, choice.interface)
             if message is None:
                 raise _failure(nl, held, f"there is no interface {choice.interface!r}")
-            return _of_interface(nl, held, pod.index_of(message), None)
+            return _of_interface(nl, held, message["index"], None)
         if choice.route_to is not None:
             return _of_interface(nl, held, *_route_to(nl, held, choice.route_to))
         return _of_interface(nl, held, *_default_route(nl, held))
@@ -47,7 +56,7 @@ def _held(nl: Netlink) -> dict[int, list[IPAddress]]:
     for address in inet.addresses(nl):
         ip = address.interface.ip
         unfit = ip.version == 6 and address.flags & _UNFIT
-        if address.scope == netlink.SCOPE_GLOBAL and not unfit and not ip.is_loopback:
+        if address.scope == inet.GLOBAL and not unfit and not ip.is_loopback:
             held.setdefault(address.ifindex, []).append(ip)
     return held
 
@@ -64,18 +73,15 @@ def _route_to(
 ) -> tuple[int, IPAddress | None]:
     """Interface and source address of packets to the target (RTM_GETROUTE)."""
     family, bits = (socket.AF_INET, 32) if target.version == 4 else (socket.AF_INET6, 128)
-    payload = netlink.ROUTE.pack(family, bits, 0, 0, 0, 0, 0, 0, 0) + attribute(
-        netlink.RTA_DST, target.packed
-    )
-    answer = nl.get(netlink.GETROUTE, payload, f"look up the route to {target}", absent=_NO_ROUTE)
+    message = encoded(rtmsg, [("RTA_DST", str(target))], family=family, dst_len=bits)
+    answer = nl.get(rtnl.RTM_GETROUTE, message, f"look up the route to {target}", absent=_NO_ROUTE)
     if answer is None:
         raise _failure(nl, held, f"there is no route to {target}")
-    found = attributes(answer, netlink.ROUTE.size)
-    index = integer(found[netlink.RTA_OIF])
+    index = answer.get_attr("RTA_OIF")
     if index == pod.LOOPBACK:
         raise _failure(nl, held, f"{target} is an address of this node; a route to another node is needed")
-    source = found.get(netlink.RTA_PREFSRC)
-    return index, inet.address(source) if source else None
+    source = answer.get_attr("RTA_PREFSRC")
+    return index, ipaddress.ip_address(source) if source else None
 
 
 def _default_route(nl: Netlink, held: dict[int, list[IPAddress]]) -> tuple[int, IPAddress | None]:
@@ -103,19 +109,17 @@ def _of_interface(
 
 
 def _uplink(nl: Netlink, index: int, addresses: Iterable[IPAddress]) -> Uplink:
-    message = nl.get(netlink.GETLINK, netlink.link(index), f"look up interface {index}")
-    found = attributes(message or b"", netlink.LINK.size)
-    name = netlink.text(found[netlink.IFLA_IFNAME])
-    return Uplink(interface=name, addresses=tuple(addresses), mtu=integer(found[netlink.IFLA_MTU]))
+    message = nl.get(rtnl.RTM_GETLINK, link(index=index), f"look up interface {index}")
+    return Uplink(
+        interface=message.get_attr("IFLA_IFNAME"),
+        addresses=tuple(addresses),
+        mtu=message.get_attr("IFLA_MTU"),
+    )
 
 
 def _names(nl: Netlink) -> dict[int, str]:
-    skip = attribute(netlink.IFLA_EXT_MASK, netlink.EXT_MASK_SKIP_STATS)
-    links = nl.dump(netlink.GETLINK, netlink.link(0, skip), "list links")
-    return {
-        pod.index_of(body): netlink.text(netlink.first(body, netlink.LINK.size, netlink.IFLA_IFNAME))
-        for body in links
-    }
+    links = nl.dump(rtnl.RTM_GETLINK, all_links(), "list links", functools.partial(decoded, ifinfmsg))
+    return {message["index"]: message.get_attr("IFLA_IFNAME") for message in links}
 
 
 def _failure(nl: Netlink, held: dict[int, list[IPAddress]], problem: str) -> HostFailure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -184,16 +185,17 @@ async def test_the_mtu_of_a_running_pod_follows(world: World, links: Links) -> N
         await links.set_mtu("pod-none", 1300)
 
 
-async def test_no_descriptor_is_left_open(world: World, links: Links) -> None:
+async def test_no_descriptor_is_left_open_and_no_thread_started(world: World, links: Links) -> None:
     netns = world.add("pod")
     await links.create_spares([TOKEN, OTHER], mtu=1450, tx_off=True)
-    before = len(os.listdir("/proc/self/fd"))
+    before, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     await links.attach(spec_for(netns))
     with pytest.raises(AlreadyAttached):
         await links.attach(spec_for(netns, OTHER))
     await links.inspect(netns, "eth0")
     await links.detach(TOKEN)
     assert len(os.listdir("/proc/self/fd")) == before
+    assert threading.active_count() == threads
 
 
 async def test_checksums_are_right_on_the_wire_when_offload_is_off(world: World, links: Links) -> None:

@@ -1,0 +1,85 @@
+"""rtnetlink messages as bytes, by pyroute2's message classes.
+
+Owns no knowledge of layouts: fields and attributes have pyroute2's names, which are the kernel's
+(rtnetlink(7)). Sends nothing. Called by the rest of `host`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from typing import NamedTuple, Self
+
+from pyroute2.netlink import nlmsg, nlmsgerr
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+from ovsnet.errors import HostFailure
+
+HEADER = 16
+"""Bytes of struct nlmsghdr, with which every message starts."""
+_LINK = HEADER + 16
+"""Where attributes start after struct ifinfomsg."""
+_SKIP_STATS = 8
+"""RTEXT_FILTER_SKIP_STATS, which pyroute2 has no name for: counters are most of a link's message."""
+
+
+class Request(NamedTuple):
+    """One change to ask for. `what` completes "cannot ..." should the kernel refuse."""
+
+    kind: int
+    """RTM_*; `flags` are NLM_F_*."""
+    flags: int
+    message: bytes
+    what: str
+    tolerate: tuple[int, ...] = ()
+    """Error numbers that mean that it is as it should be already."""
+
+
+class Failure(NamedTuple):
+    """The kernel's refusal of a request."""
+
+    code: int
+    error: HostFailure
+
+    @classmethod
+    def of(cls, what: str, answer: nlmsgerr) -> Self:
+        code = -answer["error"]
+        words = answer.get_attr("NLMSGERR_ATTR_MSG") or os.strerror(code)
+        hint = "the agent needs CAP_NET_ADMIN" if code == errno.EPERM else ""
+        return cls(code, HostFailure(f"cannot {what}: {words}", hint))
+
+
+def encoded(of: type[nlmsg], attributes: Iterable[tuple[str, object]] = (), **fields: object) -> bytes:
+    """A message of that class. Attributes whose value is None are left out. Takes some 0.2 ms."""
+    message = of()
+    message.update(fields)
+    message["attrs"] = [(name, value) for name, value in attributes if value is not None]
+    message.encode()
+    return bytes(message.data)
+
+
+def decoded(of: type[nlmsg], data: bytes) -> nlmsg:
+    message = of(data)
+    message.decode()
+    return message
+
+
+def link(*attributes: tuple[str, object], **fields: object) -> bytes:
+    """A link by `index`, or by an IFLA_IFNAME among the attributes, or for a dump of them all."""
+    return encoded(ifinfmsg, attributes, **fields)
+
+
+def all_links(*filters: tuple[str, object]) -> bytes:
+    return link(*filters, ("IFLA_EXT_MASK", _SKIP_STATS))
+
+
+def link_name(data: bytes) -> str:
+    """The name in a link's message. The kernel puts it first, so this decodes nothing after it.
+
+    With all its 45 attributes a link takes pyroute2 0.3 ms, which for 2,000 links is more than half a second.
+    """
+    first = ifinfmsg.asciiz(data, offset=_LINK)
+    first.decode()
+    name: str = first.value
+    return name

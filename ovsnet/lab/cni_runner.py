@@ -38,6 +38,13 @@ class CniError(LabError):
         self.plugin, self.code, self.details = plugin, code, details
 
 
+class PluginCrashed(CniError):
+    """The plugin ended without an answer: that tells nothing about what it was asked."""
+
+    def __init__(self, plugin: str, command: str, what: str, output: str = "") -> None:
+        super().__init__(plugin, command, 999, what, output)
+
+
 class Runner:
     """Runs one node's configuration list.
 
@@ -180,7 +187,7 @@ class Runner:
                 timeout=TIMEOUT,
             )
         except subprocess.TimeoutExpired as error:
-            raise CniError(plugin, command, 999, f"no answer within {TIMEOUT:g} s") from error
+            raise PluginCrashed(plugin, command, f"no answer within {TIMEOUT:g} s") from error
         return answer(plugin, command, done)
 
     def find(self, plugin: str) -> str:
@@ -231,7 +238,7 @@ def answer(plugin: str, command: str, done: subprocess.CompletedProcess[str]) ->
             plugin, command, document["code"], document.get("msg", ""), document.get("details", "")
         )
     output = (done.stderr or done.stdout).strip()[-500:]
-    raise CniError(plugin, command, 999, f"exit code {done.returncode} without a CNI answer", output)
+    raise PluginCrashed(plugin, command, f"exit code {done.returncode} without a CNI answer", output)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,0 +1,110 @@
+"""What the tests of a whole cluster share: labs that are always taken down, and ways to look into them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ovsnet.lab.lab import Lab
+from ovsnet.lab.node import AGENT, Node
+from ovsnet.lab.spec import LabSpec
+from ovsnet.lab.state import wait_for
+
+SOON = 10.0
+"""Seconds within which an agent has followed a change, on a busy machine too."""
+OVSNET = [sys.executable, "-P", "-m", "ovsnet"]
+
+
+@contextlib.contextmanager
+def running(**options: Any) -> Iterator[Lab]:
+    """A lab with a name of its own, up; gone afterwards, however far it got."""
+    lab = Lab(f"t-{uuid.uuid4().hex[:8]}", msgspec.convert(options, LabSpec))
+    try:
+        lab.up()
+        yield lab
+    finally:
+        lab.down()
+
+
+def assert_green(lab: Lab, seconds: float = 6.0) -> None:
+    """Everything reaches everything with packets of full size, seen as itself."""
+    report = lab.check(seconds)
+    assert report.ok, "\n".join(map(str, report.failures))
+
+
+def eventually(condition: Callable[[], object], seconds: float = SOON) -> None:
+    """Fails with what the condition says last, if that does not become true in time."""
+    last: list[object] = []
+
+    def met() -> bool:
+        last[:] = [condition()]
+        return bool(last[0])
+
+    assert wait_for(met, seconds, 0.05), f"not within {seconds:g} s: {last[0]!r}"
+
+
+def ovsnet_json(node: Node, *arguments: str) -> Any:
+    """The answer of one of ovsnet's own inspection commands, run on the node."""
+    command = ["ovsnet", *arguments, "-o", "json"]
+    done = node.run(["/run/ovsnet/bin/ovsnet", *command[1:]], check=True)
+    return json.loads(done.stdout)
+
+
+def tunnels(node: Node) -> dict[str, dict[str, str]]:
+    """Tunnel ports as OVSDB has them: peer, or name, to type and options."""
+    done = node.run(
+        ["ovs-vsctl", "--format=json", "--columns=name,type,options,external_ids", "list", "Interface"],
+        check=True,
+    )
+    found = {}
+    for name, kind, options, _ in json.loads(done.stdout)["data"]:
+        if "remote_ip" in (fields := dict(options[1])):
+            found[name] = {"type": kind, **fields}
+    return found
+
+
+def dump(node: Node) -> list[str]:
+    """The flows of br-int without counters, sorted."""
+    done = node.run(["ovs-ofctl", "--no-stats", "dump-flows", "br-int"], check=True)
+    return sorted(line.strip() for line in done.stdout.splitlines() if "actions=" in line)
+
+
+def agent_log(node: Node) -> str:
+    return node.log(AGENT).read_text()
+
+
+def manifest(lab: Lab, node: str) -> Path:
+    """The Node manifest that all agents of the lab watch."""
+    return lab.folder.path / "cluster" / f"{node}.yaml"
+
+
+FETCH = """
+import json, sys, http.client
+host, source, seconds = sys.argv[1:]
+connection = http.client.HTTPConnection(host, timeout=float(seconds), source_address=(source, 0) if source else None)
+connection.request("GET", "/")
+print(connection.getresponse().read().decode())
+"""
+
+
+def fetch(lab: Lab, source: str, target: object, *, port: int = 80, bind: object = "", wait: float = 3.0) -> Any:
+    """What the target's web server says: its name and the client that it saw; None if it does not answer."""
+    host = f"[{target}]:{port}" if ":" in str(target) else f"{target}:{port}"
+    for _ in range(2):  # the first packet through a userspace tunnel may wait for a neighbour
+        done = lab.exec(source, [sys.executable, "-I", "-S", "-c", FETCH, host, str(bind), str(wait)])
+        if done.returncode == 0:
+            return json.loads(done.stdout)
+    return None
+
+
+def seen(lab: Lab, source: str, target: object, **options: Any) -> str:
+    """The address that the target's web server saw the source come from; "" if it does not answer."""
+    answer = fetch(lab, source, target, **options)
+    return str(answer["client"]) if answer else ""

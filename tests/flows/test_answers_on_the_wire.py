@@ -28,7 +28,7 @@ def address(text: str) -> bytes:
 def checksum(source: bytes, target: bytes, message: bytes) -> int:
     """Of ICMPv6 (RFC 4443, section 2.3); 0 when that in the message is right."""
     data = source + target + struct.pack("!II", len(message), 58) + message
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF

@@ -1,0 +1,70 @@
+"""Trouble is mentioned once, then at growing intervals, and once when it is over."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from ovsnet.agent.complaints import Complaints
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def complaints(clock: Clock, caplog: pytest.LogCaptureFixture) -> Complaints:
+    caplog.set_level(logging.INFO, "test.complaints")
+    return Complaints(logging.getLogger("test.complaints"), clock)
+
+
+def test_intervals_grow_to_ten_minutes(
+    complaints: Complaints, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = []
+    for second in range(3600):
+        clock.now = 1000.0 + second
+        complaints.about("store", "the store is away")
+        said += [second] * len(caplog.records)
+        caplog.clear()
+    assert said == [0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430, 3030]
+
+
+def test_new_trouble_is_news_at_once(complaints: Complaints, caplog: pytest.LogCaptureFixture) -> None:
+    complaints.about("store", "away")
+    complaints.about("store", "unreadable")
+    complaints.about("switch", "away")
+    assert caplog.messages == ["away", "unreadable", "away"]
+    assert complaints.current() == ["unreadable", "away"]
+
+
+def test_the_end_is_said_once_and_only_after_trouble(
+    complaints: Complaints, caplog: pytest.LogCaptureFixture
+) -> None:
+    complaints.over("store", "the store is back")
+    complaints.about("store", "away")
+    complaints.over("store", "the store is back")
+    complaints.over("store", "the store is back")
+    assert caplog.messages == ["away", "the store is back"]
+    assert complaints.current() == []
+
+
+def test_after_the_end_it_starts_anew(
+    complaints: Complaints, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        complaints.about("store", "away")
+        clock.now += 10
+        complaints.about("store", "away")
+        complaints.over("store")
+    assert caplog.messages == ["away"] * 4

@@ -1,0 +1,154 @@
+"""What the benchmarks found: figures, how they are judged, and how they are printed and stored.
+
+Pure but for `store` and the questions about the machine. A figure stands beside its reference of the
+same run, because absolute times say little about another machine. Called by `bench` and its parts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One line of the table.
+
+    limit: the most that is allowed, of `ratio` if there is a reference, else of `value`; None: no goal.
+    """
+
+    name: str
+    unit: str
+    value: float
+    reference: float | None = None
+    reference_name: str = ""
+    limit: float | None = None
+    samples: int
+    spread: tuple[float, float] | None = None
+    """The least and the greatest sample."""
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        return self.value / self.reference if self.reference else None
+
+    @property
+    def met(self) -> bool | None:
+        """None where no goal is set."""
+        if self.limit is None:
+            return None
+        judged = self.ratio if self.ratio is not None else self.value
+        return judged <= self.limit
+
+    @property
+    def goal(self) -> str:
+        if self.limit is None:
+            return ""
+        return (
+            f"at most {self.limit:g}x" if self.reference is not None else f"at most {self.limit:g} {self.unit}"
+        )
+
+
+def figure(
+    name: str,
+    unit: str,
+    samples: Sequence[float],
+    reference: Sequence[float] = (),
+    reference_name: str = "",
+    limit: float | None = None,
+    note: str = "",
+) -> Figure:
+    """Medians of the samples."""
+    return Figure(
+        name=name,
+        unit=unit,
+        value=statistics.median(samples),
+        reference=statistics.median(reference) if reference else None,
+        reference_name=reference_name,
+        limit=limit,
+        samples=len(samples),
+        spread=(min(samples), max(samples)),
+        note=note,
+    )
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """The least sample that at least so many percent do not exceed (nearest rank)."""
+    ordered = sorted(samples)
+    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
+
+
+def machine() -> dict[str, str]:
+    """Where the figures are from."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    switch = subprocess.run(["ovs-vswitchd", "--version"], capture_output=True, text=True, check=True)
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{model}, {os.cpu_count()} CPUs, {memory:.0f} GiB",
+        "kernel": platform.release(),
+        "Open vSwitch": switch.stdout.split()[3],
+        "Python": platform.python_version(),
+        "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
+    }
+
+
+def table(figures: Iterable[Figure]) -> str:
+    """Markdown."""
+    rows = [("what", "ovsnet", "reference", "ratio", "goal", "met", "samples")]
+    for each in figures:
+        against = f"{number(each.reference)} ({each.reference_name})" if each.reference is not None else ""
+        met = {None: "", True: "yes", False: "**no**"}[each.met]
+        ratio = f"{each.ratio:.2f}" if each.ratio is not None else ""
+        value = f"{number(each.value)} {each.unit}".strip()
+        note = f" ({each.note})" if each.note else ""
+        rows.append((each.name + note, value, against, ratio, each.goal, met, str(each.samples)))
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---|---:|---:|---:|---|---|---:|", *lines[1:]])
+
+
+def number(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def document(figures: Sequence[Figure], about: dict[str, str], command: str) -> str:
+    """docs/benchmarks.md."""
+    facts = "\n".join(f"- {key}: {value}" for key, value in about.items())
+    return f"""\
+# Benchmarks
+
+Written by `{command}`; the same figures with their spread are in `benchmarks.json`. Everything runs in a
+lab on one machine: several nodes share its processors. Each figure is a median, next to that of its
+reference, measured in the same run in turns; the ratios are what to look at.
+
+{facts}
+
+{table(figures)}
+"""
+
+
+def store(figures: Sequence[Figure], about: dict[str, str], command: str, folder: Path) -> None:
+    """Writes benchmarks.json and benchmarks.md."""
+    entries: list[dict[str, Any]] = [
+        {**dataclasses.asdict(each), "ratio": each.ratio, "goal": each.goal, "met": each.met}
+        for each in figures
+    ]
+    content = {**about, "command": command, "figures": entries}
+    (folder / "benchmarks.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "benchmarks.md").write_text(document(figures, about, command))

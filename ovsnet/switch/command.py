@@ -27,10 +27,7 @@ async def run(argv: Sequence[str], text: str = "") -> Finished:
     files = [os.memfd_create(name) for name in ("in", "out", "err")]
     try:
         _write(files[0], text.encode())
-        try:
-            process = subprocess.Popen(argv, stdin=files[0], stdout=files[1], stderr=files[2])
-        except FileNotFoundError:
-            raise SwitchUnavailable(f"{argv[0]} is not installed", "install openvswitch-switch") from None
+        process = _start(argv, files)
         try:
             await _exit(process.pid)
         except BaseException:
@@ -42,6 +39,13 @@ async def run(argv: Sequence[str], text: str = "") -> Finished:
     finally:
         for file in files:
             os.close(file)
+
+
+def _start(argv: Sequence[str], files: list[int]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(argv, stdin=files[0], stdout=files[1], stderr=files[2])
+    except FileNotFoundError:
+        raise SwitchUnavailable(f"{argv[0]} is not installed", "install openvswitch-switch") from None
 
 
 async def _exit(pid: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import socket
 import struct
 from collections.abc import Iterable
@@ -16,9 +17,11 @@ from pathlib import PurePath
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.switch import command
 
-_VERSION = ("-O", "OpenFlow14")
+_PATIENCE = 30
+"""Seconds after which ovs-ofctl gives up on a vswitchd that lives and does not answer."""
 _AWAY = re.compile(
-    r"failed to connect|connecting to|refused|is not a bridge or a socket|no such file|reset by peer|broken pipe|EOF",
+    r"failed to connect|connecting to|refused|is not a bridge or a socket|no such file|reset by peer|broken pipe"
+    r"|end of file",
     re.IGNORECASE,
 )
 _LINE = re.compile(r"-:(\d+):")
@@ -38,11 +41,13 @@ def management_socket(remote: str, bridge: str) -> str:
 
 
 class OpenFlow:
-    """One bridge. path: of its management socket."""
+    """One bridge. path: of its management socket. patience: seconds that vswitchd may take to answer."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, patience: int = _PATIENCE) -> None:
         self._path = path
         self._target = f"unix:{path}"
+        self._patience = patience
+        self._ofctl = ("ovs-ofctl", "-O", "OpenFlow14", f"--timeout={patience}")
 
     async def bundle(self, lines: Iterable[str]) -> None:
         """Applies changes (`flow add ...`, `flow delete_strict ...`) all or none.
@@ -57,7 +62,7 @@ class OpenFlow:
 
     async def dump(self) -> list[str]:
         """All flows with their counters, as ovs-ofctl prints them, ports by number."""
-        finished = await command.run(["ovs-ofctl", *_VERSION, "--no-names", "dump-flows", self._target])
+        finished = await command.run([*self._ofctl, "--no-names", "dump-flows", self._target])
         self._check(finished, [])
         return finished.out.splitlines()
 
@@ -111,13 +116,18 @@ class OpenFlow:
         return connection
 
     async def _send(self, lines: list[str], *arguments: str) -> None:
-        finished = await command.run(["ovs-ofctl", *_VERSION, *arguments], "\n".join(lines) + "\n")
+        finished = await command.run([*self._ofctl, *arguments], "\n".join(lines) + "\n")
         self._check(finished, lines)
 
     def _check(self, finished: command.Finished, lines: list[str]) -> None:
         if finished.code == 0:
             return
         words = " ".join(line for line in finished.err.splitlines() if "|INFO|" not in line).strip()
+        if finished.code == -signal.SIGALRM:
+            raise SwitchUnavailable(
+                f"ovs-vswitchd did not answer on {self._path} within {self._patience} s",
+                "see its log; is it overloaded?",
+            )
         if _AWAY.search(words) and not _LINE.search(words):
             raise SwitchUnavailable(
                 f"ovs-vswitchd does not answer on {self._path}: {words}", "is it running?"

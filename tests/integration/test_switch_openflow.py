@@ -1,0 +1,181 @@
+"""Bundles, whole replacements and the death of a real ovs-vswitchd."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ovs_sandbox import Sandbox, sandbox
+
+from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.switch.openflow import OpenFlow, management_socket
+
+__all__ = ["sandbox"]
+
+
+@pytest.fixture
+def switch(sandbox: Sandbox) -> OpenFlow:
+    """A bridge that drops everything."""
+    add_bridge(sandbox)
+    return OpenFlow(management_socket(sandbox.remote, "br-int"))
+
+
+def add_bridge(ovs: Sandbox) -> None:
+    ovs.vsctl("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=dummy", "fail_mode=secure")
+
+
+async def priorities(switch: OpenFlow) -> list[int]:
+    lines = await switch.dump()
+    return sorted(
+        int(line.split("priority=")[1].split(",")[0].split()[0]) for line in lines if "priority=" in line
+    )
+
+
+def many(count: int) -> list[str]:
+    return [f"table=1,priority=7,reg1={number},actions=set_field:{number}->reg2" for number in range(count)]
+
+
+async def down(switch: OpenFlow, cause: Callable[[], object]) -> float:
+    """Seconds from the cause until the switch is known to be down."""
+    watch = asyncio.create_task(switch.wait_down())
+    await asyncio.sleep(0.3)
+    assert not watch.done()
+    await asyncio.to_thread(cause)
+    started = time.monotonic()
+    async with asyncio.timeout(10):
+        await watch
+    return time.monotonic() - started
+
+
+async def test_a_bundle_adds_and_deletes(switch: OpenFlow) -> None:
+    await switch.bundle(
+        ["flow add table=1,priority=3,actions=drop", "flow add table=1,priority=4,actions=drop"]
+    )
+    await switch.bundle(["flow delete_strict table=1,priority=3", "flow add table=2,priority=5,actions=drop"])
+    assert await priorities(switch) == [4, 5]
+
+
+async def test_a_replacement_leaves_nothing_else_and_counters_in_place(switch: OpenFlow) -> None:
+    await switch.bundle(
+        ["flow add table=1,priority=3,actions=drop", "flow add table=1,priority=4,actions=drop"]
+    )
+    await switch.replace(["table=1,priority=4,actions=drop", "table=2,priority=6,actions=drop"])
+    assert await priorities(switch) == [4, 6]
+    assert any("n_packets=0" in line for line in await switch.dump())
+    await switch.replace([])
+    assert await priorities(switch) == []
+
+
+async def test_a_syntax_error_names_the_line(switch: OpenFlow) -> None:
+    lines = ["flow add table=1,priority=3,actions=drop", "flow add table=2,colour=3,actions=drop"]
+    with pytest.raises(OvsnetError, match=r"unknown keyword colour.*: flow add table=2,colour=3") as refused:
+        await switch.bundle(lines)
+    assert not isinstance(refused.value, SwitchUnavailable)
+    with pytest.raises(OvsnetError, match=r"unknown keyword colour.*: table=2,colour=3"):
+        await switch.replace(["table=1,actions=drop", "table=2,colour=3,actions=drop"])
+    assert await priorities(switch) == []
+
+
+async def test_a_flow_that_vswitchd_refuses_is_named_and_nothing_is_installed(switch: OpenFlow) -> None:
+    lines = ["flow add table=1,priority=3,actions=drop", "flow add table=1,priority=4,actions=group:77"]
+    with pytest.raises(OvsnetError, match=r"OFPBAC_BAD_OUT_GROUP.*table:1 priority=4 actions=group:77"):
+        await switch.bundle(lines)
+    assert await priorities(switch) == []
+
+
+async def test_fifty_thousand_flows_go_in_and_come_out(switch: OpenFlow) -> None:
+    await switch.replace(many(50_000))
+    assert len([line for line in await switch.dump() if "reg1=" in line]) == 50_000
+
+
+async def test_a_switch_that_is_away_is_unavailable(sandbox: Sandbox, switch: OpenFlow) -> None:
+    sandbox.vswitchd.kill()
+    with pytest.raises(SwitchUnavailable, match="Connection refused"):
+        await switch.bundle(["flow add actions=drop"])
+    with pytest.raises(SwitchUnavailable, match="No such file"):
+        await OpenFlow(f"{sandbox.folder}/br-none.mgmt").dump()
+
+
+async def test_a_crash_is_noticed_at_once_and_so_is_the_return(sandbox: Sandbox, switch: OpenFlow) -> None:
+    await switch.bundle(["flow add priority=3,actions=drop"])
+    assert await down(switch, sandbox.vswitchd.kill) < 1.0
+    up = asyncio.create_task(switch.wait_up())
+    await asyncio.sleep(0.3)
+    assert not up.done()
+    await asyncio.to_thread(sandbox.vswitchd.start)
+    async with asyncio.timeout(10):
+        await up
+    assert await priorities(switch) == []
+    await switch.replace(["priority=4,actions=drop"])
+    assert await priorities(switch) == [4]
+
+
+async def test_a_bridge_that_is_made_again_is_noticed(sandbox: Sandbox, switch: OpenFlow) -> None:
+    def remake() -> None:
+        sandbox.vsctl("del-br", "br-int")
+        add_bridge(sandbox)
+
+    assert await down(switch, remake) < 1.0
+    async with asyncio.timeout(10):
+        await switch.wait_up()
+
+
+async def test_the_watch_answers_probes(tmp_path: Path) -> None:
+    # vswitchd probes a management connection that says nothing for a minute; this listener does at once.
+    echo = struct.pack(">BBHI", 5, 2, 12, 0xABCD) + b"ping"
+    heard = asyncio.get_running_loop().create_future()
+
+    async def probe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = await reader.readexactly(8)
+        for byte in hello[:1] + b"\0\0\x08\0\0\0\1" + echo + echo:
+            writer.write(bytes([byte]))
+            await writer.drain()
+        heard.set_result(await reader.readexactly(2 * len(echo)))
+        writer.close()
+
+    path = tmp_path / "mgmt"
+    async with await asyncio.start_unix_server(probe, path), asyncio.timeout(10):
+        await OpenFlow(str(path)).wait_down()
+        assert await heard == 2 * (struct.pack(">BBHI", 5, 3, 12, 0xABCD) + b"ping")
+
+
+async def test_a_vswitchd_that_lives_and_does_not_answer_is_unavailable(
+    sandbox: Sandbox, switch: OpenFlow
+) -> None:
+    sandbox.vswitchd.freeze()
+    try:
+        with pytest.raises(SwitchUnavailable, match=r"did not answer on .* within 1 s"):
+            await OpenFlow(management_socket(sandbox.remote, "br-int"), patience=1).dump()
+    finally:
+        sandbox.vswitchd.thaw()
+
+
+async def test_a_cancelled_call_leaves_no_process(sandbox: Sandbox, switch: OpenFlow) -> None:
+    sandbox.vswitchd.freeze()
+    try:
+        call = asyncio.create_task(switch.dump())
+        await asyncio.sleep(0.5)
+        assert ofctl_children()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert not ofctl_children()
+    finally:
+        sandbox.vswitchd.thaw()
+
+
+def ofctl_children() -> set[int]:
+    """Processes of this one that are ovs-ofctl."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    found = set()
+    for pid in listed:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "ovs-ofctl":
+                found.add(int(pid))
+    return found

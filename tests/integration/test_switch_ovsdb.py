@@ -1,0 +1,417 @@
+"""Rows and changes against a real ovsdb-server and ovs-vswitchd."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from ovs_sandbox import Sandbox, installed, sandbox
+
+from ovsnet import names
+from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.rows import (
+    AddPort,
+    BridgeSpec,
+    DeletePort,
+    PortSpec,
+    SetBridge,
+    SetIdentity,
+    SetPort,
+    SetReleased,
+)
+from ovsnet.switch.ovsdb import Ovsdb
+
+__all__ = ["sandbox"]
+
+BRIDGE = SetBridge(
+    spec=BridgeSpec(
+        name="br-int",
+        datapath_type="dummy",
+        other_config={"disable-in-band": "true"},
+        external_ids={names.OWNER: names.ROLE_BRIDGE},
+    )
+)
+SPARE = {names.OWNER: names.ROLE_SPARE}
+
+
+@contextlib.asynccontextmanager
+async def driven(remote: str) -> AsyncIterator[Ovsdb]:
+    """A connection that is driven while the block runs; not yet connected."""
+    database = Ovsdb(remote, "br-int")
+    driver = asyncio.create_task(database.run())
+    try:
+        yield database
+    finally:
+        driver.cancel()
+        await asyncio.gather(driver, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def connected(ovs: Sandbox) -> AsyncIterator[Ovsdb]:
+    """With our bridge in place."""
+    async with driven(ovs.remote) as database:
+        async with asyncio.timeout(10):
+            await database.wait_connected()
+        await database.apply([BRIDGE])
+        yield database
+
+
+@pytest.fixture
+def stopped() -> Iterator[Sandbox]:
+    """A database whose server does not run yet."""
+    if not installed():
+        pytest.skip("Open vSwitch is not installed")
+    ovs = Sandbox()
+    try:
+        ovs.create()
+        yield ovs
+    finally:
+        ovs.stop()
+
+
+def spare(number: int) -> PortSpec:
+    return PortSpec(name=f"pod-{number:08x}", external_ids=SPARE, ofport_request=100 + number)
+
+
+def tunnel(number: int) -> PortSpec:
+    return PortSpec(
+        name=f"vxl-{number:08x}",
+        type="vxlan",
+        options={"remote_ip": f"192.0.{number // 250}.{number % 250 + 1}", "key": "1", "dst_port": "4789"},
+        external_ids={names.OWNER: names.ROLE_TUNNEL, names.KEY_PEER: f"node-{number}"},
+        ofport_request=20000 + number,
+    )
+
+
+def has_ports(database: Ovsdb, count: int) -> bool:
+    return len(database.ports()) == count
+
+
+async def until(database: Ovsdb, condition: Callable[[], bool]) -> None:
+    """Waits until the rows fulfil a condition."""
+    news = asyncio.Event()
+    database.subscribe(news.set)
+    async with asyncio.timeout(10):
+        while not condition():
+            news.clear()
+            await news.wait()
+
+
+async def test_waits_for_a_server_that_is_missing_and_says_so_once(
+    stopped: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ovsnet.switch")
+    async with driven(stopped.remote) as database:
+        await asyncio.sleep(1.5)
+        assert not database.connected
+        assert [record.message for record in caplog.records] == [
+            f"ovsdb-server at {stopped.remote} does not answer; waiting for it"
+        ]
+        with pytest.raises(SwitchUnavailable, match="does not answer"):
+            await database.apply([BRIDGE])
+        await asyncio.to_thread(stopped.ovsdb.start)
+        async with asyncio.timeout(10):
+            await database.wait_connected()
+        assert caplog.records[-1].message.startswith(f"ovsdb-server at {stopped.remote} is back")
+        assert database.bridge() is None
+        assert database.ports() == {}
+
+
+async def test_makes_the_bridge_in_a_database_that_was_never_used(stopped: Sandbox) -> None:
+    stopped.ovsdb.start()
+    stopped.vswitchd.start()
+    async with connected(stopped) as database:
+        row = database.bridge()
+        assert row is not None
+        assert (row.datapath_type, row.fail_mode) == ("dummy", "secure")
+        assert database.ports()["br-int"].role == names.ROLE_BRIDGE
+        assert await database.wait_ofports(["br-int"], 10) == {"br-int": 65534}
+        assert "dummy" in database.datapath_types
+        assert "vxlan" in database.iface_types
+
+
+async def test_adopts_what_an_earlier_run_left(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        await database.apply([AddPort(spec=spare(1)), AddPort(spec=tunnel(1))])
+        await database.wait_ofports([spare(1).name, tunnel(1).name], 10)
+        left = database.ports()
+    async with connected(sandbox) as database:
+        assert database.ports() == left
+        await database.apply([BRIDGE, AddPort(spec=spare(1))])
+        assert database.ports() == left
+
+
+async def test_keys_and_rows_of_others_stay_as_they_are(sandbox: Sandbox) -> None:
+    sandbox.vsctl("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=dummy")
+    sandbox.vsctl("set", "bridge", "br-int", "external_ids:theirs=1", "other_config:hwaddr=02:00:00:00:00:01")
+    async with connected(sandbox) as database:
+        await database.apply([AddPort(spec=spare(1))])
+        sandbox.vsctl("add-port", "br-int", "eth9", "--", "set", "port", "eth9", "external_ids:a=b")
+        sandbox.vsctl("set", "port", spare(1).name, "external_ids:theirs=2")
+        ids = {names.OWNER: names.ROLE_POD, names.KEY_POD: "web"}
+        await database.apply(
+            [SetIdentity(name=spare(1).name, external_ids=ids), SetReleased(value="10.0.0.1=5")]
+        )
+        await database.apply([SetIdentity(name=spare(1).name, external_ids=SPARE), BRIDGE])
+        assert database.ports()[spare(1).name].external_ids == SPARE | {"theirs": "2"}
+        row = database.bridge()
+        assert row is not None
+        assert row.external_ids == {
+            "theirs": "1",
+            names.OWNER: names.ROLE_BRIDGE,
+            names.KEY_RELEASED: "10.0.0.1=5",
+        }
+        assert row.other_config == {"hwaddr": "02:00:00:00:00:01", "disable-in-band": "true"}
+        await database.apply([SetReleased(value="")])
+        row = database.bridge()
+        assert row is not None
+        assert names.KEY_RELEASED not in row.external_ids
+        theirs = database.port("eth9")
+        assert theirs is not None
+        assert theirs.role is None
+        for change in (
+            AddPort(spec=PortSpec(name="eth9", external_ids=SPARE)),
+            SetPort(spec=PortSpec(name="eth9", external_ids=SPARE)),
+            SetIdentity(name="eth9", external_ids=SPARE),
+            DeletePort(name="eth9"),
+        ):
+            with pytest.raises(OvsnetError, match="port eth9 exists on bridge br-int and is not ovsnet's"):
+                await database.apply([change])
+        assert database.port("eth9") == theirs
+
+
+async def test_a_bridge_of_somebody_else_is_refused_until_it_is_handed_over(sandbox: Sandbox) -> None:
+    sandbox.vsctl("add-br", "br-int", "--", "add-port", "br-int", "eth9")
+    async with driven(sandbox.remote) as database:
+        await database.wait_connected()
+        with pytest.raises(OvsnetError, match="has ports and is not ovsnet's") as refused:
+            await database.apply([BRIDGE])
+        assert "external_ids:ovsnet=bridge" in refused.value.hint
+        sandbox.vsctl("set", "bridge", "br-int", "external_ids:ovsnet=bridge")
+        await until(
+            database, lambda: (row := database.bridge()) is not None and names.OWNER in row.external_ids
+        )
+        await database.apply([BRIDGE])
+        assert set(database.ports()) == {"br-int", "eth9"}
+
+
+async def test_a_port_of_another_bridge_is_refused(sandbox: Sandbox) -> None:
+    sandbox.vsctl("add-br", "br-ex", "--", "add-port", "br-ex", spare(1).name)
+    async with connected(sandbox) as database:
+        with pytest.raises(OvsnetError, match="is in bridge br-ex, not in br-int"):
+            await database.apply([AddPort(spec=spare(1))])
+
+
+async def test_a_port_is_brought_in_line_and_replaced_in_one_transaction(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        before, after = tunnel(1), tunnel(2)
+        await database.apply([AddPort(spec=before)])
+        changed = PortSpec(
+            name=before.name,
+            type="vxlan",
+            options=after.options,
+            external_ids=after.external_ids,
+            mtu_request=1400,
+        )
+        await database.apply([SetPort(spec=changed)])
+        row = database.ports()[before.name]
+        assert (row.options, row.external_ids, row.mtu_request) == (after.options, after.external_ids, 1400)
+        assert row.ofport_request == before.ofport_request
+        geneve = PortSpec(
+            name=before.name, type="geneve", options={"remote_ip": "192.0.2.9"}, external_ids=SPARE
+        )
+        await database.apply([DeletePort(name=before.name), AddPort(spec=geneve)])
+        row = database.ports()[before.name]
+        assert (row.type, row.options) == ("geneve", {"remote_ip": "192.0.2.9"})
+        assert await database.wait_ofports([before.name], 10)
+        await database.apply([DeletePort(name=before.name), DeletePort(name="nobody")])
+        assert before.name not in database.ports()
+        assert before.name not in sandbox.vsctl("list-ports", "br-int")
+
+
+async def test_changes_that_are_under_way_at_once_all_happen(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        await asyncio.gather(*(database.apply([AddPort(spec=spare(number))]) for number in range(40)))
+        assert len(database.ports()) == 41
+        removals = [database.apply([DeletePort(name=spare(number).name)]) for number in range(0, 40, 2)]
+        additions = [database.apply([AddPort(spec=spare(number))]) for number in range(40, 60)]
+        await asyncio.gather(*removals, *additions)
+        wanted = {"br-int", *(spare(number).name for number in [*range(1, 40, 2), *range(40, 60)])}
+        assert set(database.ports()) == wanted == {"br-int", *sandbox.vsctl("list-ports", "br-int").split()}
+
+
+async def test_two_clients_lose_nothing_of_each_other(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as one, connected(sandbox) as two:
+        await asyncio.gather(
+            *(client.apply([AddPort(spec=spare(2 * number + which))])
+              for number in range(20) for which, client in enumerate((one, two)))
+        )  # fmt: skip
+        for client in (one, two):
+            await until(client, functools.partial(has_ports, client, 41))
+        assert one.ports().keys() == two.ports().keys()
+
+
+async def test_a_port_that_another_client_removed_meanwhile_is_reported(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as one, connected(sandbox) as two:
+        await one.apply([AddPort(spec=spare(1))])
+        await until(two, lambda: two.port(spare(1).name) is not None)
+        removal = asyncio.create_task(one.apply([DeletePort(name=spare(1).name)]))
+        identity = asyncio.create_task(
+            two.apply([SetIdentity(name=spare(1).name, external_ids={"ovsnet": "pod"})])
+        )
+        await removal
+        with contextlib.suppress(OvsnetError):  # it may have come first
+            await identity
+        with pytest.raises(OvsnetError, match=f"bridge br-int has no port {spare(1).name}"):
+            await two.apply([SetIdentity(name=spare(1).name, external_ids={"ovsnet": "pod"})])
+
+
+async def test_the_server_refuses_in_its_own_words_and_nothing_of_it_happens(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        bad = PortSpec(name="bad", external_ids=SPARE, ofport_request=99_999_999)
+        with pytest.raises(OvsnetError, match=r"constraint violation.*99999999") as refused:
+            await database.apply([AddPort(spec=spare(1)), AddPort(spec=bad)])
+        assert not isinstance(refused.value, SwitchUnavailable)
+        assert set(database.ports()) == {"br-int"}
+
+
+async def test_an_identity_writes_one_column_and_does_not_call_vswitchd(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        await database.apply([AddPort(spec=spare(1))])
+        await database.wait_ofports([spare(1).name], 10)
+        asked = sandbox.vsctl("--no-wait", "get", "Open_vSwitch", ".", "next_cfg")
+        monitor = await asyncio.create_subprocess_exec(
+            "ovsdb-client", "monitor", sandbox.remote, "Open_vSwitch", "ALL", "--format=json", stdout=-1, limit=1 << 20
+        )  # fmt: skip
+        assert monitor.stdout is not None
+        try:
+            seen = await _heading(monitor.stdout, set())
+            await database.apply([SetIdentity(name=spare(1).name, external_ids={"ovsnet": "pod"})])
+            tables = await _heading(monitor.stdout, seen)
+        finally:
+            monitor.kill()
+            await monitor.wait()
+        assert tables == {"Port"}
+        assert sandbox.vsctl("--no-wait", "get", "Open_vSwitch", ".", "next_cfg") == asked
+
+
+async def _heading(stream: asyncio.StreamReader, seen: set[str]) -> set[str]:
+    """Captions of the tables that the monitor prints until it is quiet for a moment."""
+    found: set[str] = set()
+    with contextlib.suppress(TimeoutError):
+        while True:
+            line = await asyncio.wait_for(stream.readline(), 5.0 if not found else 0.5)
+            found.add(json.loads(line)["caption"].split()[0])
+    return found
+
+
+async def test_what_vswitchd_can_not_open_is_told_in_its_words(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        bad = PortSpec(name="gre-bad", type="gre", external_ids=SPARE)
+        await database.apply([AddPort(spec=bad)])
+        with pytest.raises(OvsnetError, match=r"can't open port gre-bad: .*requires valid 'remote_ip'"):
+            await database.wait_ofports(["gre-bad"], 10)
+        with pytest.raises(OvsnetError, match="has no port nobody"):
+            await database.wait_ofports(["nobody"], 10)
+        sandbox.vswitchd.freeze()
+        await database.apply([AddPort(spec=spare(1)), AddPort(spec=spare(2))])
+        with pytest.raises(
+            SwitchUnavailable, match=f"did not take up port {spare(1).name} and 1 more within 0.3 s"
+        ):
+            await database.wait_ofports([spare(1).name, spare(2).name], 0.3)
+        sandbox.vswitchd.thaw()
+        assert await database.wait_ofports([spare(1).name, spare(2).name], 10) == {
+            spare(1).name: 101,
+            spare(2).name: 102,
+        }
+
+
+async def test_survives_the_death_of_the_server(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ovsnet.switch")
+    async with connected(sandbox) as database:
+        await database.apply([AddPort(spec=spare(1))])
+        sandbox.ovsdb.freeze()
+        pending = asyncio.create_task(database.apply([AddPort(spec=spare(2))]))
+        await asyncio.sleep(0.1)
+        sandbox.ovsdb.kill()
+        with pytest.raises(SwitchUnavailable, match="lost during a change"):
+            await pending
+        assert not database.connected
+        assert spare(1).name in database.ports()
+        told: list[bool] = []
+        database.subscribe(lambda: told.append(database.connected))
+        await asyncio.to_thread(sandbox.ovsdb.start)
+        async with asyncio.timeout(10):
+            await database.wait_connected()
+        assert told == [True]
+        assert set(database.ports()) == {"br-int", spare(1).name}
+        await database.apply([AddPort(spec=spare(3)), DeletePort(name=spare(1).name)])
+        assert set(database.ports()) == {"br-int", spare(3).name}
+        words = [record.message for record in caplog.records]
+        assert words == [
+            f"ovsdb-server at {sandbox.remote} went away; waiting for it",
+            f"ovsdb-server at {sandbox.remote} is back: 2 ports",
+        ]
+
+
+async def test_rows_that_vanished_while_the_server_was_away_are_gone(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        await database.apply([AddPort(spec=spare(number)) for number in range(3)])
+        sandbox.vswitchd.kill()
+        sandbox.ovsdb.kill()
+        (sandbox.folder / "conf.db").unlink()
+        sandbox.create()
+        await until(database, lambda: not database.connected)
+        await asyncio.to_thread(sandbox.ovsdb.start)
+        async with asyncio.timeout(10):
+            await database.wait_connected()
+        assert database.bridge() is None
+        assert database.ports() == {}
+
+
+async def test_a_bridge_that_is_removed_and_made_again_is_followed(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        await database.apply([AddPort(spec=spare(1))])
+        sandbox.vsctl("del-br", "br-int")
+        await until(database, lambda: database.bridge() is None)
+        assert database.ports() == {}
+        with pytest.raises(OvsnetError, match="bridge br-int does not exist"):
+            await database.apply([AddPort(spec=spare(1))])
+        await database.apply([BRIDGE, AddPort(spec=spare(2))])
+        assert set(database.ports()) == {"br-int", spare(2).name}
+
+
+async def test_a_thousand_tunnels_are_one_cheap_transaction(sandbox: Sandbox) -> None:
+    specs = [tunnel(number) for number in range(1000)]
+    async with connected(sandbox) as database:
+        busy = time.process_time()
+        await database.apply([AddPort(spec=spec) for spec in specs])
+        numbers = await database.wait_ofports([spec.name for spec in specs], 60)
+        assert numbers == {spec.name: spec.ofport_request for spec in specs}
+        assert time.process_time() - busy < 1.0
+        async with connected(sandbox) as other:
+            busy = time.process_time()
+            async with driven(sandbox.remote) as third:
+                await third.wait_connected()
+                assert time.process_time() - busy < 0.3
+                assert third.ports() == other.ports() == database.ports()
+        before = database.ports()
+        busy = time.process_time()
+        await database.apply([SetIdentity(name=specs[0].name, external_ids=SPARE)])
+        assert time.process_time() - busy < 0.05
+        assert [name for name, row in database.ports().items() if before[name] is not row] == [specs[0].name]
+
+
+async def test_an_idle_connection_costs_nothing(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        await database.wait_ofports(["br-int"], 10)
+        await asyncio.sleep(0.5)
+        busy = time.process_time()
+        await asyncio.sleep(2)
+        assert time.process_time() - busy < 0.02

@@ -171,6 +171,8 @@ class Allocator:
         RangeExhausted with the counts when a family has none left.
         """
         self._notice_clock(now)
+        if not self._ranges:
+            raise RangeExhausted("this node has no ranges to give addresses from", "give it podCIDRs")
         for index, address in enumerate(wanted):
             self._require_available(address)
             if address in wanted[:index]:

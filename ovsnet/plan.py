@@ -6,6 +6,7 @@ idempotent in the sense that a plan carried out leaves nothing to plan.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Iterator, Mapping
 
 from ovsnet import encap, names, state
@@ -84,6 +85,8 @@ def ports(desired: Iterable[PortSpec], rows: Mapping[str, PortRow]) -> PortPlan:
     gone = {change.name for change in changes if isinstance(change, DeletePort)}
     kept = {name: row for name, row in rows.items() if name not in gone}
     numbers: dict[str, int] = {}
+    # A number that someone else has or asks for as well is nobody's before vswitchd says whose.
+    claims = collections.Counter(row.number for row in rows.values())
     free = {
         names.ROLE_GATEWAY: free_numbers(rows.values(), GATEWAY_NUMBERS),
         names.ROLE_TUNNEL: free_numbers(rows.values(), TUNNEL_NUMBERS),
@@ -100,7 +103,7 @@ def ports(desired: Iterable[PortSpec], rows: Mapping[str, PortRow]) -> PortPlan:
                 f"port {spec.name} exists on the bridge and is not ovsnet's",
                 f"remove it, or give its Port row external_ids:{names.OWNER}={spec.external_ids[names.OWNER]}",
             )
-        if row.number is not None:
+        if row.number is not None and (row.number == row.ofport or claims[row.number] == 1):
             numbers[spec.name] = row.number
         request = row.ofport_request
         if _numbered(spec, request) != _as_spec(row, spec):
@@ -161,9 +164,3 @@ def match_of(line: str) -> str:
 def _deletion(line: str) -> str:
     cookie, _, rest = match_of(line).partition(",")
     return f"flow delete_strict {cookie}/-1,{rest}"
-
-
-def merged(rendered: Rendered, changed: Mapping[int, Lines]) -> dict[int, Lines]:
-    """`rendered` with some objects' lines replaced; no lines means no object."""
-    result = {**rendered, **changed}
-    return {cookie: lines for cookie, lines in result.items() if lines}

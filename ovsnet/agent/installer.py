@@ -77,11 +77,18 @@ class Installer:
         self.stale = False
 
     async def _work(self) -> None:
+        waiters: list[tuple[frozenset[int], asyncio.Future[None]]] = []
         try:
             while self._wanted:
                 wanted, self._wanted = self._wanted, {}
                 waiters, self._waiters = self._waiters, []
                 await self._apply(wanted, waiters)
+        except BaseException as error:
+            # Nobody may wait for ever, whatever it was.
+            for _, waiter in (*waiters, *self._waiters):
+                if not waiter.done():
+                    waiter.set_exception(error)
+            raise
         finally:
             self._worker = None
 

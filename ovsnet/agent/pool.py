@@ -107,7 +107,13 @@ class Pool:
         self._waiting.append(waiter)
         self._hurry.set()
         self.top_up()
-        return await waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                # It was handed over in the very moment in which nobody wanted it any more.
+                self._ready.append(waiter.result())
+            raise
 
     async def reconcile(self) -> None:
         """Forgets spares whose row someone deleted, follows port numbers, retries what could not be removed."""

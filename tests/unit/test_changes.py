@@ -39,7 +39,9 @@ def test_nothing_changed() -> None:
 
 
 def test_a_start_tells_every_peer() -> None:
-    assert changes.between(None, topology(peer(2))) == ["peer node-2 added (vxlan to 192.0.2.2, 10.244.2.0/24)"]
+    assert changes.between(None, topology(peer(2))) == [
+        "peer node-2 added (vxlan to 192.0.2.2, 10.244.2.0/24)"
+    ]
 
 
 def test_a_peer_gone_and_a_peer_moved() -> None:

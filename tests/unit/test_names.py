@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovsnet import names
@@ -17,6 +17,7 @@ def test_a_cookie_is_the_same_for_ever() -> None:
     assert names.cookie("pod", "node-a") != names.cookie("node", "node-a")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(names.KINDS), st.text())
 def test_a_cookie_tells_its_kind(kind: str, key: str) -> None:
     cookie = names.cookie(kind, key)
@@ -29,6 +30,7 @@ def test_a_foreign_cookie_has_no_kind(cookie: int) -> None:
     assert names.kind_of(cookie) is None
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["vxlan", "geneve", "gre", "ip6gre"]), st.text(max_size=300))
 def test_an_interface_name_fits_linux(encap: str, peer: str) -> None:
     name = names.tunnel_interface(encap, peer)
@@ -44,6 +46,7 @@ def test_the_ends_of_a_pair_are_named_by_its_token() -> None:
     assert len(names.spare_interface("00c0ffee")) <= 15
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_a_mac_is_local_and_unicast(address: names.IPAddress) -> None:
     octets = bytes.fromhex(names.mac_of(address).replace(":", ""))
@@ -55,6 +58,7 @@ def test_an_ipv4_mac_can_be_read() -> None:
     assert names.mac_of(ipaddress.ip_address("10.244.1.5")) == "0a:58:0a:f4:01:05"
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4), st.ip_addresses(v=4))
 def test_two_ipv4_addresses_have_two_macs(one: names.IPAddress, other: names.IPAddress) -> None:
     assert (names.mac_of(one) == names.mac_of(other)) == (one == other)

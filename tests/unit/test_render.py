@@ -63,7 +63,8 @@ def test_each_line_has_cookie_and_table(tmp_path: Path) -> None:
         tmp_path,
         t10_first="{% macro pod(pod) %}\npriority=1,in_port={{ pod.ofport }} actions=goto_table:{{ table.last }}\n\n"
         "{% endmacro %}",
-        t90_last="{% macro pod(pod) %}\n  actions=drop\n{% endmacro %}{% macro node(node) %}\nactions=1\n{% endmacro %}",
+        t90_last="{% macro pod(pod) %}\n  actions=drop\n{% endmacro %}"
+        "{% macro node(node) %}\nactions=1\n{% endmacro %}",
     )
     renderer = Renderer(path)
     mine = f"cookie=0x{cookie_of(pod(5)):x}"
@@ -130,7 +131,9 @@ def test_a_pod_that_moved_container_is_another_object() -> None:
 
 
 def test_a_slip_in_a_template_is_no_empty_text(tmp_path: Path) -> None:
-    renderer = Renderer(folder(tmp_path, t10_first="{% macro pod(pod) %}in_port={{ pod.ofprot }}{% endmacro %}"))
+    renderer = Renderer(
+        folder(tmp_path, t10_first="{% macro pod(pod) %}in_port={{ pod.ofprot }}{% endmacro %}")
+    )
     with pytest.raises(jinja2.UndefinedError):
         renderer.object(pod(5))
 

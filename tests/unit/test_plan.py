@@ -1,0 +1,408 @@
+"""Any state to any state: a plan carried out ends in what was wanted and leaves nothing to plan."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from ovsnet import names, plan, resources, state
+from ovsnet.config import Config
+from ovsnet.errors import OvsnetError
+from ovsnet.model import Encap, LocalNode, Node, Object, Peer, Pod, Tunnels
+from ovsnet.render import Lines, Renderer
+from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetPort
+
+OURS = (names.ROLE_GATEWAY, names.ROLE_TUNNEL)
+
+
+class Rows:
+    """The database's Port rows as honest memory, with an ovs-vswitchd that looks at them when told."""
+
+    def __init__(self, rows: Iterable[PortRow]) -> None:
+        self.by_name = {row.name: row for row in rows}
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            match change:
+                case DeletePort(name=name):
+                    del self.by_name[name]
+                case AddPort(spec=spec):
+                    assert spec.name not in self.by_name, "a name occurs once"
+                    self.by_name[spec.name] = _with(PortRow(name=spec.name, type=spec.type), spec)
+                case SetPort(spec=spec):
+                    assert self.by_name[spec.name].type == spec.type, (
+                        "OVS can't turn a port into another kind"
+                    )
+                    self.by_name[spec.name] = _with(self.by_name[spec.name], spec)
+                case _:
+                    raise AssertionError(f"not a change to a port: {change}")
+
+    def look(self) -> None:
+        """vswitchd gives new ports their numbers: first what is asked for, then what is left."""
+        new = [row for row in self.by_name.values() if row.ofport is None]
+        for row in sorted(new, key=lambda row: row.ofport_request is None):
+            taken = {other.ofport for other in self.by_name.values()}
+            wanted = row.ofport_request
+            number = (
+                wanted
+                if wanted and wanted not in taken
+                else next(n for n in range(1, 60000) if n not in taken)
+            )
+            self.by_name[row.name] = replace(row, ofport=number)
+
+
+def _with(row: PortRow, spec: PortSpec) -> PortRow:
+    others = {key: value for key, value in row.external_ids.items() if not key.startswith(names.OWNER)}
+    return replace(
+        row,
+        options=spec.options,
+        external_ids={**others, **spec.external_ids},
+        ofport_request=spec.ofport_request,
+        mac=spec.mac,
+        mtu_request=spec.mtu_request,
+    )
+
+
+TUNNEL_NAMES = ["vxl-1", "vxl-2", "vxl-3", "gen-1", "geneve-flow"]
+NUMBERS = st.one_of(st.none(), st.integers(1, 4), st.integers(16, 19), st.integers(20000, 20006))
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> list[PortSpec]:
+    gateway = PortSpec(
+        name=names.GATEWAY,
+        type="internal",
+        mac=draw(st.sampled_from(["0a:58:00:00:00:01", "0a:58:00:00:00:02"])),
+        mtu_request=draw(st.sampled_from([1400, 1450])),
+        external_ids={names.OWNER: names.ROLE_GATEWAY},
+    )
+    tunnels = [
+        PortSpec(
+            name=name,
+            type=draw(st.sampled_from(["vxlan", "geneve"])),
+            options={"remote_ip": draw(st.sampled_from(["192.0.2.2", "192.0.2.3"])), "key": "1"},
+            external_ids={names.OWNER: names.ROLE_TUNNEL, names.KEY_PEER: draw(st.sampled_from("bcd"))},
+        )
+        for name in draw(st.lists(st.sampled_from(TUNNEL_NAMES), unique=True))
+    ]
+    return [gateway, *tunnels]
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> list[PortRow]:
+    """Rows as crashes, other versions, other people and ovs-vswitchd leave them."""
+    found = []
+    live: set[int] = set()
+    for name in draw(
+        st.lists(
+            st.sampled_from([names.GATEWAY, *TUNNEL_NAMES, "old-1", "pod-1", "pod-2", "eth7"]), unique=True
+        )
+    ):
+        roles = {"pod-1": names.ROLE_POD, "pod-2": names.ROLE_SPARE, "eth7": None}
+        role = roles[name] if name in roles else draw(st.sampled_from(OURS))
+        ids = {names.OWNER: role} if role else {}
+        if draw(st.booleans()):
+            ids |= {names.KEY_PEER: draw(st.sampled_from("bcd"))} if role else {"theirs": "x"}
+        if draw(st.booleans()):
+            ids["note"] = "of someone else"
+        ofport = draw(st.one_of(NUMBERS, st.just(-1)))
+        if ofport in live:
+            ofport = None
+        live |= {ofport} if ofport is not None and ofport > 0 else set()
+        found.append(
+            PortRow(
+                name=name,
+                type=draw(st.sampled_from(["internal", "vxlan", "geneve", ""])),
+                options=draw(
+                    st.sampled_from([{}, {"remote_ip": "192.0.2.2", "key": "1"}, {"remote_ip": "192.0.2.9"}])
+                ),
+                external_ids=ids,
+                ofport_request=draw(NUMBERS),
+                mac=draw(st.sampled_from([None, "0a:58:00:00:00:01"])),
+                mtu_request=draw(st.sampled_from([None, 1450])),
+                ofport=ofport,
+                error="no such device" if ofport == -1 else None,
+            )
+        )
+    return found
+
+
+def says(row: PortRow, spec: PortSpec) -> bool:
+    ids = {key: value for key, value in row.external_ids.items() if key.startswith(names.OWNER)}
+    return (row.type, row.options, ids, row.mac, row.mtu_request) == (
+        spec.type,
+        spec.options,
+        spec.external_ids,
+        spec.mac,
+        spec.mtu_request,
+    )
+
+
+@settings(deadline=None)  # others may keep the machine busy
+@given(rows(), specs())
+def test_ports_from_any_rows_to_any_wish(before: list[PortRow], desired: list[PortSpec]) -> None:
+    database = Rows(before)
+    planned = plan.ports(desired, database.by_name)
+    database.apply(planned.changes)
+    found = database.by_name
+    assert all(says(found[spec.name], spec) for spec in desired)
+    assert {row.name for row in found.values() if row.role in OURS} == {spec.name for spec in desired}
+    for row in before:
+        if row.role not in OURS:
+            assert found[row.name] == row, "not ours to touch"
+        elif row.name in found:
+            note = row.external_ids.get("note")
+            deleted = any(
+                isinstance(change, DeletePort) and change.name == row.name for change in planned.changes
+            )
+            assert deleted or found[row.name].external_ids.get("note") == note, "others' keys stay"
+    assert plan.ports(desired, found).changes == []
+    database.look()
+    assert plan.ports(desired, database.by_name).changes == []
+
+
+@settings(deadline=None)
+@given(rows(), specs())
+def test_numbers_are_unique_and_come_true(before: list[PortRow], desired: list[PortSpec]) -> None:
+    database = Rows(before)
+    planned = plan.ports(desired, database.by_name)
+    numbers = list(planned.numbers.values())
+    assert len(set(numbers)) == len(numbers)
+    kept = {row.name: row.ofport for row in before if row.ofport is not None and row.ofport > 0}
+    for name, number in planned.numbers.items():
+        assert number not in {other for port, other in kept.items() if port != name}, (
+            "a packet would go astray"
+        )
+    added = {
+        change.spec.name: change.spec.ofport_request
+        for change in planned.changes
+        if isinstance(change, AddPort)
+    }
+    assert added.items() <= planned.numbers.items()
+    database.apply(planned.changes)
+    database.look()
+    for name in added:
+        assert database.by_name[name].ofport == added[name]
+    after = plan.ports(desired, database.by_name).numbers
+    live = {spec.name for spec in desired if database.by_name[spec.name].ofport != -1}
+    assert {name: after.get(name) for name in live} == {name: database.by_name[name].ofport for name in live}
+
+
+@pytest.mark.parametrize("role", [None, names.ROLE_POD, names.ROLE_SPARE])
+def test_a_name_that_someone_else_has_is_an_error(role: str | None) -> None:
+    row = PortRow(name=names.GATEWAY, type="internal", external_ids={names.OWNER: role} if role else {})
+    with pytest.raises(OvsnetError, match="ovsnet0 exists on the bridge") as caught:
+        plan.ports(
+            [PortSpec(name=names.GATEWAY, external_ids={names.OWNER: names.ROLE_GATEWAY})], {row.name: row}
+        )
+    assert "external_ids:ovsnet=gateway" in caught.value.hint
+
+
+def test_free_numbers_pass_over_what_is_had_or_asked_for() -> None:
+    taken = [PortRow(name="a", ofport=16), PortRow(name="b", ofport_request=17), PortRow(name="c", ofport=-1)]
+    numbers = plan.free_numbers(taken, 16)
+    assert [next(numbers) for _ in range(3)] == [18, 19, 20]
+
+
+# Ports that a topology asks for.
+
+
+def nodes(**remotes: str) -> dict[str, Node]:
+    return {
+        name: Node(
+            name=name,
+            pod_cidrs=(ipaddress.ip_network(f"10.244.{at}.0/24"),),
+            addresses=(ipaddress.ip_address(remote),),
+        )
+        for at, (name, remote) in enumerate(remotes.items(), 1)
+    }
+
+
+def wish(config: Config, known: dict[str, Node]) -> list[PortSpec]:
+    own = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
+    return plan.desired_ports(config, state.topology(config, "a", own, 1500, known))
+
+
+def test_a_port_for_each_peer() -> None:
+    gateway, four, six = wish(Config(), nodes(a="192.0.2.1", b="192.0.2.2", c="2001:db8::3"))
+    assert (gateway.name, gateway.mac, gateway.mtu_request) == ("ovsnet0", "0a:58:0a:f4:01:01", 1430)
+    assert (four.options["remote_ip"], four.options["local_ip"]) == ("192.0.2.2", "192.0.2.1")
+    assert (six.options["remote_ip"], six.options["local_ip"]) == ("2001:db8::3", "2001:db8::1")
+    assert [spec.external_ids[names.KEY_PEER] for spec in (four, six)] == ["b", "c"]
+
+
+def test_one_port_for_all_peers() -> None:
+    config = Config(tunnels=Tunnels.FLOW, encapsulation=Encap.GENEVE)
+    _, shared = wish(config, nodes(a="192.0.2.1", b="192.0.2.2", c="2001:db8::3"))
+    assert (shared.name, shared.type, shared.options["remote_ip"]) == ("geneve-flow", "geneve", "flow")
+    assert names.KEY_PEER not in shared.external_ids
+
+
+def test_peers_that_swap_addresses_get_new_ports() -> None:
+    """At no moment do two ports have one remote_ip, which OVS refuses."""
+    before = wish(Config(), nodes(a="192.0.2.1", b="192.0.2.2", c="192.0.2.3"))
+    database = Rows([])
+    database.apply(plan.ports(before, {}).changes)
+    changes = plan.ports(
+        wish(Config(), nodes(a="192.0.2.1", b="192.0.2.3", c="192.0.2.2")), database.by_name
+    ).changes
+    assert [type(change) for change in changes] == [DeletePort, DeletePort, AddPort, AddPort]
+
+
+# Flows.
+
+
+class Table:
+    """Flows as an OpenFlow switch keeps them: by table, priority and match, whoever's they are."""
+
+    def __init__(self, lines: Iterable[str] = ()) -> None:
+        self.flows: dict[tuple[str, frozenset[str]], tuple[str, str]] = {}
+        for line in lines:
+            self.add(line)
+
+    def add(self, line: str) -> None:
+        head, _, actions = line.partition(" actions=")
+        cookie, _, match = head.partition(",")
+        self.flows[self._key(match)] = (cookie, actions)
+
+    def delete_strict(self, line: str) -> None:
+        cookie, _, match = line.partition(",")
+        value, slash, mask = cookie.partition("/")
+        assert (slash, mask) == ("/", "-1"), "else it would be anybody's flow"
+        found = self.flows.get(self._key(match))
+        if found is not None and found[0] == value:
+            del self.flows[self._key(match)]
+
+    def bundle(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            verb, _, rest = line.removeprefix("flow ").partition(" ")
+            {"add": self.add, "delete_strict": self.delete_strict}[verb](rest)
+
+    @staticmethod
+    def _key(match: str) -> tuple[str, frozenset[str]]:
+        table, _, rest = match.partition(",")
+        return table, frozenset(rest.split(","))
+
+
+def everything(rendered: Mapping[int, Lines]) -> Table:
+    return Table(line for lines in rendered.values() for line in lines)
+
+
+def reached(before: Mapping[int, Lines], after: Mapping[int, Lines]) -> None:
+    switch = everything(before)
+    switch.bundle(plan.flows(before, after))
+    assert switch.flows == everything(after).flows
+    assert plan.flows(after, after) == []
+
+
+MATCHES = st.sampled_from(
+    [f"table={t},priority={p},in_port={i}" for t in (0, 10) for p in (1, 2) for i in (1, 2, 3)]
+)
+
+
+@st.composite
+def rendered(draw: st.DrawFn) -> dict[int, Lines]:
+    """Flows of up to four objects; one match belongs to one of them."""
+    owners = draw(
+        st.dictionaries(
+            MATCHES, st.tuples(st.integers(1, 4), st.sampled_from(["drop", "output:1", "output:2"]))
+        )
+    )
+    found: dict[int, list[str]] = {}
+    for match, (cookie, actions) in owners.items():
+        found.setdefault(cookie, []).append(f"cookie=0x{cookie:x},{match} actions={actions}")
+    return {cookie: tuple(lines) for cookie, lines in found.items()}
+
+
+@settings(deadline=None)
+@given(rendered(), rendered())
+def test_flows_from_any_state_to_any_state(before: dict[int, Lines], after: dict[int, Lines]) -> None:
+    reached(before, after)
+
+
+def pod_object(name: str, octet: int, ofport: int) -> Pod:
+    ips = (ipaddress.ip_address(f"10.244.1.{octet}"), ipaddress.ip_address(f"fd00:1::{octet:x}"))
+    return Pod(
+        namespace="default",
+        name=name,
+        container=name,
+        ifname="eth0",
+        netns="",
+        network="ovsnet",
+        port=f"pod-{ofport:08x}",
+        ofport=ofport,
+        mac=names.mac_of(ips[0]),
+        ips=ips,
+    )
+
+
+def peer_object(name: str, number: int, ofport: int, by_flow: bool) -> Peer:
+    return Peer(
+        name=name,
+        remote=ipaddress.ip_address(f"192.0.2.{number}"),
+        encap=Encap.GENEVE,
+        cidrs=(ipaddress.ip_network(f"10.245.{number}.0/24"),),
+        addresses=(ipaddress.ip_address(f"192.0.2.{number}"),),
+        port="gen",
+        ofport=20000 if by_flow else ofport,
+        by_flow=by_flow,
+    )
+
+
+@st.composite
+def objects(draw: st.DrawFn) -> list[Object]:
+    """A node, pods and peers; addresses and ports wander between them, but each is one's at a time."""
+
+    def some(what: list[str]) -> list[str]:
+        return draw(st.lists(st.sampled_from(what), unique=True))
+
+    octets = draw(st.permutations([2, 3, 4, 5]))
+    ports = draw(st.permutations([16, 17, 18, 19]))
+    numbers = draw(st.permutations([12, 13, 14]))
+    by_flow = draw(st.booleans())
+    node = LocalNode(
+        name="node-a",
+        addresses=(ipaddress.ip_address("192.0.2.11"),),
+        cidrs=(ipaddress.ip_network("10.244.1.0/24"), ipaddress.ip_network("fd00:1::/64")),
+        gateways=(ipaddress.ip_address("10.244.1.1"), ipaddress.ip_address("fd00:1::1")),
+        mac="0a:58:0a:f4:01:01",
+        ofport=draw(st.sampled_from([1, 2])),
+    )
+    pods = [pod_object(name, octets[at], ports[at]) for at, name in enumerate(some(["A", "B", "C", "D"]))]
+    peers = [
+        peer_object(name, numbers[at], 20000 + at, by_flow) for at, name in enumerate(some(["b", "c", "d"]))
+    ]
+    return [node, *pods, *peers]
+
+
+RENDERER = Renderer(resources.flows_dir())
+
+
+@settings(deadline=None)
+@given(objects(), objects())
+def test_flows_of_any_objects_to_any_objects(before: list[Object], after: list[Object]) -> None:
+    reached(RENDERER.state(before), RENDERER.state(after))
+
+
+def test_an_address_moves_to_another_pod() -> None:
+    before = RENDERER.state([pod_object("A", 5, 16)])
+    after = RENDERER.state([pod_object("B", 5, 17)])
+    reached(before, after)
+    switch = everything(before)
+    switch.bundle(plan.flows(before, after))
+    owners = {cookie for cookie, _ in switch.flows.values()}
+    assert owners == {f"cookie=0x{cookie:x}" for cookie in after}
+
+
+def test_what_stays_is_not_written_again() -> None:
+    before = RENDERER.state([pod_object("A", 5, 16), pod_object("B", 6, 17)])
+    after = RENDERER.state([pod_object("A", 5, 16)])
+    bundle = plan.flows(before, after)
+    (gone,) = before.keys() - after.keys()
+    assert len(bundle) == len(before[gone])
+    assert all(line.startswith("flow delete_strict ") for line in bundle)

@@ -35,22 +35,29 @@ class Packet(Frozen):
 
 
 def endpoint(name: str, objects: Sequence[Object]) -> Endpoint:
-    """The object of that name or address. Raises OvsnetError that lists what there is."""
-    for obj in objects:
-        if name in _names(obj):
-            return Endpoint(title=f"{kind_of(obj)} {obj.title}", ips=_ips(obj), obj=obj)
+    """The object of that name or address; of several addresses the one that was named, if one was.
+
+    Raises OvsnetError that lists what there is.
+    """
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
-        known = ", ".join(obj.title for obj in objects[:20])
-        raise OvsnetError(
-            f"{name} is no pod, node or address that this node knows", f"known here: {known}"
-        ) from None
-    return Endpoint(title=str(address), ips=(address,), obj=_owner(address, objects))
+        return _by_name(name, objects)
+    obj = next((obj for obj in objects if address in _ips(obj)), None)
+    title = f"{kind_of(obj)} {obj.title}" if obj else str(address)
+    return Endpoint(title=title, ips=(address,), obj=obj or _owner(address, objects))
+
+
+def _by_name(name: str, objects: Sequence[Object]) -> Endpoint:
+    for obj in objects:
+        if name in _names(obj):
+            return Endpoint(title=f"{kind_of(obj)} {obj.title}", ips=_ips(obj), obj=obj)
+    known = ", ".join(obj.title for obj in objects[:20])
+    raise OvsnetError(f"{name} is no pod, node or address that this node knows", f"known here: {known}")
 
 
 def _names(obj: Object) -> set[str]:
-    names = {obj.title, obj.name, *map(str, _ips(obj))}
+    names = {obj.title, obj.name}
     return names | {obj.container, obj.port} if isinstance(obj, Pod) else names
 
 

@@ -1,0 +1,164 @@
+"""`ovsnet trace`: names to packets, and what became of them in words."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from ovsnet import names, pipeline, tracing
+from ovsnet.errors import OvsnetError
+from ovsnet.flowdump import Step, Trace
+from ovsnet.model import Encap, LocalNode, Object, Peer, Pod
+from ovsnet.tracing import Packet
+
+NODE = LocalNode(
+    name="node-a",
+    addresses=(ipaddress.ip_address("192.0.2.11"),),
+    cidrs=(ipaddress.ip_network("10.244.1.0/24"), ipaddress.ip_network("fd00:1::/64")),
+    gateways=(ipaddress.ip_address("10.244.1.1"), ipaddress.ip_address("fd00:1::1")),
+    mac="0a:58:0a:f4:01:01",
+    ofport=1,
+)
+
+
+def pod(name: str, octet: int, ofport: int) -> Pod:
+    ips = (ipaddress.ip_address(f"10.244.1.{octet}"), ipaddress.ip_address(f"fd00:1::{octet:x}"))
+    return Pod(
+        namespace="default",
+        name=name,
+        container=f"c-{name}",
+        ifname="eth0",
+        netns="",
+        network="ovsnet",
+        port=f"pod-{ofport:08x}",
+        ofport=ofport,
+        mac=names.mac_of(ips[0]),
+        ips=ips,
+    )
+
+
+def peer(name: str, number: int, remote: str, by_flow: bool) -> Peer:
+    return Peer(
+        name=name,
+        remote=ipaddress.ip_address(remote),
+        encap=Encap.VXLAN,
+        cidrs=(ipaddress.ip_network(f"10.244.{number}.0/24"),),
+        addresses=(ipaddress.ip_address(remote),),
+        port=f"vxl-{name}",
+        ofport=20000 + number,
+        by_flow=by_flow,
+    )
+
+
+WEB, DB = pod("web", 5, 16), pod("db", 6, 17)
+B, C, D = (
+    peer("node-b", 2, "192.0.2.12", False),
+    peer("node-c", 3, "192.0.2.13", True),
+    peer("node-d", 4, "2001:db8::14", True),
+)
+OBJECTS: tuple[Object, ...] = (NODE, WEB, DB, B, C, D)
+
+
+@pytest.mark.parametrize(
+    ("name", "obj"),
+    [
+        ("default/web", WEB),
+        ("web", WEB),
+        ("c-web", WEB),
+        ("pod-00000010", WEB),
+        ("10.244.1.5", WEB),
+        ("fd00:1::5", WEB),
+        ("FD00:1:0::5", WEB),
+        ("node-a", NODE),
+        ("10.244.1.1", NODE),
+        ("node-b", B),
+        ("192.0.2.12", B),
+        ("10.244.2.77", B),
+        ("198.51.100.7", None),
+    ],
+)
+def test_a_name_or_address_leads_to_its_object(name: str, obj: Object | None) -> None:
+    assert tracing.endpoint(name, OBJECTS).obj is obj
+
+
+@pytest.mark.parametrize("address", ["10.244.2.77", "fd00:1::5", "10.244.1.1"])
+def test_an_address_stands_for_itself_alone(address: str) -> None:
+    """Not for its owner's first one, which may be of the other family."""
+    assert tracing.endpoint(address, OBJECTS).ips == (ipaddress.ip_address(address),)
+
+
+def test_an_unknown_name_is_told_with_what_there_is() -> None:
+    with pytest.raises(OvsnetError, match="wbe is no pod, node or address") as caught:
+        tracing.endpoint("wbe", OBJECTS)
+    assert "default/web" in caught.value.hint
+
+
+def packet(source: str, target: str, protocol: str = "tcp", port: int = 80) -> str:
+    ends = (tracing.endpoint(name, OBJECTS) for name in (source, target))
+    return tracing.packet(Packet(source=next(ends), target=next(ends), protocol=protocol, port=port), OBJECTS)
+
+
+ROUTER = pipeline.ROUTER.mac
+
+
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [
+        (packet("web", "db"), f"in_port=16,dl_src={WEB.mac},dl_dst={DB.mac},tcp,nw_src=10.244.1.5,nw_dst=10.244.1.6,"),
+        (packet("web", "node-b"), f"in_port=16,dl_src={WEB.mac},dl_dst={NODE.mac},tcp,nw_src=10.244.1.5,nw_dst=192.0.2.12,"),
+        (packet("node-a", "web"), f"in_port=1,dl_src={NODE.mac},dl_dst={ROUTER},tcp,nw_src=192.0.2.11,"),
+        (packet("198.51.100.7", "web"), f"in_port=1,dl_src={NODE.mac},dl_dst={ROUTER},tcp,nw_src=198.51.100.7,"),
+        (packet("10.244.2.77", "web"), f"in_port=20002,dl_src={ROUTER},dl_dst={ROUTER},tcp,nw_src=10.244.2.77,"),
+        (packet("node-c", "web"), f"in_port=20003,dl_src={ROUTER},dl_dst={ROUTER},tcp,tun_src=192.0.2.13,nw_src=192.0.2.13,"),
+        (packet("node-d", "web"), f"in_port=20004,dl_src={ROUTER},dl_dst={ROUTER},tcp6,tun_ipv6_src=2001:db8::14,"),
+    ],
+    ids=["pod", "peer", "node", "outside", "peer's pod", "by flow", "by flow over IPv6"],
+)  # fmt: skip
+def test_a_packet_enters_where_its_source_is(text: str, begins: str) -> None:
+    assert text.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        (packet("web", "db"), "tcp_src=40000,tcp_dst=80"),
+        (packet("web", "db", "udp", 53), "udp_src=40000,udp_dst=53"),
+        (packet("web", "db", "icmp"), "nw_ttl=64,icmp_type=8,icmp_code=0"),
+        (
+            packet("default/web", "fd00:1::6", "icmp"),
+            "ipv6_dst=fd00:1::6,nw_ttl=64,icmpv6_type=128,icmpv6_code=0",
+        ),
+    ],
+)
+def test_the_protocol(text: str, ends: str) -> None:
+    assert text.endswith(ends)
+
+
+def test_the_families_must_meet() -> None:
+    with pytest.raises(OvsnetError, match="have no address family in common"):
+        packet("198.51.100.7", "fd00:1::5")
+
+
+TABLES = {0: "classify", 30: "route"}
+
+
+def trace(output: int | None = None, *, answered: bool = False, steps: tuple[Step, ...] = ()) -> Trace:
+    return Trace(steps=steps, output=output, answered=answered, datapath_actions="")
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes", "words"),
+    [
+        (trace(17), True, "DELIVERED to pod default/db by port pod-00000011 (17)"),
+        (trace(20002), True, "SENT to node node-b by vxlan tunnel vxl-node-b (20002)"),
+        (trace(1), True, "HANDED to the kernel of node node-a by the gateway port (1)"),
+        (trace(99), True, "SENT out of port 99, which is no port of ovsnet's"),
+        (trace(answered=True), True, "ANSWERED by the switch"),
+        (trace(steps=(Step(table=30, priority=60, cookie=1),)), False, "DROPPED in table route"),
+        (trace(steps=(Step(table=7, priority=60, cookie=1),)), False, "DROPPED in table 7"),
+        (trace(), False, "DROPPED before any table"),
+    ],
+)
+def test_the_verdict(answer: Trace, passes: bool, words: str) -> None:
+    assert tracing.verdict(answer, OBJECTS, TABLES) == (passes, words)

@@ -192,11 +192,14 @@ class Agent:
         row = self.ovsdb.bridge()
         if (
             row is None
+            or names.OWNER not in row.external_ids
             or row.datapath_type != spec.datapath_type
             or row.fail_mode != spec.fail_mode
             or not spec.other_config.items() <= row.other_config.items()
         ):
             await self.ovsdb.apply([SetBridge(spec=spec)])
+            # vswitchd flushes the flows when the fail mode changes, without closing a connection.
+            self.installer.stale = True
             log.info("bridge %s: datapath %s", spec.name, spec.datapath_type)
 
     async def _sync_host(self, topo: Topology) -> None:

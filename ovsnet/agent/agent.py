@@ -37,6 +37,10 @@ _RETRY = 1.0
 """Seconds after which a sync that failed is tried again; doubles up to _PERIOD."""
 
 
+_PATIENCE = 5.0
+"""Seconds that vswitchd has to make the bridge after OVSDB says that it shall be there."""
+
+
 class Agent:
     """One node's agent, composed in `app`."""
 
@@ -149,7 +153,7 @@ class Agent:
         await self.attachments.restore()
         await self.pool.reconcile()
         if self.installer.stale:
-            await self.openflow.wait_up()
+            await self._require_switch()
         objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.attachments.pods())
         host_side = asyncio.create_task(self._sync_host(topo))
         try:
@@ -202,6 +206,16 @@ class Agent:
             self.installer.stale = True
             log.info("bridge %s: datapath %s", spec.name, spec.datapath_type)
 
+    async def _require_switch(self) -> None:
+        """Raises SwitchUnavailable when vswitchd does not serve the bridge within a moment."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self.openflow.wait_up()
+        except TimeoutError:
+            raise SwitchUnavailable(
+                f"ovs-vswitchd does not serve bridge {self.config.bridge}", "is ovs-vswitchd running?"
+            ) from None
+
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)
         for words in await self.host.reconcile(topo, self.config.egress):
@@ -239,6 +253,7 @@ class Agent:
         while True:
             await self.ovsdb.wait_connected()
             await self.openflow.wait_up()
+            self.wake()
             await self.openflow.wait_down()
             if not self.installer.stale:
                 log.warning("ovs-vswitchd or bridge %s went away, and flows with it", self.config.bridge)

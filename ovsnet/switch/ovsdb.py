@@ -140,16 +140,16 @@ class Ovsdb:
                 f"ovsdb-server at {self._remote} did not answer within {_TIMEOUT:.0f} s", "is it overloaded?"
             ) from None
 
-    async def wait_ofports(self, names: Iterable[str], timeout: float) -> dict[str, int]:  # noqa: ASYNC109  # the error names the ports
+    async def wait_ofports(self, names: Iterable[str], patience: float) -> dict[str, int]:
         """Waits until ovs-vswitchd has given each port its OpenFlow number.
 
-        Raises SwitchUnavailable when it has not within `timeout` seconds, and OvsnetError with its
+        Raises SwitchUnavailable when it has not within `patience` seconds, and OvsnetError with its
         words when it can't, or when a port is not there.
         """
         numbers: dict[str, int] = {}
         waiting = list(names)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 while True:
                     for name in waiting:
                         if (number := self._ofport(name)) is not None:
@@ -161,7 +161,7 @@ class Ovsdb:
         except TimeoutError:
             others = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
             raise SwitchUnavailable(
-                f"ovs-vswitchd did not take up port {waiting[0]}{others} within {timeout:g} s",
+                f"ovs-vswitchd did not take up port {waiting[0]}{others} within {patience:g} s",
                 "is it running?",
             ) from None
 

@@ -183,7 +183,7 @@ class Attachments:
         key = (pod.container, pod.ifname)
         self._pods[key] = pod
         identity: Change = SetIdentity(name=pod.port, external_ids=state.identity(pod))
-        flows = asyncio.create_task(self._installer.change({cookie: self._renderer.object(pod)}))
+        flows = self._installer.begin({cookie: self._renderer.object(pod)})
         row = asyncio.create_task(self._ovsdb.apply([identity]))
         try:
             # Both are on their way before the kernel makes this loop wait for the interface to move.
@@ -257,22 +257,20 @@ class Attachments:
         if self._ovsdb.port(pod.port) is not None:
             changes.append(DeletePort(name=pod.port))
         row = asyncio.create_task(self._ovsdb.apply(changes))
-        flows = asyncio.create_task(self._drop_flows(cookie))
+        flows = self._installer.begin({cookie: ()})
         try:
             await asyncio.sleep(0)
             await self._links.detach(names.token_of(pod.port))
-            await asyncio.gather(row, flows)
+            await row
+            # Without a switch there is nothing to drop: the next replacement will not have them.
+            with contextlib.suppress(SwitchUnavailable):
+                await flows
         except BaseException:
             await asyncio.gather(row, flows, return_exceptions=True)
             if self._ovsdb.port(pod.port) is not None:
                 allocator.claim(pod.ips, pod.key)
                 self._pods[key] = pod
             raise
-
-    async def _drop_flows(self, cookie: int) -> None:
-        """Without a switch there is nothing to drop: the next replacement will not have them."""
-        with contextlib.suppress(SwitchUnavailable):
-            await self._installer.change({cookie: ()})
 
     def _forget(self, pod: Pod) -> None:
         self._known().allocator.release(pod.ips, time.time())

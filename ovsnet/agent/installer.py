@@ -46,16 +46,23 @@ class Installer:
 
         Raises SwitchUnavailable, or OvsnetError with ovs-ofctl's words if a flow is refused.
         """
+        await self.begin(changed)
+
+    def begin(self, changed: Mapping[int, Lines]) -> asyncio.Future[None]:
+        """Like `change`, but under way with the loop's next turn, for who is about to block the loop."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.stale:
-            raise SwitchUnavailable(
-                "the switch's flows are not in place yet", "repeat when the agent is ready"
+            waiter.set_exception(
+                SwitchUnavailable(
+                    "the switch's flows are not in place yet", "repeat when the agent is ready"
+                )
             )
+            return waiter
         self._wanted.update(changed)
-        waiter = asyncio.get_running_loop().create_future()
         self._waiters.append((frozenset(changed), waiter))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
-        await waiter
+        return waiter
 
     async def settle(self, desired: Rendered) -> None:
         """Makes the switch hold exactly `desired`, by difference where it is known what it holds."""

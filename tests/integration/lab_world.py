@@ -94,7 +94,9 @@ print(connection.getresponse().read().decode())
 """
 
 
-def fetch(lab: Lab, source: str, target: object, *, port: int = 80, bind: object = "", wait: float = 3.0) -> Any:
+def fetch(
+    lab: Lab, source: str, target: object, *, port: int = 80, bind: object = "", wait: float = 3.0
+) -> Any:
     """What the target's web server says: its name and the client that it saw; None if it does not answer."""
     host = f"[{target}]:{port}" if ":" in str(target) else f"{target}:{port}"
     for _ in range(2):  # the first packet through a userspace tunnel may wait for a neighbour

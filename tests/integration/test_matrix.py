@@ -60,9 +60,7 @@ def test_everything_reaches_everything(combination: Combination) -> None:
 
 def test_the_ordinary_run_has_every_pair_of_settings() -> None:
     def pairs(combinations: tuple[Combination, ...]) -> set[tuple[tuple[int, str], tuple[int, str]]]:
-        return {
-            pair for each in combinations for pair in itertools.combinations(tuple(enumerate(each)), 2)
-        }
+        return {pair for each in combinations for pair in itertools.combinations(tuple(enumerate(each)), 2)}
 
     assert pairs(PAIRS) == pairs(EVERY)
 

@@ -17,7 +17,7 @@ from ovsnet.model import Frozen
 
 _Loader: type[yaml.BaseLoader] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
-MAX_DEPTH = 64
+MAX_DEPTH = 100
 _NOT_TEXT = re.compile(
     r"(?P<null>~|null|Null|NULL|)|(?P<bool>true|True|TRUE|false|False|FALSE)"
     r"|(?P<number>[-+]?(0o[0-7]+|0x[0-9a-fA-F]+|(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))|\.(nan|NaN|NAN))"
@@ -104,7 +104,7 @@ def _scalar(event: yaml.ScalarEvent) -> object:
 
 
 class _Builder:
-    """Puts the values of one document together; what is nested too deeply is left out."""
+    """Puts the values of one document together."""
 
     def __init__(self) -> None:
         self.value: object = None
@@ -113,30 +113,20 @@ class _Builder:
         self._open: list[dict[str, object] | list[object]] = []
         self._keys: list[str | None] = []
         """Of each open mapping: the key that waits for its value."""
-        self._ignored = 0
 
     def open(self, container: dict[str, object] | list[object], event: yaml.Event) -> None:
-        if self._ignored:
-            self._ignored += 1
-        elif len(self._open) == MAX_DEPTH:
-            self.fault(event, f"nested more than {MAX_DEPTH} deep")
-            self.put(None, event)
-            self._ignored = 1
-        else:
-            self.put(container, event)
-            self._open.append(container)
-            self._keys.append(None)
+        if len(self._open) == MAX_DEPTH:
+            # The parser takes longer for every level: reading on to the end could take minutes.
+            raise Mistake(f"line {_line(event)}: nested more than {MAX_DEPTH} deep; no manifest is")
+        self.put(container, event)
+        self._open.append(container)
+        self._keys.append(None)
 
     def close(self) -> None:
-        if self._ignored:
-            self._ignored -= 1
-        else:
-            self._open.pop()
-            self._keys.pop()
+        self._open.pop()
+        self._keys.pop()
 
     def put(self, value: object, event: yaml.Event) -> None:
-        if self._ignored:
-            return
         if not self._open:
             self.value = value
             self.line = _line(event)

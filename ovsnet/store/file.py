@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from ovsnet.errors import StoreError
@@ -62,7 +62,8 @@ class FileStore:
                 )
             while True:
                 # Watch first, then look: what changes in between is an event.
-                watch.aim()
+                if watch.aim():
+                    self._folder.replaced()
                 await self.look(watch.writing())
                 await watch.changed(_BLIND_POLL if watch.blind else _POLL)
 
@@ -85,37 +86,21 @@ class FileStore:
         before = self._snapshot
         if before is None and self._away:
             return
-        entries = self._folder.entries
-        settled = cluster.combine(
-            {path: entry.nodes for path, entry in entries.items()}, before.nodes if before else {}
-        )
-        problems = {
-            path: "; ".join(lines)
-            for path, entry in entries.items()
-            if (lines := (*entry.problems, *settled.problems.get(path, ())))
-        }
-        if self._away:
-            problems[str(self._folder.path)] = self._away
-        else:
-            self._tell(problems, before)
-        self._snapshot = Snapshot(
-            nodes=settled.nodes,
-            problems=problems,
-            version=before.version + 1 if before else 1,
-            unread=frozenset(path for path, entry in entries.items() if entry.problems and not entry.sound),
-        )
+        now = self._snapshot = _combined(self._folder, before, self._away)
+        if not self._away:
+            self._tell(now.problems, before)
         if before is None:
             log.info(
                 "%d nodes in %d files of %s, read in %.0f ms",
-                len(settled.nodes),
-                len(entries),
+                len(now.nodes),
+                len(self._folder.entries),
                 self._folder.path,
                 1000 * (time.monotonic() - started),
             )
         for callback in self._subscribers:
             callback()
 
-    def _tell(self, problems: dict[str, str], before: Snapshot | None) -> None:
+    def _tell(self, problems: Mapping[str, str], before: Snapshot | None) -> None:
         """What is wrong that was not before, and what is in order again."""
         known = before.problems if before else {}
         new = [f"{path}: {text}" for path, text in problems.items() if known.get(path) != text]
@@ -154,11 +139,26 @@ class FileStore:
         return True
 
 
-async def read_folder(folder: Path) -> Snapshot:
-    """One look at a folder. Raises StoreError when it can't be read."""
-    store = FileStore(folder)
-    await store.look()
-    snapshot = store.snapshot()
-    if snapshot is None:
-        raise StoreError(f"store {folder} can't be read", "is store.file in the configuration right?")
-    return snapshot
+async def read_folder(path: Path) -> Snapshot:
+    """One look at a folder, without a word in the log. Raises StoreError when it can't be read."""
+    folder = ManifestFolder(path)
+    await folder.look()
+    return _combined(folder, None, "")
+
+
+def _combined(folder: ManifestFolder, before: Snapshot | None, away: str) -> Snapshot:
+    """The snapshot that follows from what the files say. away: why the folder is not there, "" if it is."""
+    entries = folder.entries
+    nodes_by_file = {path: entry.nodes for path, entry in entries.items()}
+    settled = cluster.combine(nodes_by_file, before.nodes if before else {})
+    problems = {
+        path: "; ".join(lines)
+        for path, entry in entries.items()
+        if (lines := (*entry.problems, *settled.problems.get(path, ())))
+    }
+    return Snapshot(
+        nodes=settled.nodes,
+        problems=problems | ({str(folder.path): away} if away else {}),
+        version=before.version + 1 if before else 1,
+        unread=frozenset(path for path, entry in entries.items() if entry.problems and not entry.sound),
+    )

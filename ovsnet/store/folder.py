@@ -60,6 +60,10 @@ class ManifestFolder:
         self.entries: dict[str, Entry] = {}
         self._identity: tuple[int, int] | None = None
 
+    def replaced(self) -> None:
+        """The folder that has the name now is not the one of the last look, though its inode number may be."""
+        self._identity = None
+
     async def look(self, being_written: Collection[str] = ()) -> bool:
         """Reads what changed; True if anything that was read is different now.
 
@@ -89,6 +93,7 @@ class ManifestFolder:
                 name for name in os.listdir(self.path) if name.endswith(SUFFIXES) and not name.startswith(".")
             )
         except OSError as error:
+            self.replaced()
             raise StoreError(f"store {self.path}: {error.strerror}", "restore the folder") from error
         identity = (status.st_dev, status.st_ino)
         if not names and self.entries and identity != self._identity:

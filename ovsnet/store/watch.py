@@ -70,10 +70,13 @@ class FolderWatch:
         """Whether only the time limit of `changed` tells: there is no inotify, or no folder."""
         return self._inside is None
 
-    def aim(self) -> None:
-        """Watches the folder that has the name now, and its parent, as far as they are there."""
+    def aim(self) -> bool:
+        """Watches the folder that has the name now, and its parent, as far as they are there.
+
+        True if it is another folder than before.
+        """
         if self._inotify is None:
-            return
+            return False
         if self._above is None:
             with contextlib.suppress(OSError):
                 self._above = self._inotify.add_watch(self._folder.parent, _ABOVE)
@@ -81,12 +84,13 @@ class FolderWatch:
             status = os.stat(self._folder)
             identity = (status.st_dev, status.st_ino)
             if self._inside is not None and identity == self._identity:
-                return
+                return False
             self._drop_inside()
             self._inside = self._inotify.add_watch(self._folder, _INSIDE)
             self._identity = identity
         except OSError:
             self._drop_inside()
+        return True
 
     def writing(self) -> set[str]:
         """Names of files that are being written: what is in them now is half the truth."""

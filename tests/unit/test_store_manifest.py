@@ -1,0 +1,353 @@
+"""Manifests to nodes: what is read, what is refused with which words, and which nodes go together."""
+
+from __future__ import annotations
+
+import json
+import time
+from ipaddress import ip_address, ip_network
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovsnet.errors import StoreError
+from ovsnet.model import Encap, Node
+from ovsnet.store import cluster, documents, manifest, podmanifest
+
+NODE = """\
+apiVersion: v1
+kind: Node
+metadata:
+  name: node-a
+  annotations:
+    ovsnet.io/encapsulation: geneve
+    example.com/other: "yes"
+spec:
+  podCIDR: 10.244.1.0/24
+  podCIDRs:
+  - 10.244.1.0/24
+  - fd00:10:244:1::/64
+  taints: [{effect: NoSchedule, key: a}]
+status:
+  addresses:
+  - {type: Hostname, address: node-a}
+  - {type: InternalIP, address: 192.0.2.11}
+  - {type: InternalIP, address: "2001:db8::11"}
+"""
+EXPECTED = Node(
+    name="node-a",
+    pod_cidrs=(ip_network("10.244.1.0/24"), ip_network("fd00:10:244:1::/64")),
+    addresses=(ip_address("192.0.2.11"), ip_address("2001:db8::11")),
+    encap=Encap.GENEVE,
+    source="a.yaml",
+)
+SMALL = "{kind: Node, metadata: {name: NAME}, spec: {podCIDR: 10.244.NUMBER.0/24}}"
+
+
+def small(name: str, number: int) -> str:
+    return SMALL.replace("NAME", name).replace("NUMBER", str(number))
+
+
+def node(name: str, number: int, address: str = "", file: str = "") -> Node:
+    return Node(
+        name=name,
+        pod_cidrs=(ip_network(f"10.244.{number}.0/24"),),
+        addresses=(ip_address(address),) if address else (),
+        source=file or f"{name}.yaml",
+    )
+
+
+def problem(text: str) -> str:
+    contents = manifest.read(text, "a.yaml")
+    assert len(contents.problems) == 1, contents
+    return contents.problems[0]
+
+
+def test_a_node_is_read() -> None:
+    assert manifest.read(NODE, "a.yaml") == manifest.Contents(nodes=(EXPECTED,))
+
+
+def test_json_is_read() -> None:
+    text = json.dumps(yaml.safe_load(NODE), indent=1)
+    assert manifest.read(text, "a.yaml").nodes == (EXPECTED,)
+
+
+def test_several_documents_and_other_kinds() -> None:
+    text = f"---\n{small('a', 1)}\n---\nkind: Pod\nmetadata: 5\n---\n# nothing\n---\n{small('b', 2)}\n"
+    contents = manifest.read(text, "x")
+    assert [each.name for each in contents.nodes] == ["a", "b"]
+    assert contents.nodes[1].source == "x, document 4 (line 9)"
+    assert not contents.problems
+
+
+@pytest.mark.parametrize("kind", ["List", "NodeList"])
+def test_a_list_of_nodes(kind: str) -> None:
+    item = yaml.safe_load(NODE)
+    if kind == "NodeList":
+        del item["kind"]
+    text = yaml.safe_dump({"kind": kind, "items": [item, {"kind": "Service"}] if kind == "List" else [item]})
+    (found,) = manifest.read(text, "a.yaml").nodes
+    assert found.name == "node-a"
+    assert found.source == "a.yaml, items[0]"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n---\n"])
+def test_nothing_at_all_is_told_from_nothing_of_ours(text: str) -> None:
+    assert manifest.read(text, "x") == manifest.Contents(empty=True)
+    assert not manifest.read("kind: Pod", "x").empty
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("name: node-a", "nme: node-a", "metadata.name: is missing"),
+        ("name: node-a", "name: Node_A", "metadata.name: 'Node_A' is not a node name"),
+        ("name: node-a", "name: 17", "metadata.name: must be text, is a number"),
+        ("encapsulation: geneve", "encapsulation: ipip", "'ipip' is unknown; one of vxlan, geneve, gre"),
+        ("encapsulation: geneve", "encapsulation: true", "must be text, is true or false"),
+        (
+            "  - 10.244.1.0/24",
+            "  - 10.244.1.5/24",
+            "Node node-a: spec.podCIDRs[0]: 10.244.1.5/24 has host bits set; write 10.244.1.0/24",
+        ),
+        ("  - 10.244.1.0/24", "  - 10.244.1.0", "spec.podCIDRs[0]: '10.244.1.0' is not a range"),
+        ("  - 10.244.1.0/24", "  - 10.244.1.0/33", "spec.podCIDRs[0]: '10.244.1.0/33' does not appear"),
+        ("  - 10.244.1.0/24", "  - 5", "spec.podCIDRs[0]: a number"),
+        (
+            "  - 10.244.1.0/24",
+            "  - 10.244.2.0/24",
+            "spec.podCIDR: 10.244.1.0/24 is not the first of podCIDRs (10.244.2.0/24)",
+        ),
+        (
+            "fd00:10:244:1::/64",
+            "10.244.1.128/25",
+            "spec.podCIDRs[1]: 10.244.1.128/25 overlaps 10.244.1.0/24 of the same node",
+        ),
+        ("fd00:10:244:1::/64", "ff02::/64", "is multicast"),
+        (
+            "address: 192.0.2.11",
+            "address: node-a.example",
+            "status.addresses[1].address: 'node-a.example' is not an IP address",
+        ),
+        ("address: 192.0.2.11", "address: 127.0.0.1", "127.0.0.1 is loopback; other nodes can't reach it"),
+        ("type: InternalIP, address: 192.0.2.11", "type: 3", "status.addresses[1].type: must be text"),
+        ("- {type: Hostname, address: node-a}", "- node-a", "status.addresses[0]: must be a mapping"),
+        ("kind: Node", "kid: Node", "kind: is missing"),
+        ("metadata:\n", "metadata: []\nm:\n", "metadata: must be a mapping, is a list"),
+        ("apiVersion: v1", "status: {}", "the key status stands twice"),
+        ("name: node-a", "name: &x node-b\n  again: *x", "an alias (*) is not supported"),
+        ("kind: Node", "kind: Node\n  x: y", "not YAML"),
+        ("apiVersion: v1", "apiVersion: [v1", "not YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(old: str, new: str, expected: str) -> None:
+    assert old in NODE
+    assert expected in problem(NODE.replace(old, new, 1))
+
+
+def test_missing_ranges() -> None:
+    text = "kind: Node\nmetadata: {name: a}\n"
+    assert problem(text) == (
+        "Node a: spec.podCIDRs: is missing; give the node's ranges, for example 10.244.1.0/24 or fd00:10:244:1::/64"
+    )
+    assert (
+        "spec.podCIDRs: must be a list, is a mapping"
+        in manifest.read(text + "spec: {podCIDRs: {}}", "x").problems[0]
+    )
+
+
+def test_every_problem_is_told_and_the_good_nodes_are_read() -> None:
+    text = "---\n".join(
+        [small("a", 1) + "\n", small("b", 300) + "\n", small("B", 3) + "\n", small("a", 4) + "\n", "- 1\n"]
+    )
+    contents = manifest.read(text, "x")
+    assert [each.name for each in contents.nodes] == ["a"]
+    assert [line.split(":")[0] for line in contents.problems] == [
+        "document 2 (line 3), Node b",
+        "document 3 (line 5)",
+        "document 4 (line 7), Node a",
+        "document 5 (line 9)",
+    ]
+    with pytest.raises(StoreError, match=r"x: document 2 .*; x: document 3"):
+        manifest.nodes(text, "x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5", "[]", "text", '"\\', "\x00", "{", "{]", "%YAML 9", "\t", "!!python/object:os.system {}", "&a [*a]"],
+)
+def test_anything_that_is_no_object_is_a_problem(text: str) -> None:
+    contents = manifest.read(text, "x")
+    assert contents.problems
+    assert not contents.nodes
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", '{"a":', "- "])
+def test_deep_nesting_exhausts_nothing(opening: str) -> None:
+    started = time.process_time()
+    assert manifest.read(opening * 200_000, "x").problems
+    assert time.process_time() - started < 1
+    assert manifest.read(f"kind: Node\nmetadata: {{name: a}}\nx: {'[' * 100 + ']' * 100}\n", "x").problems
+
+
+def test_addresses_are_not_taken_for_numbers_as_yaml_1_1_does() -> None:
+    text = small("a", 1).replace(
+        "}}", "}, status: {addresses: [{type: InternalIP, address: 10:20:30:40:50:10:20:30}]}}"
+    )
+    (found,) = manifest.read(text, "x").nodes
+    assert found.addresses == (ip_address("10:20:30:40:50:10:20:30"),)
+
+
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["Node", "10.1.0.0/16"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "kind",
+                    "metadata",
+                    "name",
+                    "spec",
+                    "podCIDRs",
+                    "podCIDR",
+                    "status",
+                    "addresses",
+                    "type",
+                    "items",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(_VALUES)
+@settings(deadline=None, max_examples=300)
+def test_no_document_raises(value: object) -> None:
+    for text in (json.dumps(value), yaml.safe_dump(value), str(value)):
+        assert isinstance(manifest.read(text, "x"), manifest.Contents)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=5), st.text(max_size=8) | st.lists(st.text(max_size=5), max_size=3), max_size=4
+    )
+)
+@settings(deadline=None)
+def test_text_is_read_as_yaml_says(value: dict[str, object]) -> None:
+    (document,) = documents.read(yaml.safe_dump(value))
+    assert document.value == value
+
+
+def test_pods_for_rendering() -> None:
+    text = "kind: Pod\nmetadata: {name: web}\nspec: {nodeName: a}\nstatus: {podIPs: [{ip: 10.244.1.5}]}\n"
+    (pod,) = podmanifest.read(f"{text}---\nkind: Node\n", "x")
+    assert (pod.namespace, pod.name, pod.node, pod.ips) == (
+        "default",
+        "web",
+        "a",
+        (ip_address("10.244.1.5"),),
+    )
+    with pytest.raises(StoreError, match=r"x: Pod: .*300"):
+        podmanifest.read(text.replace("10.244.1.5", "10.244.1.300"), "x")
+    with pytest.raises(StoreError, match="not YAML"):
+        podmanifest.read("[", "x")
+
+
+# --- which nodes go together ----------------------------------------------------------------------
+
+
+def combine(
+    before: dict[str, Node], **files: list[Node]
+) -> tuple[dict[str, Node], dict[str, tuple[str, ...]]]:
+    found = cluster.combine(files, before)
+    return found.nodes, found.problems
+
+
+def test_the_first_file_with_a_name_counts() -> None:
+    first, second = node("a", 1, file="x"), node("a", 2, file="y")
+    nodes, problems = combine({}, y=[second], x=[first])
+    assert nodes == {"a": first}
+    assert problems == {"y": ("Node a stands in x too, which counts; remove one of both",)}
+
+
+def test_an_overlapping_newcomer_is_refused_whichever_file_comes_first() -> None:
+    old, new = node("b", 1), node("a", 1)
+    nodes, problems = combine({"b": old}, a=[new], b=[old])
+    assert nodes == {"b": old}
+    assert problems == {
+        "a": ("Node a: 10.244.1.0/24 overlaps a range of node b (b.yaml); give each node its own",)
+    }
+    assert combine({}, a=[new], b=[old])[0] == {"a": new}
+
+
+@pytest.mark.parametrize("wide", ["10.244.0.0/16", "10.244.1.128/25", "0.0.0.0/0"])
+def test_overlaps_of_any_width_are_found(wide: str) -> None:
+    other = Node(name="z", pod_cidrs=(ip_network("fd00::/64"), ip_network(wide)), source="z.yaml")
+    nodes, problems = combine({}, a=[node("a", 1), node("b", 2)], z=[other])
+    assert list(nodes) == ["a", "b"]
+    assert "overlaps a range of node" in problems["z"][0]
+
+
+def test_an_address_belongs_to_one_node() -> None:
+    nodes, problems = combine({}, a=[node("a", 1, "192.0.2.1")], b=[node("b", 2, "192.0.2.1")])
+    assert list(nodes) == ["a"]
+    assert problems["b"] == ("Node b: 192.0.2.1 is node a's (a.yaml) already; give each node its own",)
+
+
+def test_a_refused_change_keeps_what_the_node_had() -> None:
+    a, b = node("a", 1), node("b", 2)
+    nodes, problems = combine({"a": a, "b": b}, a=[node("a", 2)], b=[b])
+    assert nodes == {"a": a, "b": b}
+    assert list(problems) == ["a"]
+
+
+def test_two_nodes_that_swap_addresses_step_by_step() -> None:
+    a, b = node("a", 1, "192.0.2.1"), node("b", 2, "192.0.2.2")
+    swapped_a, swapped_b = node("a", 1, "192.0.2.2"), node("b", 2, "192.0.2.1")
+    nodes, problems = combine({"a": a, "b": b}, a=[swapped_a], b=[b])
+    assert nodes == {"a": a, "b": b}
+    assert problems
+    assert combine(nodes, a=[swapped_a], b=[swapped_b]) == ({"a": swapped_a, "b": swapped_b}, {})
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(20, 26), st.integers(0, 6)), max_size=12), st.data()
+)
+@settings(deadline=None)
+def test_accepted_nodes_never_touch_one_another(
+    entries: list[tuple[int, int, int]], data: st.DataObject
+) -> None:
+    def files() -> dict[str, list[Node]]:
+        chosen = data.draw(st.permutations(entries))
+        return {
+            f"f{index}": [
+                Node(
+                    name=f"n{index % 8}",
+                    pod_cidrs=(ip_network((f"10.0.{number}.0", length), strict=False),),
+                    addresses=(ip_address(f"192.0.2.{host}"),),
+                    source=f"f{index}",
+                )
+            ]
+            for index, (number, length, host) in enumerate(chosen)
+        }
+
+    before: dict[str, Node] = {}
+    for _ in range(3):
+        result = cluster.combine(files(), before)
+        nodes = list(result.nodes.values())
+        for index, one in enumerate(nodes):
+            for two in nodes[:index]:
+                assert not one.pod_cidrs[0].overlaps(two.pod_cidrs[0])
+                assert one.addresses != two.addresses
+        before = result.nodes

@@ -13,7 +13,7 @@ from ovsnet import encap, names, state
 from ovsnet.config import Config
 from ovsnet.errors import OvsnetError
 from ovsnet.model import Encap, Frozen, IPAddress, Tunnels
-from ovsnet.render import Lines, Rendered
+from ovsnet.render import Rendered
 from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetPort
 from ovsnet.state import Topology
 

@@ -106,11 +106,11 @@ ROUTER = pipeline.ROUTER.mac
     ("text", "begins"),
     [
         (packet("web", "db"), f"in_port=16,dl_src={WEB.mac},dl_dst={DB.mac},tcp,nw_src=10.244.1.5,nw_dst=10.244.1.6,"),
-        (packet("web", "node-b"), f"in_port=16,dl_src={WEB.mac},dl_dst={NODE.mac},tcp,nw_src=10.244.1.5,nw_dst=192.0.2.12,"),
+        (packet("web", "node-b"), f"in_port=16,dl_src={WEB.mac},dl_dst={NODE.mac},tcp,nw_src=10.244.1.5,"),
         (packet("node-a", "web"), f"in_port=1,dl_src={NODE.mac},dl_dst={ROUTER},tcp,nw_src=192.0.2.11,"),
         (packet("198.51.100.7", "web"), f"in_port=1,dl_src={NODE.mac},dl_dst={ROUTER},tcp,nw_src=198.51.100.7,"),
         (packet("10.244.2.77", "web"), f"in_port=20002,dl_src={ROUTER},dl_dst={ROUTER},tcp,nw_src=10.244.2.77,"),
-        (packet("node-c", "web"), f"in_port=20003,dl_src={ROUTER},dl_dst={ROUTER},tcp,tun_src=192.0.2.13,nw_src=192.0.2.13,"),
+        (packet("node-c", "web"), f"in_port=20003,dl_src={ROUTER},dl_dst={ROUTER},tcp,tun_src=192.0.2.13,"),
         (packet("node-d", "web"), f"in_port=20004,dl_src={ROUTER},dl_dst={ROUTER},tcp6,tun_ipv6_src=2001:db8::14,"),
     ],
     ids=["pod", "peer", "node", "outside", "peer's pod", "by flow", "by flow over IPv6"],

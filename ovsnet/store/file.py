@@ -22,7 +22,7 @@ log = logging.getLogger("ovsnet.store")
 _POLL = 10.0
 """Seconds between looks without an event: what inotify can't see is seen then."""
 _BLIND_POLL = 1.0
-"""The same when there is no inotify or no folder."""
+"""The same when there is no inotify or no folder: nobody tells when something is mounted."""
 _REMIND = 10.0
 """Seconds after which a folder that is away is mentioned again; doubles up to _REMIND_LONGEST."""
 _REMIND_LONGEST = 600.0
@@ -65,7 +65,7 @@ class FileStore:
                 if watch.aim():
                     self._folder.replaced()
                 await self.look(watch.writing())
-                await watch.changed(_BLIND_POLL if watch.blind else _POLL)
+                await watch.changed(_BLIND_POLL if watch.blind or self._away else _POLL)
 
     async def look(self, being_written: Collection[str] = ()) -> None:
         """Looks at the folder once and publishes what is different. Not while `run` runs.

@@ -185,6 +185,7 @@ class Runner:
                 capture_output=True,
                 text=True,
                 timeout=TIMEOUT,
+                close_fds=False,  # the lab's lock; see state.call
             )
         except subprocess.TimeoutExpired as error:
             raise PluginCrashed(plugin, command, f"no answer within {TIMEOUT:g} s") from error

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ovsnet.lab import check, files, spec
-from ovsnet.lab.namespaces import Completed, Place
+from ovsnet.lab.namespaces import Place
 from ovsnet.lab.node import Node, shared_files
 from ovsnet.lab.pods import Pod, new_container
 from ovsnet.lab.spec import OUTSIDE, LabError, LabSpec, NodeSpec, PodSpec
-from ovsnet.lab.state import Folder, State, write_atomically
+from ovsnet.lab.state import Completed, Folder, State, call, write_atomically
 from ovsnet.lab.underlay import Outside, Underlay, hosts_file, write_in_place
 
 T = TypeVar("T")
@@ -144,7 +143,7 @@ class Lab:
     def exec(self, pod: str, argv: Sequence[str], input: str = "", timeout: float = 60.0) -> Completed:
         """Run a command in a pod (or by any other name of the lab) and collect what it says."""
         command = self.command(pod, argv)
-        return subprocess.run(command, input=input, capture_output=True, text=True, timeout=timeout)
+        return call(command, input, timeout)
 
     run = exec
 
@@ -294,7 +293,7 @@ def require_root() -> None:
 def kernel_or_userspace() -> str:
     """system if this kernel has Open vSwitch's datapath, else netdev. Asks as ovs-vswitchd itself does."""
     try:
-        done = subprocess.run(["ovs-dpctl", "dump-dps"], capture_output=True)
+        done = call(["ovs-dpctl", "dump-dps"])
     except FileNotFoundError as error:
         raise LabError("Open vSwitch is not installed", "apt-get install openvswitch-switch") from error
     return "system" if done.returncode == 0 else "netdev"

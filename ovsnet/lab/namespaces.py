@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ovsnet.lab import nsproc
-from ovsnet.lab.spec import LabError
-from ovsnet.lab.state import Folder, Process, wait_for
+from ovsnet.lab.spec import IPAddress, LabError
+from ovsnet.lab.state import Completed, Folder, Process, call, wait_for
 
-Completed = subprocess.CompletedProcess[str]
 INIT = "init"
 
 
@@ -60,8 +57,7 @@ class Place:
             path.unlink()
         record = str(self.path / f"{INIT}.proc")
         given = {"do": "hold", "record": record, "hostname": self.name, "scratch": str(scratch), **options}
-        given["parent"] = os.getpid()
-        done = subprocess.run(script(given), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = call(script(given))
         if done.returncode:
             raise LabError(f"the namespaces of {self.name} can't be made: {done.stderr.strip()}")
 
@@ -95,22 +91,35 @@ class Place:
     ) -> Completed:
         """Run argv in the place and collect its output. With check a failure is a LabError."""
         command = self.command(argv, netns, env)
-        done = subprocess.run(command, input=input, capture_output=True, text=True, timeout=timeout)
+        done = call(command, input, timeout)
         if check and done.returncode:
             raise LabError(f"{self.name}: `{' '.join(argv)}` failed: {(done.stderr or done.stdout).strip()}")
         return done
 
     def ip(self, lines: Sequence[str]) -> None:
         """Run lines of `ip -batch` in the place's network namespace; pids in them are the machine's."""
-        command = ["nsenter", "-t", str(self.held().pid), "-n", "ip", "-batch", "-"]
-        done = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True)
-        if done.returncode:
-            raise LabError(f"{self.name}: ip failed: {done.stderr.strip()}")
+        self.call_on_network(["ip", "-batch", "-"], "\n".join(lines) + "\n", check=True)
+
+    def call_on_network(self, argv: Sequence[str], input: str = "", check: bool = False) -> Completed:
+        """Run a tool of the machine in the network namespace alone. With check a failure is a LabError."""
+        done = call(["nsenter", "-t", str(self.held().pid), "-n", *argv], input)
+        if check and done.returncode:
+            raise LabError(f"{self.name}: `{' '.join(argv)}` failed: {done.stderr.strip()}")
+        return done
 
     def interfaces(self) -> set[str]:
         """The names of the network interfaces of the place."""
         lines = Path(f"/proc/{self.held().pid}/net/dev").read_text().splitlines()[2:]
         return {line.partition(":")[0].strip() for line in lines}
+
+    def addressed(self, device: str, addresses: Iterable[IPAddress]) -> bool:
+        """Whether the interface is there, up, and has all of these addresses."""
+        done = self.call_on_network(["ip", "-j", "address", "show", "dev", device])
+        if done.returncode:
+            return False
+        links = json.loads(done.stdout)
+        present = {info["local"] for link in links if "UP" in link["flags"] for info in link["addr_info"]}
+        return all(str(address) in present for address in addresses)
 
     def launch(
         self,
@@ -124,10 +133,9 @@ class Place:
         """Start a daemon in the place; its output goes to DAEMON.log in the place's folder."""
         given = self.entrance(argv, netns, env)
         given["make"] = make_netns
-        given["parent"] = os.getpid()
         given["detach"] = str(self.path / f"{daemon}.proc")
         given["log"] = str(self.log(daemon))
-        done = subprocess.run(script(given), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = call(script(given))
         if done.returncode:
             raise LabError(f"{daemon} does not start in {self.name}: {done.stderr.strip()}")
 

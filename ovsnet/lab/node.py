@@ -6,11 +6,9 @@ What is in the agent's files comes from `files`. Called by `lab` and, through it
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +16,8 @@ from pathlib import Path
 from ovsnet.lab import files
 from ovsnet.lab.cni_runner import CniError, Runner
 from ovsnet.lab.namespaces import Place
-from ovsnet.lab.spec import LabError, LabSpec, NodeSpec, outside_interface
-from ovsnet.lab.state import Folder, wait_for, write_atomically
+from ovsnet.lab.spec import IPAddress, LabError, LabSpec, NodeSpec, outside_interface
+from ovsnet.lab.state import Folder, call, wait_for, write_atomically
 from ovsnet.lab.underlay import SERVER, UPLINK, Underlay, nodad, port_of, server_command
 
 PHYSICAL_BRIDGE = "br-phy"
@@ -57,6 +55,10 @@ class Node(Place):
         return PHYSICAL_BRIDGE if self.datapath == "netdev" else UPLINK
 
     @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        return tuple(self.node.address(version) for version in self.spec.underlay_families)
+
+    @property
     def runner(self) -> Runner:
         """Runs the node's CNI plugins in its namespaces, as its container runtime would."""
         pid = str(self.held().pid)
@@ -68,19 +70,27 @@ class Node(Place):
         if not self.init:
             changed(f"{self.name}: namespaces")
             self.make_namespaces()
-        if underlay.plug(self, port_of(self.node)):
+        running = self.daemon(VSWITCHD)
+        plugged = underlay.plug(self, port_of(self.node))
+        if plugged:
             changed(f"{self.name}: uplink")
         for daemon in (OVSDB, VSWITCHD):
             if not self.daemon(daemon):
                 changed(f"{self.name}: {daemon}")
                 self.start(daemon)
-        if not self.addressed():
+        if running and plugged and self.datapath == "netdev":
+            # vswitchd holds on to the interface that is gone; a new port takes the new one.
+            self.run(["ovs-vsctl", "--if-exists", "del-port", PHYSICAL_BRIDGE, UPLINK], check=True)
+        if (running and plugged) or not self.addressed(self.uplink, self.addresses):
             self.make_uplink()
         if not self.daemon(SERVER):
             self.launch(SERVER, server_command(self.name))
         if self.spec.plugin == "ovsnet" and not self.daemon(AGENT):
             changed(f"{self.name}: agent")
             self.start(AGENT)
+        elif self.spec.plugin == "ovsnet":
+            # A switch that was just restarted has its flows again when the agent says so.
+            self.await_agent(START_SECONDS)
 
     # what the node is made of
 
@@ -144,7 +154,8 @@ class Node(Place):
                     "apt-get install openvswitch-switch",
                 )
             command = ["ovsdb-tool", "create", str(database), str(SCHEMA)]
-            subprocess.run(command, check=True, capture_output=True)
+            if (done := call(command)).returncode:
+                raise LabError(f"the database of {self.name} can't be made: {done.stderr.strip()}")
         socket = self.root / DATABASE_SOCKET
         socket.unlink(missing_ok=True)
         self.launch(
@@ -170,46 +181,34 @@ class Node(Place):
             )
         return rows.split()
 
-    def addressed(self) -> bool:
-        """Whether the uplink is up with the node's addresses; br-phy loses them when vswitchd ends."""
-        command = [
-            "nsenter",
-            "-t",
-            str(self.held().pid),
-            "-n",
-            "ip",
-            "-j",
-            "address",
-            "show",
-            "dev",
-            self.uplink,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            return False
-        links = json.loads(done.stdout)
-        present = {info["local"] for link in links if "UP" in link["flags"] for info in link["addr_info"]}
-        return all(str(self.node.address(version)) in present for version in self.spec.underlay_families)
-
     def make_uplink(self) -> None:
-        # Waits until vswitchd has done what the database asks for, the first time and after a crash.
-        self.run(
-            ["ovs-vsctl", f"--timeout={START_SECONDS:.0f}", "--retry", "init", *self.uplink_rows()],
-            check=True,
-        )
+        """What vswitchd is to make, and the node's addresses on it; the first time and after a crash."""
+        vsctl = ["ovs-vsctl", f"--timeout={START_SECONDS:.0f}", "--retry", "init"]
+        self.run([*vsctl, *self.uplink_rows()], check=True)
+        # ovs-vsctl waits for vswitchd only if it has changed a row.
+        if not wait_for(lambda: self.uplink in self.interfaces(), START_SECONDS):
+            raise LabError(
+                f"{VSWITCHD} of {self.name} does not make {self.uplink}", f"its log: {self.log(VSWITCHD)}"
+            )
         lines = [f"link set {UPLINK} up", f"link set {self.uplink} up"]
         if self.datapath == "netdev":
+            self.call_on_network(["nft", "-f", "-"], files.uplink_filter(UPLINK), check=True)
             # br-phy has the same MAC and would lose its link-local address to eth0 as a duplicate.
             lines.insert(0, f"link set {UPLINK} addrgenmode none")
-        for version in self.spec.underlay_families:
-            address = self.node.interface(version)
-            lines.append(f"address replace {address} dev {self.uplink} {nodad(version)}")
-        for version in self.spec.underlay_families:
-            lines.append(f"route replace default via {outside_interface(version).ip} dev {self.uplink}")
-        self.ip(lines)
-        if self.datapath == "netdev":
-            command = ["nsenter", "-t", str(self.held().pid), "-n", "nft", "-f", "-"]
-            subprocess.run(command, input=files.uplink_filter(UPLINK), text=True, check=True)
+        # The addresses are last: they tell that all the rest was done.
+        self.ip(lines + self.address_lines())
+
+    def address_lines(self) -> list[str]:
+        families = self.spec.underlay_families
+        addresses = [
+            f"address replace {self.node.interface(version)} dev {self.uplink} {nodad(version)}"
+            for version in families
+        ]
+        routes = [
+            f"route replace default via {outside_interface(version).ip} dev {self.uplink}"
+            for version in families
+        ]
+        return addresses + routes
 
     def start_agent(self) -> None:
         """Start the agent and wait until it would serve an ADD."""

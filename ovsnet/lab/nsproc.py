@@ -94,11 +94,12 @@ def loopback_up() -> None:
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
 
 
-def end_with_parent(parent: int) -> None:
-    """Whoever was killed while asking for something must not be given it: `down` may be through by then."""
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+def keep_open(*kept: int) -> None:
+    """Close what was inherited: above all the lab's lock, which only lasts as long as helpers do."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
 
 
 # hold
@@ -106,7 +107,6 @@ def end_with_parent(parent: int) -> None:
 
 def hold(options: Options) -> None:
     """Make the namespaces and leave their process 1 behind; return when it is ready."""
-    end_with_parent(options["parent"])
     go_read, go_write = os.pipe()
     ready_read, ready_write = os.pipe()
     unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET)
@@ -131,6 +131,7 @@ def stay(options: Options, ready: int) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     try:
         os.setsid()
+        keep_open(ready)
         set_up(options)
         null = os.open("/dev/null", os.O_RDWR)
         for descriptor in range(3):
@@ -314,39 +315,23 @@ def end_like(status: int) -> NoReturn:
 
 
 def detached(options: Options, descriptors: dict[str, int]) -> None:
-    """A daemon: fork twice, so that process 1 of the place collects it; tell what goes wrong before exec.
-
-    It starts in earnest only when its record is written and this process still lives: if whoever asked is
-    killed, either there is nothing, or a daemon that its record names.
-    """
-    end_with_parent(options["parent"])
-    told_read, told_write = os.pipe()
-    go_read, go_write = os.pipe()
+    """A daemon: fork twice, so that process 1 of the place collects it; tell what goes wrong before exec."""
+    read, write = os.pipe()
     child = os.fork()
-    if child == 0:
-        os.close(told_read)
-        os.close(go_write)
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        become_daemon(options, descriptors, told_write, go_read)
-    os.close(told_write)
-    os.waitpid(child, 0)
-    told = os.read(told_read, 4096)
-    if told == b"recorded":
-        os.write(go_write, b"g")
-        told = os.read(told_read, 4096)
-    if told:
-        sys.exit(told.decode())
-
-
-def become_daemon(options: Options, descriptors: dict[str, int], tell: int, go: int) -> NoReturn:
+    if child:
+        os.close(write)
+        os.waitpid(child, 0)
+        problem = os.read(read, 4096).decode()
+        if problem:
+            sys.exit(problem)
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
     try:
         # /proc is still the machine's: it names this process by the machine's number.
         record(options["detach"], int(os.readlink("/proc/self")))
-        os.write(tell, b"recorded")
-        if os.read(go, 1) != b"g":
-            os._exit(1)
+        keep_open(write, *descriptors.values())
         log = os.open(options["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         go_in(options, descriptors)
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
@@ -356,7 +341,7 @@ def become_daemon(options: Options, descriptors: dict[str, int], tell: int, go: 
         os.execvp(options["argv"][0], options["argv"])
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "error")
-        os.write(tell, f"can't start {options['argv'][0]} in {options['title']}: {name}: {error}".encode())
+        os.write(write, f"can't start {options['argv'][0]} in {options['title']}: {name}: {error}".encode())
     os._exit(1)
 
 

@@ -18,8 +18,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,6 +29,7 @@ from ovsnet.lab.nsproc import start_time
 from ovsnet.lab.spec import LabError, LabSpec, NodeSpec, PodSpec
 
 ROOT = Path("/run/ovsnet-lab")
+Completed = subprocess.CompletedProcess[str]
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -73,6 +75,14 @@ def wait_for(condition: Callable[[], bool], seconds: float, interval: float = 0.
             return False
         time.sleep(interval)
     return True
+
+
+def call(argv: Sequence[str], input: str = "", timeout: float | None = None) -> Completed:
+    """Run a helper to its end and collect its output.
+
+    It inherits the lab's lock: when a command is killed the next one waits for what that had begun.
+    """
+    return subprocess.run(argv, input=input, capture_output=True, text=True, timeout=timeout, close_fds=False)
 
 
 class Folder:
@@ -147,22 +157,22 @@ class Folder:
             # The one who held it may have been `down`: then this is the lock of a folder that is gone.
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(path).st_ino == os.fstat(lock).st_ino:
+                    os.set_inheritable(lock, True)
                     return lock
             os.close(lock)
 
     def remove(self) -> None:
         """End every recorded process and remove the folder, the lock last. The lock must be held."""
-        # Again until none is left: what a killed `up` had begun may have recorded itself a moment ago.
-        while alive := [process for process in self.processes() if process.alive]:
-            for process in alive:
-                process.kill(wait=0)
-            for process in alive:
-                process.kill()
+        processes = self.processes()
+        for process in processes:
+            process.kill(wait=0)
+        for process in processes:
+            process.kill()
         for path in self.path.iterdir():
             if path.name in ("lock", "state.json"):
                 continue
             if path.is_dir() and not path.is_symlink():
-                remove_tree(path)
+                shutil.rmtree(path)
             else:
                 path.unlink()
         (self.path / "state.json").unlink(missing_ok=True)
@@ -170,15 +180,6 @@ class Folder:
         with contextlib.suppress(OSError):
             self.path.rmdir()
             ROOT.rmdir()
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder, in which a helper of a killed `up` may be writing a last file."""
-    try:
-        shutil.rmtree(path)
-    except OSError:
-        time.sleep(0.2)
-        shutil.rmtree(path)
 
 
 def read_record(path: Path) -> Process | None:

@@ -6,7 +6,6 @@ nodes' default gateway and forwards nothing: no packet ever leaves the lab. Call
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,9 +29,10 @@ class Underlay(Place):
 
     def up(self) -> bool:
         """Make the segment unless it is there; whether it was made."""
-        if self.init:
+        if self.init and BRIDGE in self.interfaces():
             return False
-        self.hold()
+        if not self.init:
+            self.hold()
         self.ip(
             [
                 f"link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
@@ -43,24 +43,21 @@ class Underlay(Place):
 
     def plug(self, place: Place, port: str) -> bool:
         """Give the place an eth0 on the segment unless it has one; whether it was given."""
-        if port in self.interfaces() and UPLINK in place.interfaces():
+        plugged = (self.root / f"sys/class/net/{BRIDGE}/brif/{port}").exists()
+        if plugged and UPLINK in place.interfaces():
             return False
         self.unplug(port)
-        lines = [
-            f"link add {port} mtu {self.spec.mtu} type veth peer name {UPLINK} mtu {self.spec.mtu} "
-            f"netns {place.held().pid}",
-            f"link set {port} addrgenmode none master {BRIDGE} up",
-        ]
-        self.ip(lines)
+        peer = f"name {UPLINK} mtu {self.spec.mtu} netns {place.held().pid}"
+        self.ip([f"link add {port} mtu {self.spec.mtu} type veth peer {peer}"])
         # Packets reach OVS through packet sockets: a checksum left to the hardware would never be filled in.
-        command = ["nsenter", "-t", str(place.held().pid), "-n", "ethtool", "-K", UPLINK, "tx", "off"]
-        subprocess.run(command, capture_output=True, check=True)
+        place.call_on_network(["ethtool", "-K", UPLINK, "tx", "off"], check=True)
+        # Last: being in the bridge tells that all of it was done.
+        self.ip([f"link set {port} addrgenmode none up", f"link set {port} master {BRIDGE}"])
         return True
 
     def unplug(self, port: str) -> None:
         """Remove a port; the kernel may be doing so already, for the namespace at its other end has ended."""
-        command = ["nsenter", "-t", str(self.held().pid), "-n", "ip", "link", "delete", port]
-        subprocess.run(command, capture_output=True)
+        self.call_on_network(["ip", "link", "delete", port])
 
 
 class Outside(Place):
@@ -76,10 +73,10 @@ class Outside(Place):
         if not self.init:
             self.hold(binds=binds, run=["netns"])
             changed = True
-        if underlay.plug(self, OUTSIDE):
-            addresses = [in_range(version, OUTSIDE_HOST) for version in self.spec.underlay_families]
+        addresses = [in_range(version, OUTSIDE_HOST) for version in self.spec.underlay_families]
+        if underlay.plug(self, OUTSIDE) or not self.addressed(UPLINK, [each.ip for each in addresses]):
             self.ip(
-                [f"addr add {address} dev {UPLINK} {nodad(address.version)}" for address in addresses]
+                [f"address replace {address} dev {UPLINK} {nodad(address.version)}" for address in addresses]
                 + [f"link set {UPLINK} up"]
             )
             changed = True

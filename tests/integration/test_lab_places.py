@@ -188,6 +188,13 @@ def test_a_dead_daemon_is_started_again(lab: Lab, daemon: str) -> None:
     assert lab.check().ok
 
 
+def test_a_lost_uplink_is_plugged_in_again(lab: Lab) -> None:
+    lab.run("node-a", ["ip", "link", "delete", "eth0"])
+    assert lab.up() == ["node-a: uplink"]
+    assert lab.check().ok
+    assert "DUP" not in lab.run("node-a", ["ping", "-c2", "-i0.2", "node-b"]).stdout
+
+
 def test_a_dead_node_is_started_again(lab: Lab) -> None:
     lab.node("node-a").destroy()
     changes = lab.up()
@@ -231,7 +238,7 @@ def test_down_after_a_killed_up_leaves_nothing(doomed: Lab, seconds: float) -> N
     assert wait_for(lambda: not processes_naming(f"{ROOT}/{doomed.name}/"), 2)
 
 
-@pytest.mark.parametrize("seconds", [0.4, 0.8])
+@pytest.mark.parametrize("seconds", [0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6])
 def test_up_goes_on_where_a_killed_one_stopped(doomed: Lab, seconds: float) -> None:
     kill_up(doomed, seconds)
     doomed.up()

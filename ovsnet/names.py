@@ -25,6 +25,8 @@ KEY_NETWORK = "ovsnet-network"
 KEY_IPS = "ovsnet-ips"
 KEY_MAC = "ovsnet-mac"
 KEY_PEER = "ovsnet-peer"
+KEY_CIDRS = "ovsnet-cidrs"
+KEY_ADDRESSES = "ovsnet-addresses"
 KEY_RELEASED = "ovsnet-released"
 """On the Bridge row: addresses in their cool-down, "ADDRESS=UNIX_SECONDS ..."."""
 
@@ -58,11 +60,11 @@ def token_of(host_interface: str) -> str:
     return host_interface.removeprefix("pod-")
 
 
-def tunnel_interface(encap: str, peer: str = "") -> str:
-    """A tunnel port's name: at most 15 characters, the same for the same peer at every start."""
-    if not peer:
+def tunnel_interface(encap: str, remote: str = "") -> str:
+    """A tunnel port's name: at most 15 characters, the same for the same far end at every start."""
+    if not remote:
         return f"{encap}-flow"
-    digest = hashlib.blake2b(peer.encode(), digest_size=4).hexdigest()
+    digest = hashlib.blake2b(remote.encode(), digest_size=4).hexdigest()
     return f"{encap[:3]}-{digest}"
 
 

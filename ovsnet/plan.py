@@ -9,13 +9,13 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Iterator, Mapping
 
-from ovsnet import encap, names, state
+from ovsnet import encap, names, recall, state
 from ovsnet.config import Config
 from ovsnet.errors import OvsnetError
-from ovsnet.model import Encap, Frozen, IPAddress, Tunnels
+from ovsnet.model import Frozen, Tunnels
 from ovsnet.render import Rendered
 from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetPort
-from ovsnet.state import Topology
+from ovsnet.state import PeerNode, Topology
 
 GATEWAY_NUMBERS = 1
 POD_NUMBERS = 16
@@ -47,27 +47,31 @@ def desired_ports(config: Config, topo: Topology) -> list[PortSpec]:
         type="internal",
         mac=topo.mac,
         mtu_request=topo.mtu,
-        external_ids={names.OWNER: names.ROLE_GATEWAY},
+        external_ids={names.OWNER: names.ROLE_GATEWAY} | recall.ids(topo.name, topo.cidrs, topo.addresses),
     )
-    tunnels: dict[str, PortSpec] = {}
+    by_port: dict[str, list[PeerNode]] = {}
     for peer in topo.peers:
-        name = state.tunnel_port(peer, config.tunnels)
-        shared = config.tunnels is Tunnels.FLOW
-        ids = {names.OWNER: names.ROLE_TUNNEL} | ({} if shared else {names.KEY_PEER: peer.name})
-        tunnels[name] = PortSpec(
-            name=name,
-            type=encap.interface_type(peer.encap, peer.remote.version),
-            options=_options(config, topo, peer.encap, peer.remote),
-            external_ids=ids,
-        )
-    return [gateway, *tunnels.values()]
+        by_port.setdefault(state.tunnel_port(peer, config.tunnels), []).append(peer)
+    return [gateway, *(_tunnel(config, topo, name, peers) for name, peers in by_port.items())]
 
 
-def _options(config: Config, topo: Topology, kind: Encap, remote: IPAddress) -> dict[str, str]:
+def _tunnel(config: Config, topo: Topology, name: str, peers: list[PeerNode]) -> PortSpec:
+    """A tunnel port: of one peer, or with remote_ip=flow of all that have this encapsulation."""
+    peer = peers[0]
+    ids = {names.OWNER: names.ROLE_TUNNEL}
     if config.tunnels is Tunnels.FLOW:
-        return encap.options(kind, None, None, config.vni, config.udp_port, remote.version)
-    local = next(address for address in topo.addresses if address.version == remote.version)
-    return encap.options(kind, remote, local, config.vni, config.udp_port)
+        remote = local = None
+        version = max(each.remote.version for each in peers)
+    else:
+        remote, version = peer.remote, peer.remote.version
+        local = next(address for address in topo.addresses if address.version == version)
+        ids |= recall.ids(peer.name, peer.cidrs, peer.addresses)
+    return PortSpec(
+        name=name,
+        type=encap.interface_type(peer.encap, version),
+        options=encap.options(peer.encap, remote, local, config.vni, config.udp_port, version),
+        external_ids=ids,
+    )
 
 
 def ports(desired: Iterable[PortSpec], rows: Mapping[str, PortRow]) -> PortPlan:

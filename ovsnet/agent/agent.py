@@ -9,11 +9,12 @@ routes and nftables. Pods come and go in `attachments`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 
-from ovsnet import names, plan, state
+from ovsnet import names, plan, recall, state
 from ovsnet.agent import changes
 from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.complaints import Complaints
@@ -22,6 +23,7 @@ from ovsnet.agent.installer import Installer
 from ovsnet.agent.pool import Pool
 from ovsnet.config import Config
 from ovsnet.errors import NotReady, OvsnetError, SwitchUnavailable
+from ovsnet.model import Node, Tunnels
 from ovsnet.render import Renderer
 from ovsnet.rows import BridgeSpec, PortRow, SetBridge
 from ovsnet.state import Topology
@@ -38,7 +40,7 @@ _RETRY = 1.0
 
 
 _PATIENCE = 5.0
-"""Seconds that vswitchd has to make the bridge after OVSDB says that it shall be there."""
+"""Seconds that vswitchd has to make the bridge that OVSDB asks for, and the store to be read at the start."""
 
 
 class Agent:
@@ -118,6 +120,7 @@ class Agent:
 
     async def _loop(self) -> None:
         await self.ovsdb.wait_connected()
+        await self._await_store()
         self._wake.set()
         retry = _RETRY
         while True:
@@ -136,6 +139,14 @@ class Agent:
             else:
                 self.complaints.over("sync", f"node {self.name} is ready")
                 retry = _RETRY
+
+    async def _await_store(self) -> None:
+        """Gives the store a moment: what the rows remember is for when it is really away."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while self.store.snapshot() is None:
+                    self._wake.clear()
+                    await self._wake.wait()
 
     async def sync(self) -> None:
         """Makes bridge, ports, flows and the host's side equal to what is wanted.
@@ -173,18 +184,34 @@ class Agent:
             raise SwitchUnavailable(
                 f"ovsdb-server at {self.config.ovsdb} does not answer", "start Open vSwitch on this node"
             )
+        nodes = self._nodes()
+        own = nodes.get(self.name)
+        uplink = await self.host.uplink(self.config.node_address, own.addresses if own else ())
+        topo = state.topology(self.config, self.name, uplink.addresses, uplink.mtu, nodes)
+        for problem in topo.problems:
+            self.complaints.about(f"peer {problem}", problem)
+        return topo
+
+    def _nodes(self) -> Mapping[str, Node]:
+        """The store's nodes; what rows remember fills in what the store could not read yet.
+
+        Raises NotReady when neither says enough to go by: nothing is withdrawn then.
+        """
         snapshot = self.store.snapshot()
-        if snapshot is None:
+        if snapshot is not None:
+            self.complaints.over("store")
+            return recall.nodes(self.ovsdb.ports(), snapshot.nodes) if snapshot.unread else snapshot.nodes
+        remembered = recall.nodes(self.ovsdb.ports(), {})
+        if self.config.tunnels is Tunnels.FLOW or self.name not in remembered:
             raise NotReady(
                 f"the store {self.config.store.file} has not been read yet",
                 "does the folder exist and can it be read?",
             )
-        own = snapshot.nodes.get(self.name)
-        uplink = await self.host.uplink(self.config.node_address, own.addresses if own else ())
-        topo = state.topology(self.config, self.name, uplink.addresses, uplink.mtu, snapshot.nodes)
-        for problem in topo.problems:
-            self.complaints.about(f"peer {problem}", problem)
-        return topo
+        self.complaints.about(
+            "store",
+            f"the store {self.config.store.file} is away; going by the {len(remembered) - 1} peers of an earlier run",
+        )
+        return remembered
 
     async def _ensure_bridge(self) -> None:
         spec = BridgeSpec(

@@ -175,11 +175,12 @@ def local_node(topo: Topology, ofport: int) -> LocalNode:
 def tunnel_port(peer: PeerNode, tunnels: Tunnels) -> str:
     """The port that leads to a peer.
 
-    The name holds the address as well: a peer that moves gets another port, so that two peers
-    that swap addresses never have one address at the same time.
+    It belongs to the address, not to the node: when peers swap addresses, or a new node has that of
+    one that is gone, the port stays and only its owner changes. vswitchd refuses a port that is
+    like another one, and one that is removed in the same step still counts.
     """
     kind = encap.interface_type(peer.encap, peer.remote.version)
-    return names.tunnel_interface(kind, "" if tunnels is Tunnels.FLOW else f"{peer.name}@{peer.remote}")
+    return names.tunnel_interface(kind, "" if tunnels is Tunnels.FLOW else str(peer.remote))
 
 
 def objects(

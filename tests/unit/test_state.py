@@ -221,3 +221,9 @@ def test_a_peer_that_moves_gets_another_port() -> None:
     after = replace(before, remote=ipaddress.ip_address("192.0.2.22"))
     assert state.tunnel_port(before, Tunnels.PORTS) != state.tunnel_port(after, Tunnels.PORTS)
     assert state.tunnel_port(before, Tunnels.FLOW) == state.tunnel_port(after, Tunnels.FLOW)
+
+
+def test_a_tunnel_port_stays_with_its_address() -> None:
+    (before,) = derive(A, B).peers
+    successor = replace(before, name="b2")
+    assert state.tunnel_port(successor, Tunnels.PORTS) == state.tunnel_port(before, Tunnels.PORTS)

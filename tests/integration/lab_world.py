@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
+from ovsnet import names
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, Node
 from ovsnet.lab.spec import LabSpec
@@ -57,17 +59,25 @@ def ovsnet_json(node: Node, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def reconfigure(node: Node, **settings: object) -> None:
+    """Give the node's agent other settings and start it again."""
+    path = node.private("/etc/ovsnet/agent.yaml")
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **settings}))
+    node.kill(AGENT)
+    node.start(AGENT)
+
+
 def tunnels(node: Node) -> dict[str, dict[str, str]]:
-    """Tunnel ports as OVSDB has them: peer, or name, to type and options."""
-    done = node.run(
-        ["ovs-vsctl", "--format=json", "--columns=name,type,options,external_ids", "list", "Interface"],
-        check=True,
-    )
-    found = {}
-    for name, kind, options, _ in json.loads(done.stdout)["data"]:
-        if "remote_ip" in (fields := dict(options[1])):
-            found[name] = {"type": kind, **fields}
-    return found
+    """Tunnel ports as OVSDB has them: by peer (by port name where it is shared), type and options."""
+    command = ["ovs-vsctl", "--format=json", "--columns=name,type,options", "list", "Interface"]
+    interfaces = json.loads(node.run(command, check=True).stdout)["data"]
+    command = ["ovs-vsctl", "--format=json", "--columns=name,external_ids", "list", "Port"]
+    ids = {name: dict(found[1]) for name, found in json.loads(node.run(command, check=True).stdout)["data"]}
+    return {
+        ids.get(name, {}).get(names.KEY_PEER, name): {"type": kind, **fields}
+        for name, kind, options in interfaces
+        if "remote_ip" in (fields := dict(options[1]))
+    }
 
 
 def dump(node: Node) -> list[str]:

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-import yaml
-from lab_world import eventually, running, seen
+from lab_world import eventually, reconfigure, running, seen
 
 from ovsnet.lab import files
 from ovsnet.lab.lab import Lab
@@ -32,14 +31,6 @@ def lab() -> Iterator[Lab]:
                 )
         lab.outside.ip([line.replace(" nodad", "") if "192." in line else line for line in lines])
         yield lab
-
-
-def reconfigure(node: Node, egress: dict[str, object]) -> None:
-    """Give the agent another `egress` and start it again."""
-    path = node.private("/etc/ovsnet/agent.yaml")
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "egress": egress}))
-    node.kill(AGENT)
-    node.start(AGENT)
 
 
 def ruleset(node: Node) -> str:
@@ -106,37 +97,37 @@ def test_rules_that_someone_removed_come_back_with_the_next_change(lab: Lab) -> 
 def test_exceptions_see_the_pod_and_others_the_node(lab: Lab) -> None:
     node, pod = lab.nodes[0], lab.pods[0]
     exceptions = [str(outside_interface(version).ip) for version in (4, 6)]
-    reconfigure(node, {"noMasquerade": [f"{exceptions[0]}/32", f"{exceptions[1]}/128"]})
+    reconfigure(node, egress={"noMasquerade": [f"{exceptions[0]}/32", f"{exceptions[1]}/128"]})
     try:
         for version in (4, 6):
             assert seen(lab, "a1", outside_interface(version).ip) == str(pod.address(version))
             assert seen(lab, "a1", SECOND[version]) == str(node.node.address(version))
         assert seen(lab, "b1", exceptions[0]) == "192.0.2.12"
     finally:
-        reconfigure(node, {})
+        reconfigure(node, egress={})
 
 
 @pytest.mark.slow
 def test_without_masquerade_the_outside_sees_the_pod(lab: Lab) -> None:
     node, pod = lab.nodes[0], lab.pods[0]
-    reconfigure(node, {"masquerade": False})
+    reconfigure(node, egress={"masquerade": False})
     try:
         for version in (4, 6):
             assert seen(lab, "a1", SECOND[version]) == str(pod.address(version))
             caller = outside_interface(version).ip
             assert seen(lab, "outside", pod.address(version), bind=caller) == str(caller)
     finally:
-        reconfigure(node, {})
+        reconfigure(node, egress={})
     assert seen(lab, "a1", SECOND[4]) == "192.0.2.11"
 
 
 @pytest.mark.slow
 def test_random_ports_can_be_turned_off(lab: Lab) -> None:
     node = lab.nodes[0]
-    reconfigure(node, {"randomFully": False})
+    reconfigure(node, egress={"randomFully": False})
     try:
         assert "masquerade" in ruleset(node)
         assert "fully-random" not in ruleset(node)
         assert seen(lab, "a1", SECOND[4]) == "192.0.2.11"
     finally:
-        reconfigure(node, {})
+        reconfigure(node, egress={})

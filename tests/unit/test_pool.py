@@ -41,7 +41,7 @@ class Rows:
                 del self.rows[change.name]
         self.transactions.append(len(changes))
 
-    async def wait_ofports(self, names: list[str], timeout: float) -> dict[str, int]:
+    async def wait_ofports(self, names: list[str], patience: float) -> dict[str, int]:
         await self.gate.wait()
         return {name: self.rows[name].ofport_request or -1 for name in names}
 
@@ -84,9 +84,11 @@ async def pairs() -> Pairs:
 
 async def filled(pool: Pool, size: int) -> None:
     """Waits until that many are ready."""
-    async with asyncio.timeout(5):
-        while len(pool) != size:
-            await asyncio.sleep(0.01)
+    for _ in range(500):
+        if len(pool) == size:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{len(pool)} are ready, not {size}")
 
 
 async def test_it_fills_up_in_one_transaction(rows: Rows, pairs: Pairs) -> None:

@@ -20,7 +20,8 @@ from ovsnet.errors import (
     RangeExhausted,
     SwitchUnavailable,
 )
-from ovsnet.model import IPAddress, Node
+from ovsnet.model import IPAddress, Node, Pod
+from ovsnet.rows import PortRow
 
 SPARE = Spare(token="00c0ffee", ofport=16, mtu=1450)
 ADDRESS4, ADDRESS6 = ipaddress.ip_address("10.244.1.5"), ipaddress.ip_address("fd00:1::5")
@@ -56,8 +57,8 @@ def test_a_pod_on_a_spares_port() -> None:
     assert state.pod(_row(pod)) == pod, "it can be read back from its row"
 
 
-def _row(pod: requests.Pod) -> state.PortRow:
-    return state.PortRow(name=pod.port, external_ids=state.identity(pod), ofport=pod.ofport)
+def _row(pod: Pod) -> PortRow:
+    return PortRow(name=pod.port, external_ids=state.identity(pod), ofport=pod.ofport)
 
 
 def test_without_kubernetes_the_container_is_the_pod() -> None:

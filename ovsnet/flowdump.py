@@ -51,6 +51,7 @@ def flow(line: str) -> Flow | None:
 _STEP = re.compile(r"^\s*(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+))?", re.MULTILINE)
 _BRIDGE = re.compile(r'^\s*bridge\("[^"]*"\)\n\s*-+$', re.MULTILINE)
 _OUTPUT = re.compile(r"-> output port is (\d+)")
+_FAILURE = re.compile(r"(native tunnel routing failed)")
 _DATAPATH = re.compile(r"^Datapath actions: (.*)$", re.MULTILINE)
 
 
@@ -70,6 +71,8 @@ class Trace(Frozen):
     answered: bool
     """It goes back out of the port that it came from: an ARP or neighbour answer."""
     datapath_actions: str
+    failure: str = ""
+    """Why a packet that has its port does not get out of it all the same."""
 
 
 def trace(text: str) -> Trace:
@@ -86,10 +89,12 @@ def trace(text: str) -> Trace:
     outputs = _OUTPUT.findall(text)
     actions = _DATAPATH.search(text)
     what = actions[1].strip() if actions else ""
-    dropped = what in ("drop", "")
+    failure = _FAILURE.search(text)
+    dropped = what in ("drop", "") or failure is not None
     return Trace(
         steps=steps,
         output=int(outputs[-1]) if outputs and not dropped else None,
         answered="IN_PORT" in text and not dropped and not outputs,
         datapath_actions=what,
+        failure=failure[1] if failure else "",
     )

@@ -137,6 +137,11 @@ def verdict(answer: flowdump.Trace, objects: Sequence[Object], tables: Mapping[i
     by_port = {obj.ofport: obj for obj in objects}
     if answer.answered:
         return True, "ANSWERED by the switch"
+    if answer.failure:
+        return (
+            False,
+            f"LOST at the tunnel: {answer.failure}; does a bridge of Open vSwitch have the peer's network?",
+        )
     if answer.output is None:
         last = answer.steps[-1] if answer.steps else None
         where = f"in table {tables.get(last.table, str(last.table))}" if last else "before any table"

@@ -230,7 +230,7 @@ class Agent:
         ):
             await self.ovsdb.apply([SetBridge(spec=spec)])
             # vswitchd flushes the flows when the fail mode changes, without closing a connection.
-            self.installer.stale = True
+            self.installer.invalidate()
             log.info("bridge %s: datapath %s", spec.name, spec.datapath_type)
 
     async def _require_switch(self) -> None:
@@ -284,5 +284,5 @@ class Agent:
             await self.openflow.wait_down()
             if not self.installer.stale:
                 log.warning("ovs-vswitchd or bridge %s went away, and flows with it", self.config.bridge)
-            self.installer.stale = True
+            self.installer.invalidate()
             self.wake()

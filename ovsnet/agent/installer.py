@@ -33,13 +33,23 @@ class Installer:
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
         self.installed: dict[int, Lines] = {}
-        self.stale = True
-        """The switch may hold anything: only a full replacement helps (start, vswitchd restarted)."""
+        self._losses = 1
+        self._replaced = 0
+        """How often the switch lost what it held, and which of those losses was made good."""
         self.modifications = 0
         """Flow modifications sent since the start."""
         self._wanted: dict[int, Lines] = {}
         self._waiters: list[tuple[frozenset[int], asyncio.Future[None]]] = []
         self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def stale(self) -> bool:
+        """The switch may hold anything: only a full replacement helps (start, vswitchd restarted)."""
+        return self._replaced != self._losses
+
+    def invalidate(self) -> None:
+        """The switch lost its flows, perhaps while they are being written."""
+        self._losses += 1
 
     async def change(self, changed: Mapping[int, Lines]) -> None:
         """Gives objects new flows; no lines remove an object. Returns when that is installed.
@@ -53,9 +63,7 @@ class Installer:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.stale:
             waiter.set_exception(
-                SwitchUnavailable(
-                    "the switch's flows are not in place yet", "repeat when the agent is ready"
-                )
+                SwitchUnavailable("the switch's flows are not in place yet", "repeat when the agent is ready")
             )
             return waiter
         self._wanted.update(changed)
@@ -79,9 +87,10 @@ class Installer:
     async def _replace(self, desired: Rendered) -> None:
         while self._worker is not None:
             await asyncio.wait([self._worker])
+        losses = self._losses
         await self._switch.replace(line for lines in desired.values() for line in lines)
         self.installed = dict(desired)
-        self.stale = False
+        self._replaced = losses
 
     async def _work(self) -> None:
         waiters: list[tuple[frozenset[int], asyncio.Future[None]]] = []
@@ -125,7 +134,7 @@ class Installer:
                 await self._switch.bundle(lines)
             except OvsnetError as error:
                 if isinstance(error, SwitchUnavailable):
-                    self.stale = True
+                    self.invalidate()
                 log.error("flows not installed: %s", error)
                 return error
             self.modifications += len(lines)

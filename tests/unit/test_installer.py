@@ -192,7 +192,7 @@ async def test_a_replacement_waits_for_the_bundle_under_way(switch: Memory, inst
     switch.gate.clear()
     change = asyncio.create_task(installer.change({2: flow(2)}))
     await turn()
-    installer.stale = True
+    installer.invalidate()
     settle = asyncio.create_task(installer.settle({1: flow(1)}))
     await turn()
     assert switch.replacements == 1
@@ -211,3 +211,18 @@ async def test_nobody_waits_for_ever(switch: Memory, installer: Installer) -> No
     switch.trouble = None
     await installer.change({2: flow(2)})
     assert switch.held == {*flow(1), *flow(2)}
+
+
+async def test_flows_lost_while_they_are_written_are_written_again(
+    switch: Memory, installer: Installer
+) -> None:
+    installer.invalidate()
+    switch.gate.clear()
+    settle = asyncio.create_task(installer.settle({1: flow(1)}))
+    await turn()
+    installer.invalidate()
+    switch.gate.set()
+    await settle
+    assert installer.stale
+    await installer.settle({1: flow(1)})
+    assert not installer.stale

@@ -64,6 +64,7 @@ class HostSide:
         spec = EgressSpec(
             gateway=names.GATEWAY,
             pod_cidrs=topo.cidrs,
+            peers=tuple(address for peer in topo.peers for address in peer.addresses),
             no_masquerade=egress.no_masquerade,
             masquerade=egress.masquerade,
             random_fully=egress.random_fully,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -44,7 +44,10 @@ class Ruleset:
         """The transaction that replaces the table, as text for `nft -f`."""
         template = self._environment.get_template(_TEMPLATE)
         return template.render(
-            egress=egress, pods=_by_family(egress.pod_cidrs), direct=_by_family(egress.no_masquerade)
+            egress=egress,
+            pods=_by_family(egress.pod_cidrs),
+            peers=_by_family([ipaddress.ip_network(address) for address in egress.peers]),
+            direct=_by_family(egress.no_masquerade),
         )
 
     async def reconcile(self, egress: EgressSpec, verify: bool = False) -> list[str]:
@@ -71,7 +74,7 @@ class Ruleset:
         await _nft("-f", "-", text=f"table {TABLE}\ndelete table {TABLE}\n")
 
 
-def _by_family(networks: Iterable[IPNetwork]) -> dict[str, list[IPNetwork]]:
+def _by_family(networks: Sequence[IPNetwork]) -> dict[str, list[IPNetwork]]:
     """Sorted and without overlaps, which nft refuses."""
     found: dict[str, list[IPNetwork]] = {"ip": [], "ip6": []}
     v4 = [network for network in networks if isinstance(network, ipaddress.IPv4Network)]

@@ -124,6 +124,8 @@ class EgressSpec(Frozen):
     """Interface behind which the pods are."""
     pod_cidrs: tuple[IPNetwork, ...]
     """This node's ranges."""
+    peers: tuple[IPAddress, ...] = ()
+    """Addresses of other nodes, which pods answer through tunnels."""
     no_masquerade: tuple[IPNetwork, ...] = ()
     """Destinations that see the pod's own address."""
     masquerade: bool = True

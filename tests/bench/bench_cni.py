@@ -39,7 +39,9 @@ def run(say: Callable[[str], None]) -> Iterator[Figure]:
             rounds(node, both, count, repeat, others)
             add, reference = others["ovsnet", "ADD", count], others[_REFERENCE, "ADD", count]
             title = "alone" if count == 1 else f"{count} at once"
-            yield figure(f"CNI ADD, {title}, p50", "ms", add, reference, _REFERENCE, note=f"sparePorts: {spares}")
+            yield figure(
+                f"CNI ADD, {title}, p50", "ms", add, reference, _REFERENCE, note=f"sparePorts: {spares}"
+            )
 
 
 def rounds(node: Node, both: tuple[Plugin, Plugin], count: int, repeat: int, samples: Samples) -> None:

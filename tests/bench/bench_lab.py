@@ -50,7 +50,8 @@ class Helper:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def do(self, job: dict[str, Any]) -> Any:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
@@ -78,9 +79,7 @@ class Plugin:
     def add(self, sandboxes: Sequence[str]) -> list[float]:
         """ADD for all at once; milliseconds of each. Raises RuntimeError with a plugin's words."""
         containers = [f"{self.name}-{next(self._numbers)}" for _ in sandboxes]
-        calls = [
-            self._call("ADD", *pair, self._config) for pair in zip(sandboxes, containers, strict=True)
-        ]
+        calls = [self._call("ADD", *pair, self._config) for pair in zip(sandboxes, containers, strict=True)]
         answers = self._run(calls)
         for sandbox, container, answer in zip(sandboxes, containers, answers, strict=True):
             self._attached[sandbox] = container, json.loads(answer["out"])

@@ -36,8 +36,8 @@ class Path(NamedTuple):
 
 def run(say: Callable[[str], None]) -> Iterator[Figure]:
     with running(nodes=2, pods=2) as lab:
-        a, b = lab.nodes
-        mtu = int(a.run(["cat", "/sys/class/net/eth0/mtu"], netns="/run/netns/a1", check=True).stdout)
+        node = lab.nodes[0]
+        mtu = int(node.run(["cat", "/sys/class/net/eth0/mtu"], netns="/run/netns/a1", check=True).stdout)
         local, remote = bare_bridges(lab, mtu)
         ways = {
             "on one node": (pods(lab, "a1", "a2"), local),

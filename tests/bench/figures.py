@@ -53,7 +53,9 @@ class Figure:
         if self.limit is None:
             return ""
         return (
-            f"at most {self.limit:g}x" if self.reference is not None else f"at most {self.limit:g} {self.unit}"
+            f"at most {self.limit:g}x"
+            if self.reference is not None
+            else f"at most {self.limit:g} {self.unit}"
         )
 
 

@@ -39,6 +39,16 @@ def mtus(lab: Lab) -> set[int]:
     return found | {mtu_of(lab, node.name, "ovsnet0") for node in lab.nodes}
 
 
+def become(lab: Lab, mtu: int) -> None:
+    """Wait until all agents have come to that MTU and their gateways have it."""
+
+    def reached() -> bool:
+        shown = [ovsnet_json(node, "show")["mtu"] for node in lab.nodes]
+        return {*shown, *(mtu_of(lab, node.name, "ovsnet0") for node in lab.nodes)} == {mtu}
+
+    eventually(reached)
+
+
 def host_end(pod: Pod) -> str:
     result = pod.result()
     assert result is not None
@@ -87,9 +97,7 @@ def test_the_least_over_all_peers_counts(lab: Lab) -> None:
     assert mtus(lab) == {1458}
     annotate(lab, "node-c", "vxlan")
     try:
-        for node in lab.nodes:
-            eventually(lambda node=node: ovsnet_json(node, "show")["mtu"] == 1450)
-            eventually(lambda node=node: mtu_of(lab, node.name, "ovsnet0") == 1450)
+        become(lab, 1450)
         added = lab.add_pod("node-a", "new")
         assert mtu_of(lab, "new") == 1450
         assert mtu_of(lab, "node-a", host_end(added)) == 1450
@@ -98,8 +106,7 @@ def test_the_least_over_all_peers_counts(lab: Lab) -> None:
     finally:
         lab.remove_pod("new")
         annotate(lab, "node-c", None)
-    for node in lab.nodes:
-        eventually(lambda node=node: mtu_of(lab, node.name, "ovsnet0") == 1458)
+    become(lab, 1458)
     assert_green(lab)
 
 

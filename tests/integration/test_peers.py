@@ -140,8 +140,7 @@ def test_a_node_moves_to_another_address(lab: Lab) -> None:
 
     b.ip(["address add 192.0.2.52/24 dev br-phy"])
     with edited(lab, "node-b", move):
-        for other in (a, c):
-            eventually(lambda other=other: tunnels(other)["node-b"]["remote_ip"] == "192.0.2.52")
+        eventually(lambda: {tunnels(other)["node-b"]["remote_ip"] for other in (a, c)} == {"192.0.2.52"})
         eventually(lambda: tunnels(b)["node-a"]["local_ip"] == "192.0.2.52")
         assert fetch(lab, "a1", lab.pod("b1").address(4))["name"] == "b1"
         assert seen(lab, "b1", lab.pod("c1").address(6)) == str(lab.pod("b1").address(6))
@@ -177,8 +176,8 @@ def test_a_node_gets_another_range(lab: Lab) -> None:
 def exchange(lab: Lab, first: str, second: str) -> None:
     """Two nodes get each other's IPv4 address, on the segment and then in their manifests, one by one."""
     one, other = lab.node(first), lab.node(second)
-    documents = {node: yaml.safe_load(manifest(lab, node).read_text()) for node in (first, second)}
-    was = {node: document["status"]["addresses"][0]["address"] for node, document in documents.items()}
+    documents = {name: yaml.safe_load(manifest(lab, name).read_text()) for name in (first, second)}
+    was = {name: document["status"]["addresses"][0]["address"] for name, document in documents.items()}
     for node, old in ((one, was[first]), (other, was[second])):
         node.ip([f"address delete {old}/24 dev br-phy"])
     for node, new in ((one, was[second]), (other, was[first])):
@@ -186,9 +185,9 @@ def exchange(lab: Lab, first: str, second: str) -> None:
     for node in lab.nodes:  # as if the time had passed after which neighbours are asked again
         node.run(["ip", "neighbour", "flush", "all"], check=True)
         node.run(["ovs-appctl", "tnl/neigh/flush"], check=True)
-    for node, address in ((first, was[second]), (second, was[first])):
-        documents[node]["status"]["addresses"][0]["address"] = address
-        write_atomically(manifest(lab, node), yaml.safe_dump(documents[node]))
+    for name, address in ((first, was[second]), (second, was[first])):
+        documents[name]["status"]["addresses"][0]["address"] = address
+        write_atomically(manifest(lab, name), yaml.safe_dump(documents[name]))
 
 
 @pytest.mark.slow
@@ -197,10 +196,8 @@ def test_two_nodes_swap_addresses(lab: Lab) -> None:
     as_before = unchanged(a)
     exchange(lab, "node-b", "node-c")
     try:
-        for node in ("a", "b"):
-            eventually(
-                lambda node=node: tunnels(lab.node(f"node-{node}"))["node-c"]["remote_ip"] != "192.0.2.13"
-            )
+        there = [lab.node(name) for name in ("node-a", "node-b")]
+        eventually(lambda: {tunnels(node)["node-c"]["remote_ip"] for node in there} == {"192.0.2.12"})
         remotes = {peer: options["remote_ip"] for peer, options in tunnels(a).items()}
         assert remotes == {"node-b": "192.0.2.13", "node-c": "192.0.2.12"}
         assert [error for node in lab.nodes for error in interface_errors(node)] == []

@@ -198,11 +198,16 @@ def starts(node: Node) -> Iterator[Figure]:
         "request": framing.frame(
             {"CNI_COMMAND": "STATUS"}, json.dumps({**OVSNET, "cniVersion": "1.1.0"}).encode()
         ).decode(),
+        "then": framing.frame({"OVSNET_COMMAND": "health"}).decode(),
         "seconds": _PATIENCE,
     }
     # The first one writes compiled modules, as an installation does.
     answers = [helper.do(job) for _ in range(STARTS + 1)][1:]
     helper.close()
+    for answer in answers:
+        said = json.loads(framing.unframe_reply(answer["said"].encode())[1])
+        if (said["pods"], said["peers"]) != (PODS, PEERS):
+            raise RuntimeError(f"the agent found {said['pods']} pods and {said['peers']} peers")
     title = f"agent with {PODS} pods and {PEERS} peers"
     yield figure(f"{title}: start to ready", "s", [each["ms"] / 1000 for each in answers], limit=1.5)
     yield figure(f"{title}: resident", "MB", [each["rss"] / 1000 for each in answers], limit=90)

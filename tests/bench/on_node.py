@@ -6,9 +6,10 @@ nor agents. Started by `bench_lab.Helper`.
 
     {"do": "calls", "calls": [{"path", "env", "stdin"}, ...]}
         executes all at once; for each: {"ms": from fork to exit, "code", "out"}
-    {"do": "start", "argv", "env", "socket", "request", "seconds"}
+    {"do": "start", "argv", "env", "socket", "request", "then", "seconds"}
         starts a daemon, asks on its unix socket until the answer begins with "0 ", takes note of its
-        memory and ends it with SIGTERM: {"ms": from fork to that answer, "rss", "peak": in KiB}
+        memory, sends `then` and ends it with SIGTERM:
+        {"ms": from fork to that first answer, "rss", "peak": in KiB, "said": the second answer}
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def start(job: Job) -> Job:
                 raise TimeoutError(f"not ready: {answer.decode() or 'no answer'}")
             time.sleep(_BETWEEN_QUESTIONS)
         taken = time.perf_counter() - begun
-        return {"ms": 1000 * taken, "rss": memory(pid, "VmRSS"), "peak": memory(pid, "VmHWM")}
+        answer = ask(job["socket"], job["then"].encode())
+        used = {"rss": memory(pid, "VmRSS"), "peak": memory(pid, "VmHWM")}
+        return {"ms": 1000 * taken, **used, "said": answer.decode()}
     finally:
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)

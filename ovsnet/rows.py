@@ -94,6 +94,8 @@ class SetIdentity(Frozen):
 
     name: str
     external_ids: dict[str, str]
+    reclaim: bool = False
+    """The row has lost our mark; who asks knows by other means that the port is ours."""
 
 
 class SetReleased(Frozen):

@@ -21,11 +21,11 @@ from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pool import Pool
-from ovsnet.config import Config
-from ovsnet.errors import NotReady, OvsnetError, SwitchUnavailable
+from ovsnet.config import Config, Datapath
+from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable
 from ovsnet.model import Node, Tunnels
 from ovsnet.render import Renderer
-from ovsnet.rows import BridgeSpec, PortRow, SetBridge
+from ovsnet.rows import BridgeRow, BridgeSpec, PortRow, SetBridge
 from ovsnet.state import Topology
 from ovsnet.store import Store
 from ovsnet.switch.openflow import OpenFlow
@@ -75,6 +75,7 @@ class Agent:
         self.on_ready: Callable[[], None] = lambda: None
         self._rows: Mapping[str, PortRow] = {}
         self._adopted = False
+        self._datapath = ""
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -87,9 +88,14 @@ class Agent:
             return SwitchUnavailable(
                 f"ovsdb-server at {self.config.ovsdb} does not answer", "start Open vSwitch on this node"
             )
-        if self.topology is None or self.installer.stale or not self._adopted:
+        if self.topology is None or not self._adopted:
             reason = "; ".join(self.complaints.current()) or "the first comparison is under way"
             return NotReady(f"the agent of node {self.name} is not ready: {reason}", "see the agent's log")
+        if self.installer.stale or self.openflow.silent:
+            return LimitedConnectivity(
+                f"ovs-vswitchd does not serve bridge {self.config.bridge}, or its flows are being written again",
+                "is ovs-vswitchd running?",
+            )
         return None
 
     def report(self) -> dict[str, object]:
@@ -137,7 +143,7 @@ class Agent:
                 asyncio.get_running_loop().call_later(retry, self.wake)
                 retry = min(2 * retry, _PERIOD)
             else:
-                self.complaints.over("sync", f"node {self.name} is ready")
+                self.complaints.over("sync", f"node {self.name}: all is as it should be")
                 retry = _RETRY
 
     async def _await_store(self) -> None:
@@ -166,12 +172,10 @@ class Agent:
         if self.installer.stale:
             await self._require_switch()
         objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.attachments.pods())
-        host_side = asyncio.create_task(self._sync_host(topo))
-        try:
-            await self.installer.settle(self.renderer.state(objects))
-        finally:
-            await asyncio.wait([host_side])
-        host_side.result()
+        settled = self.installer.settle(self.renderer.state(objects))
+        for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
         self._tell(topo, time.monotonic() - started)
         await self._adopt()
         if self.topology is None:
@@ -188,8 +192,9 @@ class Agent:
         own = nodes.get(self.name)
         uplink = await self.host.uplink(self.config.node_address, own.addresses if own else ())
         topo = state.topology(self.config, self.name, uplink.addresses, uplink.mtu, nodes)
-        for problem in topo.problems:
-            self.complaints.about(f"peer {problem}", problem)
+        self.complaints.only("topology", topo.problems)
+        failed = [row for row in self.ovsdb.ports().values() if row.role is not None and row.ofport == -1]
+        self.complaints.only("port", [f"port {row.name} does not work: {row.error}" for row in failed])
         return topo
 
     def _nodes(self) -> Mapping[str, Node]:
@@ -214,13 +219,17 @@ class Agent:
         return remembered
 
     async def _ensure_bridge(self) -> None:
+        row = self.ovsdb.bridge()
+        if not self._datapath:
+            self._datapath = self._choose_datapath(row)
+            # In user space nobody else computes the checksums that a pod leaves out.
+            self.pool.tx_off = self._datapath == "netdev"
         spec = BridgeSpec(
             name=self.config.bridge,
-            datapath_type=self.host.datapath(self.config.datapath, self.ovsdb.datapath_types),
+            datapath_type=self._datapath,
             other_config={"disable-in-band": "true"},
             external_ids={names.OWNER: names.ROLE_BRIDGE},
         )
-        row = self.ovsdb.bridge()
         if (
             row is None
             or names.OWNER not in row.external_ids
@@ -232,6 +241,12 @@ class Agent:
             # vswitchd flushes the flows when the fail mode changes, without closing a connection.
             self.installer.invalidate()
             log.info("bridge %s: datapath %s", spec.name, spec.datapath_type)
+
+    def _choose_datapath(self, row: BridgeRow | None) -> str:
+        """Once, for it cuts every pod to change it: `auto` stays with what an earlier run chose."""
+        if self.config.datapath is Datapath.AUTO and row is not None and names.OWNER in row.external_ids:
+            return row.datapath_type
+        return self.host.datapath(self.config.datapath, self.ovsdb.datapath_types)
 
     async def _require_switch(self) -> None:
         """Raises SwitchUnavailable when vswitchd does not serve the bridge within a moment."""
@@ -245,8 +260,14 @@ class Agent:
 
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)
-        for words in await self.host.reconcile(topo, self.config.egress):
-            log.info("%s", words)
+        try:
+            for words in await self.host.reconcile(topo, self.config.egress):
+                log.info("%s", words)
+        except RouteRefused as error:
+            # It concerns the node's own way to some peers; pods don't take it.
+            self.complaints.about("routes", str(error))
+        else:
+            self.complaints.over("routes", "all routes to peers are in place")
 
     async def _adopt(self) -> None:
         """Once: what an earlier run left, when everything that is wanted is known."""

@@ -37,12 +37,11 @@ log = logging.getLogger("ovsnet.agent")
 def main(config: Config) -> None:
     """Runs the agent until SIGTERM or SIGINT. Pods keep their network when it stops."""
     logs.set_up(config.log)
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(run(config))
+    asyncio.run(run(config))
 
 
 async def run(config: Config) -> None:
-    """Composes and runs the agent; cancelling it stops everything in order."""
+    """Composes and runs the agent until a signal stops it, in order."""
     name = config.node_name or socket.gethostname().lower()
     links = await Links.open()
     ovsdb = Ovsdb(config.ovsdb, config.bridge)
@@ -50,9 +49,7 @@ async def run(config: Config) -> None:
     host = HostSide(Ruleset(resources.templates_dir()))
     renderer = Renderer(resources.flows_dir())
     installer = Installer(openflow)
-    # What the datapath is decides how pods' interfaces are made; that does not change while we run.
-    user_space = host.datapath(config.datapath, ()) == "netdev"
-    pool = Pool(ovsdb, links, config.spare_ports, tx_off=user_space)
+    pool = Pool(ovsdb, links, config.spare_ports)
     attachments = Attachments(
         config, ovsdb=ovsdb, links=links, pool=pool, installer=installer, renderer=renderer
     )
@@ -73,16 +70,22 @@ async def run(config: Config) -> None:
     agent.on_ready = _notify_systemd
     log.info("ovsnet %s starts on node %s", ovsnet.__version__, name)
     server = CniServer(Path(config.cni_socket), attachments)
-    running = asyncio.create_task(agent.run())
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    running = asyncio.create_task(agent.run())
+    stopped = asyncio.create_task(stop.wait())
     try:
         await server.start()
-        await running
+        await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        running.cancel()
+        # Requests under way still need OVSDB and the loop to come to an end.
         await server.close()
         await pool.close()
+        stopped.cancel()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
         links.close()
         log.info("stopped; pods keep their network")
 

@@ -16,6 +16,8 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from ovsnet import ipam, names, state
 from ovsnet.agent import checking, requests
 from ovsnet.agent.installer import Installer
@@ -103,12 +105,12 @@ class Attachments:
         gone = [pod for pod in self._pods.values() if names.token_of(pod.port) not in pairs.hosts]
         for pod in gone:
             log.info("pod %s: its interface %s is gone; releasing %s", pod.title, pod.port, _text(pod))
-            await self._remove(pod)
+        await asyncio.gather(*(self._remove(pod) for pod in gone))
         rows = self._ovsdb.ports()
-        for token in pairs.hosts:
-            if names.host_interface(token) not in rows:
-                log.info("interface %s belongs to no pod; removing it", names.host_interface(token))
-                await self._links.detach(token)
+        nobodys = [token for token in pairs.hosts if names.host_interface(token) not in rows]
+        if nobodys:
+            log.info("removing %d interfaces that belong to no pod", len(nobodys))
+        await asyncio.gather(*(self._links.detach(token) for token in nobodys))
         for row in rows.values():
             if row.role == names.ROLE_POD and state.pod(row) is None:
                 log.warning("port %s has lost its identity; removing it", row.name)
@@ -117,39 +119,44 @@ class Attachments:
         await self._pool.adopt(pairs.spares & pairs.hosts)
 
     async def restore(self) -> None:
-        """Gives pods whose Port row someone deleted, alone or with the bridge, their row back.
+        """Puts right what someone did to pods' Port rows: deleted, alone or with the bridge, or altered.
 
-        A pod whose interface is gone as well is dead; its addresses are released.
+        A pod whose interface is gone as well is dead; its addresses are released. Pods with a request
+        under way are left to it.
         """
         rows = self._ovsdb.ports()
-        missing = [pod for key, pod in self._pods.items() if pod.port not in rows and key not in self._locks]
-        if not missing:
+        self.refresh(rows, rows)
+        wrong = [key for key, pod in self._pods.items() if key not in self._locks and _differs(pod, rows)]
+        if not wrong:
             return
-        pairs = await self._links.list_ours()
-        for pod in missing:
-            if names.token_of(pod.port) in pairs.hosts:
-                log.warning(
-                    "pod %s: its port %s was deleted by someone else; restoring it", pod.title, pod.port
-                )
-                spec = PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=pod.ofport)
-                await self._ovsdb.apply([AddPort(spec=spec)])
-            else:
-                log.warning("pod %s: its port %s is gone; releasing %s", pod.title, pod.port, _text(pod))
-                self._forget(pod)
+        async with contextlib.AsyncExitStack() as alone:
+            for key in wrong:
+                await alone.enter_async_context(self._alone(*key))
+            pairs = await self._links.list_ours()
+            rows = self._ovsdb.ports()
+            pods = [self._pods[key] for key in wrong if key in self._pods and _differs(self._pods[key], rows)]
+            alive = [pod for pod in pods if names.token_of(pod.port) in pairs.hosts]
+            for pod in alive:
+                log.warning("pod %s: port %s was altered by someone else; restoring it", pod.title, pod.port)
+            await self._ovsdb.apply([_restoration(pod, rows) for pod in alive])
+            for pod in pods:
+                if pod not in alive:
+                    log.warning("pod %s: its port %s is gone; releasing %s", pod.title, pod.port, _text(pod))
+                    self._forget(pod)
 
     def refresh(self, rows: Mapping[str, PortRow], changed: Iterable[str]) -> bool:
-        """Follows rows that changed under a pod; True if the loop must look: `restore`, or other flows."""
+        """Follows port numbers; True if the loop must look: other flows, or something to `restore`."""
         by_port = {pod.port: key for key, pod in self._pods.items()}
         found = False
         for name in changed:
             key = by_port.get(name)
             if key is None or key in self._locks:
                 continue
-            row = rows.get(name)
-            now = state.pod(row) if row is not None else None
-            found = found or now != self._pods[key]
-            if now is not None:
-                self._pods[key] = now
+            row, pod = rows.get(name), self._pods[key]
+            if row is not None and row.number is not None and row.number != pod.ofport:
+                self._pods[key] = msgspec.structs.replace(pod, ofport=row.number)
+                found = True
+            found = found or _differs(pod, rows)
         return found
 
     # --- CNI -----------------------------------------------------------------------------------
@@ -231,12 +238,19 @@ class Attachments:
         """Removes this network's attachments that the runtime does not list."""
         self._ready()
         valid = {(each.container, each.ifname) for each in request.valid}
+        failures: list[OvsnetError] = []
         for key, pod in list(self._pods.items()):
-            if pod.network == request.network and key not in valid:
-                log.info("pod %s: the runtime does not know it any more; removing it", pod.title)
-                async with self._alone(*key):
-                    if key in self._pods:
-                        await self._remove(self._pods[key])
+            # What has a request under way is newer than the list.
+            if pod.network != request.network or key in valid or key in self._locks:
+                continue
+            log.info("pod %s: the runtime does not know it any more; removing it", pod.title)
+            async with self._alone(*key):
+                try:
+                    await self._remove(pod)
+                except OvsnetError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
 
     async def status(self, request: Request) -> None:
         """Raises NotReady (50) or LimitedConnectivity (51) when an ADD would fail."""
@@ -250,7 +264,15 @@ class Attachments:
     # --- shared --------------------------------------------------------------------------------
 
     async def _remove(self, pod: Pod) -> None:
-        """Takes back address, row, flows and interface. Raises SwitchUnavailable and keeps all if OVSDB is away."""
+        """Takes back address, row, flows and interface, side by side.
+
+        Raises SwitchUnavailable if OVSDB is away, and then nothing has been done; if it goes in the
+        middle the pod is still listed, and a repeated DEL does the rest.
+        """
+        if not self._ovsdb.connected:
+            raise SwitchUnavailable(
+                f"ovsdb-server at {self._config.ovsdb} does not answer", "repeat the request"
+            )
         key, cookie, allocator = (pod.container, pod.ifname), cookie_of(pod), self._known().allocator
         self._forget(pod)
         changes: list[Change] = [SetReleased(value=allocator.released_text(time.time()))]
@@ -294,6 +316,21 @@ class Attachments:
         lock = self._locks.setdefault((container, ifname), asyncio.Lock())
         async with lock:
             yield
+
+
+def _differs(pod: Pod, rows: Mapping[str, PortRow]) -> bool:
+    """Whether the pod's row is not there or names something else; its port number may be any."""
+    row = rows.get(pod.port)
+    found = state.pod(row) if row is not None else None
+    return found is None or state.identity(found) != state.identity(pod)
+
+
+def _restoration(pod: Pod, rows: Mapping[str, PortRow]) -> Change:
+    if pod.port in rows:
+        return SetIdentity(name=pod.port, external_ids=state.identity(pod), reclaim=True)
+    return AddPort(
+        spec=PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=pod.ofport or None)
+    )
 
 
 def _text(pod: Pod) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 _FIRST = 10.0
 _LONGEST = 600.0
@@ -35,6 +35,14 @@ class Complaints:
             interval = _FIRST
         self._said[subject] = (trouble, now, interval)
         self._log.warning("%s", trouble)
+
+    def only(self, kind: str, troubles: Iterable[str]) -> None:
+        """These are all the troubles of one kind that there are now: others of that kind are over."""
+        now = {f"{kind}: {trouble}": trouble for trouble in troubles}
+        for subject in [each for each in self._said if each.startswith(f"{kind}: ") and each not in now]:
+            self.over(subject)
+        for subject, trouble in now.items():
+            self.about(subject, trouble)
 
     def over(self, subject: str, words: str = "") -> None:
         """The subject's trouble is over; says so if there was one."""

@@ -41,6 +41,8 @@ class Installer:
         self._wanted: dict[int, Lines] = {}
         self._waiters: list[tuple[frozenset[int], asyncio.Future[None]]] = []
         self._worker: asyncio.Task[None] | None = None
+        self._held: list[tuple[Mapping[int, Lines], asyncio.Future[None]]] | None = None
+        """What is asked for while everything is replaced, and so must follow the replacement."""
 
     @property
     def stale(self) -> bool:
@@ -61,16 +63,19 @@ class Installer:
     def begin(self, changed: Mapping[int, Lines]) -> asyncio.Future[None]:
         """Like `change`, but under way with the loop's next turn, for who is about to block the loop."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self.stale:
-            waiter.set_exception(
-                SwitchUnavailable("the switch's flows are not in place yet", "repeat when the agent is ready")
-            )
-            return waiter
+        if self._held is not None:
+            self._held.append((changed, waiter))
+        elif self.stale:
+            waiter.set_exception(_lost())
+        else:
+            self._queue(changed, waiter)
+        return waiter
+
+    def _queue(self, changed: Mapping[int, Lines], waiter: asyncio.Future[None]) -> None:
         self._wanted.update(changed)
         self._waiters.append((frozenset(changed), waiter))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
-        return waiter
 
     async def settle(self, desired: Rendered) -> None:
         """Makes the switch hold exactly `desired`, by difference where it is known what it holds."""
@@ -85,12 +90,22 @@ class Installer:
             await self.change(changed)
 
     async def _replace(self, desired: Rendered) -> None:
-        while self._worker is not None:
-            await asyncio.wait([self._worker])
-        losses = self._losses
-        await self._switch.replace(line for lines in desired.values() for line in lines)
-        self.installed = dict(desired)
-        self._replaced = losses
+        """Writes everything. What is asked for meanwhile is newer than `desired` and comes after it."""
+        self._held = []
+        try:
+            while self._worker is not None:
+                await asyncio.wait([self._worker])
+            losses = self._losses
+            await self._switch.replace(line for lines in desired.values() for line in lines)
+            self.installed = dict(desired)
+            self._replaced = losses
+        finally:
+            held, self._held = self._held, None
+            for changed, waiter in held:
+                if self.stale:
+                    waiter.set_exception(_lost())
+                else:
+                    self._queue(changed, waiter)
 
     async def _work(self) -> None:
         waiters: list[tuple[frozenset[int], asyncio.Future[None]]] = []
@@ -144,3 +159,7 @@ class Installer:
             else:
                 self.installed.pop(key, None)
         return None
+
+
+def _lost() -> SwitchUnavailable:
+    return SwitchUnavailable("the switch's flows are not in place yet", "repeat when the agent is ready")

@@ -55,11 +55,10 @@ class Links(Protocol):
 class Pool:
     """Keeps `size` spares ready. size 0: a port is made for each pod when it comes."""
 
-    def __init__(self, database: Database, links: Links, size: int, tx_off: bool) -> None:
+    def __init__(self, database: Database, links: Links, size: int) -> None:
         self._database = database
         self._links = links
         self._size = size
-        self._tx_off = tx_off
         self._ready: collections.deque[Spare] = collections.deque()
         self._waiting: collections.deque[asyncio.Future[Spare]] = collections.deque()
         self._refiller: asyncio.Task[None] | None = None
@@ -68,7 +67,8 @@ class Pool:
         self._last_taken = 0.0
         self._hurry = asyncio.Event()
         self.mtu = 0
-        """Of the ends that will be made from now on; set by the agent."""
+        self.tx_off = False
+        """Of the pairs that will be made from now on: MTU, and whether pods compute checksums. Set by the agent."""
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -79,14 +79,16 @@ class Pool:
         intact: tokens of the pairs that have both ends in this namespace.
         """
         broken: list[str] = []
+        found: collections.deque[Spare] = collections.deque()
         for row in self._database.ports().values():
             token = names.token_of(row.name)
             if row.role != names.ROLE_SPARE:
                 continue
             if token in intact and row.ofport is not None and row.ofport > 0:
-                self._ready.append(Spare(token=token, ofport=row.ofport, mtu=0))
+                found.append(Spare(token=token, ofport=row.ofport, mtu=0))
             else:
                 broken.append(token)
+        self._ready = found
         if broken:
             log.info("removing %d spare ports that an interrupted run left", len(broken))
             await self._remove(broken)
@@ -167,12 +169,19 @@ class Pool:
                 await self._make(len(self._waiting) or missing)
         except OvsnetError as error:
             log.warning("no spare port could be made: %s", error)
-            while self._waiting:
-                waiter = self._waiting.popleft()
-                if not waiter.done():
-                    waiter.set_exception(error)
+            self._refuse(error)
+        except BaseException as error:
+            # Nobody may wait for ever, whatever it was.
+            self._refuse(error)
+            raise
         finally:
             self._refiller = None
+
+    def _refuse(self, error: BaseException) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(error)
 
     async def _disturbed(self, quiet: float) -> bool:
         """Waits until no pod has come for a while; True if it had to."""
@@ -195,7 +204,6 @@ class Pool:
         tokens = [secrets.token_hex(4) for _ in range(count)]
         numbers = plan.free_numbers(rows.values(), plan.POD_NUMBERS)
         mtu = self.mtu
-        await self._links.create_spares(tokens, mtu, self._tx_off)
         specs = [
             PortSpec(
                 name=names.host_interface(token),
@@ -205,6 +213,7 @@ class Pool:
             for token in tokens
         ]
         try:
+            await self._links.create_spares(tokens, mtu, self.tx_off)
             await self._database.apply([AddPort(spec=spec) for spec in specs])
             made = await self._database.wait_ofports([spec.name for spec in specs], 10.0)
         except BaseException:
@@ -224,5 +233,5 @@ class Pool:
         except OvsnetError as error:
             self._leftover |= tokens
             log.warning("%d spare ports can't be removed now: %s", len(tokens), error)
-        for token in tokens:
-            await self._links.detach(token)
+        # All at once: the kernel waits as long for one as for many.
+        await asyncio.gather(*(self._links.detach(token) for token in tokens))

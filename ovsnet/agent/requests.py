@@ -17,7 +17,6 @@ from ovsnet.errors import (
     LimitedConnectivity,
     NotReady,
     OvsnetError,
-    SwitchUnavailable,
     TryAgain,
 )
 from ovsnet.host.types import AttachSpec, IPInterface
@@ -110,7 +109,7 @@ def as_try_again(trouble: OvsnetError) -> TryAgain:
 
 
 def as_status(trouble: OvsnetError, *, running: bool) -> OvsnetError:
-    """Trouble of the node as STATUS tells it: 51 if running pods may suffer as well, else 50."""
-    if isinstance(trouble, SwitchUnavailable) and running:
-        return LimitedConnectivity(trouble.message, trouble.hint)
+    """Trouble of the node as STATUS tells it: 51 if running pods suffer as well, else 50."""
+    if isinstance(trouble, LimitedConnectivity) and running:
+        return trouble
     return NotReady(trouble.message, trouble.hint)

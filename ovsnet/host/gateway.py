@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, rtnl
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
-from ovsnet.errors import HostFailure
+from ovsnet.errors import HostFailure, RouteRefused
 from ovsnet.host import inet, pod, sysctl
 from ovsnet.host.messages import Failure, Request, link
 from ovsnet.host.netlink import Netlink
@@ -45,7 +45,8 @@ async def observe(interface: str) -> GatewayState:
 async def reconcile(spec: GatewaySpec) -> list[str]:
     """Make it so, and say what was changed, one line each; [] when all was well.
 
-    Raises HostFailure for what the kernel refused, after everything else has been done.
+    Raises HostFailure for what the kernel refused, after everything else has been done; RouteRefused
+    if that was nothing but routes to peers.
     """
     with Netlink() as nl:
         state = _observe(nl, spec.interface)
@@ -55,11 +56,15 @@ async def reconcile(spec: GatewaySpec) -> list[str]:
         if any(change.request.kind == rtnl.RTM_DELADDR for change in first):
             # With an address the kernel drops the routes that depended on it.
             state = _observe(nl, spec.interface)
-        second = [*_neighbours(spec, state), *_routes(spec, state)]
+        routes = [*_routes(spec, state)]
+        second = [*_neighbours(spec, state)]
         failures += await _carry_out(nl, second)
+        refused = await _carry_out(nl, routes)
     if failures:
-        raise _refused(spec, failures)
-    return done + [change.done for change in first + second]
+        raise HostFailure(*_words_of(spec, failures + refused))
+    if refused:
+        raise RouteRefused(*_words_of(spec, refused))
+    return done + [change.done for change in first + second + routes]
 
 
 async def _carry_out(nl: Netlink, changes: Sequence[_Change]) -> list[Failure]:
@@ -70,12 +75,13 @@ async def _carry_out(nl: Netlink, changes: Sequence[_Change]) -> list[Failure]:
     return failures
 
 
-def _refused(spec: GatewaySpec, failures: Sequence[Failure]) -> HostFailure:
+def _words_of(spec: GatewaySpec, failures: Sequence[Failure]) -> tuple[str, str]:
+    """Message and hint for what was refused."""
     shown = "; ".join(failure.error.message for failure in failures[:_SHOWN])
     more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
     taken = any(failure.code == errno.EEXIST for failure in failures)
     hint = f"`ip route` shows routes to the same ranges that are not over {spec.interface}: remove them"
-    return HostFailure(f"{spec.interface}: {shown}{more}", hint if taken else failures[0].error.hint)
+    return f"{spec.interface}: {shown}{more}", hint if taken else failures[0].error.hint
 
 
 def _observe(nl: Netlink, interface: str) -> GatewayState:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, nlmsg, nlmsgerr
 from pyroute2.netlink.rtnl.iprsocket import IPRSocket
 
+from ovsnet.errors import HostFailure
 from ovsnet.host import netns
 from ovsnet.host.messages import Failure, Request, decoded
 
@@ -78,12 +79,15 @@ class Netlink(contextlib.AbstractContextManager["Netlink"]):
             at = len(out) + _STAMP_AT
             out += message
             _STAMP.pack_into(out, at, kind, flags, self._sequence)
-        self._socket.send(out)
+        with _kernel():
+            self._socket.send(out)
 
     def _answers(self, first: int) -> Iterator[nlmsg]:
         """To the requests from that one on, without end: the caller knows which is the last."""
         while True:
-            for answer in self._marshal.parse(self._socket.recv(_RECEIVE)):
+            with _kernel():
+                data = self._socket.recv(_RECEIVE)
+            for answer in self._marshal.parse(data):
                 if answer["header"]["sequence_number"] >= first:
                     yield answer
 
@@ -109,6 +113,17 @@ class Netlink(contextlib.AbstractContextManager["Netlink"]):
         if end["error"]:
             raise Failure.of(what, end).error
         return found
+
+
+@contextlib.contextmanager
+def _kernel() -> Iterator[None]:
+    """The socket's own failures, such as a kernel without memory for the answer, as what they are."""
+    try:
+        yield
+    except OSError as error:
+        raise HostFailure(
+            f"cannot talk to the kernel by netlink: {error.strerror}", "repeat the request"
+        ) from error
 
 
 def _collect(found: list[_T], decode: Callable[[bytes], _T], data: bytes, at: int, length: int) -> nlmsg:

@@ -28,6 +28,8 @@ _LINE = re.compile(r"-:(\d+):")
 _HEADER = struct.Struct(">BBHI")
 """version, type, length, transaction (OpenFlow 1.4, section 7.1.1)"""
 _OPENFLOW_14, _HELLO, _ECHO_REQUEST, _ECHO_REPLY = 5, 0, 2, 3
+_PROBE = 3.0
+"""Seconds without a word from vswitchd after which it is asked for one; twice that is silence."""
 _LOOK = 0.1
 """Seconds between looks for a management socket that is away."""
 
@@ -47,6 +49,8 @@ class OpenFlow:
         self._path = path
         self._target = f"unix:{path}"
         self._patience = patience
+        self.silent = False
+        """vswitchd keeps the connection of `wait_down` open and says nothing: it hangs."""
         # To take names, ovs-ofctl would ask vswitchd for the features of all tables first: 15 ms a call.
         self._ofctl = ("ovs-ofctl", "-O", "OpenFlow14", "--no-names", f"--timeout={patience}")
 
@@ -79,7 +83,8 @@ class OpenFlow:
     async def wait_down(self) -> None:
         """Returns when vswitchd, or the bridge in it, has gone: flows do not survive that.
 
-        Holds one connection that says hello, answers probes, and asks for nothing; its end is the news.
+        Holds one connection that says hello, answers probes and asks for a sign of life now and then;
+        its end is the news. `silent` tells meanwhile whether vswitchd answers.
         """
         connection = await self._connect()
         if connection is None:
@@ -87,12 +92,26 @@ class OpenFlow:
         loop = asyncio.get_running_loop()
         try:
             await loop.sock_sendall(connection, _HEADER.pack(_OPENFLOW_14, _HELLO, _HEADER.size, 1))
-            buffer = b""
-            while data := await loop.sock_recv(connection, 65536):
+            buffer, asked = b"", False
+            while True:
+                try:
+                    async with asyncio.timeout(_PROBE):
+                        data = await loop.sock_recv(connection, 65536)
+                except TimeoutError:
+                    self.silent = asked
+                    asked = True
+                    await loop.sock_sendall(
+                        connection, _HEADER.pack(_OPENFLOW_14, _ECHO_REQUEST, _HEADER.size, 2)
+                    )
+                    continue
+                if not data:
+                    return
+                self.silent = asked = False
                 buffer = await self._answer_probes(connection, buffer + data)
         except OSError:
-            pass
+            return
         finally:
+            self.silent = False
             connection.close()
 
     async def _answer_probes(self, connection: socket.socket, buffer: bytes) -> bytes:

@@ -61,8 +61,8 @@ class _Builder:
                     self._set_port(spec, self._ours(spec.name))
                 case DeletePort(name=name):
                     self._delete_port(name)
-                case SetIdentity(name=name, external_ids=external_ids):
-                    self._set_identity(self._ours(name), external_ids)
+                case SetIdentity(name=name, external_ids=external_ids, reclaim=reclaim):
+                    self._set_identity(self._there(name) if reclaim else self._ours(name), external_ids)
                 case SetReleased(value=value):
                     self._set_released(value)
         self._move_ports()
@@ -203,17 +203,21 @@ class _Builder:
         self._mutate("Bridge", self._bridge, mutations)
 
     def _ours(self, name: str) -> PortRow:
+        row = self._there(name)
+        if row.role is None:
+            raise OvsnetError(
+                f"port {name} exists on bridge {self._name} and is not ovsnet's",
+                f"remove it: ovs-vsctl del-port {self._name} {name}",
+            )
+        return row
+
+    def _there(self, name: str) -> PortRow:
         row = self._cache.ports.get(name)
         if row is None and name in self._cache.uuids:
             bridge = self._cache.bridge_of(name)
             raise OvsnetError(f"port {name} is in bridge {bridge}, not in {self._name}", "remove it there")
         if row is None:
             raise OvsnetError(f"bridge {self._name} has no port {name}", "it was removed by somebody else")
-        if row.role is None:
-            raise OvsnetError(
-                f"port {name} exists on bridge {self._name} and is not ovsnet's",
-                f"remove it: ovs-vsctl del-port {self._name} {name}",
-            )
         return row
 
     def _guard(self, table: str, uuid: str, name: str) -> None:

@@ -68,3 +68,12 @@ def test_after_the_end_it_starts_anew(
         complaints.about("store", "away")
         complaints.over("store")
     assert caplog.messages == ["away"] * 4
+
+
+def test_what_is_no_trouble_any_more_is_not_listed(complaints: Complaints) -> None:
+    complaints.about("sync", "not ready")
+    complaints.only("port", ["port a is broken", "port b is broken"])
+    complaints.only("port", ["port b is broken"])
+    assert complaints.current() == ["not ready", "port b is broken"]
+    complaints.only("port", [])
+    assert complaints.current() == ["not ready"]

@@ -226,3 +226,34 @@ async def test_flows_lost_while_they_are_written_are_written_again(
     assert installer.stale
     await installer.settle({1: flow(1)})
     assert not installer.stale
+
+
+async def test_what_is_asked_for_during_a_replacement_follows_it(
+    switch: Memory, installer: Installer
+) -> None:
+    """A pod deleted while everything is written again is not in the switch afterwards."""
+    await installer.change({2: flow(2)})
+    installer.invalidate()
+    switch.gate.clear()
+    settle = asyncio.create_task(installer.settle({1: flow(1), 2: flow(2)}))
+    await turn()
+    gone = asyncio.create_task(installer.change({2: ()}))
+    await turn()
+    switch.gate.set()
+    await asyncio.gather(settle, gone)
+    assert switch.held == {*flow(1)}
+    assert installer.installed == {1: flow(1)}
+
+
+async def test_a_replacement_that_fails_fails_what_waits_for_it(switch: Memory, installer: Installer) -> None:
+    installer.invalidate()
+    switch.gate.clear()
+    settle = asyncio.create_task(installer.settle({1: flow(1)}))
+    await turn()
+    change = asyncio.create_task(installer.change({2: flow(2)}))
+    await turn()
+    switch.trouble = SwitchUnavailable("gone again")
+    switch.gate.set()
+    for task in (settle, change):
+        with pytest.raises(SwitchUnavailable):
+            await task

@@ -92,7 +92,7 @@ async def filled(pool: Pool, size: int) -> None:
 
 
 async def test_it_fills_up_in_one_transaction(rows: Rows, pairs: Pairs) -> None:
-    pool = Pool(rows, pairs, 5, tx_off=False)
+    pool = Pool(rows, pairs, 5)
     pool.mtu = 1450
     await pool.adopt(set())
     await filled(pool, 5)
@@ -110,7 +110,7 @@ async def test_an_earlier_runs_spares_are_taken_over(pairs: Pairs) -> None:
     foreign = PortRow(name="pod-0000000f", ofport=41)
     rows = Rows(spare_row("0000000a", 16), spare_row("0000000b", 17), spare_row("0000000c", -1), pod, foreign)
     pairs.tokens = {"0000000a", "0000000b", "0000000c"}
-    pool = Pool(rows, pairs, 1, tx_off=False)
+    pool = Pool(rows, pairs, 1)
     await pool.adopt({"0000000a", "0000000c"})
     assert len(pool) == 1
     assert rows.rows.keys() == {"pod-0000000a", "pod-0000000d", "pod-0000000f"}
@@ -120,7 +120,7 @@ async def test_an_earlier_runs_spares_are_taken_over(pairs: Pairs) -> None:
 
 
 async def test_taking_refills_after_a_quiet_moment(rows: Rows, pairs: Pairs) -> None:
-    pool = Pool(rows, pairs, 3, tx_off=False)
+    pool = Pool(rows, pairs, 3)
     await pool.adopt(set())
     await filled(pool, 3)
     taken = [await pool.take(), await pool.take()]
@@ -136,7 +136,7 @@ async def test_taking_refills_after_a_quiet_moment(rows: Rows, pairs: Pairs) -> 
 
 @pytest.mark.parametrize("size", [0, 2])
 async def test_a_rush_is_served_before_the_pool_is_filled(rows: Rows, pairs: Pairs, size: int) -> None:
-    pool = Pool(rows, pairs, size, tx_off=False)
+    pool = Pool(rows, pairs, size)
     taken = await asyncio.wait_for(asyncio.gather(*(pool.take() for _ in range(20))), 5)
     assert len({spare.token for spare in taken}) == 20
     assert len({spare.ofport for spare in taken}) == 20
@@ -148,7 +148,7 @@ async def test_a_rush_is_served_before_the_pool_is_filled(rows: Rows, pairs: Pai
 @pytest.mark.parametrize("trouble", ["rows", "pairs"])
 async def test_who_waits_hears_why_none_can_be_made(rows: Rows, pairs: Pairs, trouble: str) -> None:
     rows.away, pairs.broken = trouble == "rows", trouble == "pairs"
-    pool = Pool(rows, pairs, 2, tx_off=False)
+    pool = Pool(rows, pairs, 2)
     with pytest.raises(SwitchUnavailable if trouble == "rows" else HostFailure):
         await asyncio.wait_for(pool.take(), 5)
     assert (rows.rows, pairs.tokens) == ({}, set()), "nothing half made stays"
@@ -158,7 +158,7 @@ async def test_who_waits_hears_why_none_can_be_made(rows: Rows, pairs: Pairs, tr
 
 
 async def test_discard_removes_row_and_pair(rows: Rows, pairs: Pairs) -> None:
-    pool = Pool(rows, pairs, 0, tx_off=False)
+    pool = Pool(rows, pairs, 0)
     spare = await pool.take()
     await pool.discard(spare.token)
     assert (rows.rows, pairs.tokens) == ({}, set())
@@ -168,7 +168,7 @@ async def test_discard_removes_row_and_pair(rows: Rows, pairs: Pairs) -> None:
 
 async def test_discard_with_the_database_away_removes_the_pair(rows: Rows, pairs: Pairs) -> None:
     """The row stays for the next start, which finds that its pair is gone."""
-    pool = Pool(rows, pairs, 0, tx_off=False)
+    pool = Pool(rows, pairs, 0)
     spare = await pool.take()
     rows.away = True
     await pool.discard(spare.token)
@@ -179,7 +179,7 @@ async def test_discard_with_the_database_away_removes_the_pair(rows: Rows, pairs
 
 async def test_a_spare_for_someone_who_left_stays_ready(rows: Rows, pairs: Pairs) -> None:
     rows.gate.clear()
-    pool = Pool(rows, pairs, 0, tx_off=False)
+    pool = Pool(rows, pairs, 0)
     waiting = asyncio.create_task(pool.take())
     await asyncio.sleep(0.01)
     waiting.cancel()
@@ -194,7 +194,7 @@ async def test_a_spare_is_not_lost_in_the_moment_of_handing_over(
     rows: Rows, pairs: Pairs, turns: int
 ) -> None:
     """Who asked for it gives up after each number of turns of the loop, one of which is that moment."""
-    pool = Pool(rows, pairs, 0, tx_off=False)
+    pool = Pool(rows, pairs, 0)
     waiting = asyncio.create_task(pool.take())
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -207,9 +207,37 @@ async def test_a_spare_is_not_lost_in_the_moment_of_handing_over(
 
 async def test_closing_in_the_middle_leaves_nothing_half_made(rows: Rows, pairs: Pairs) -> None:
     rows.gate.clear()
-    pool = Pool(rows, pairs, 3, tx_off=False)
+    pool = Pool(rows, pairs, 3)
     pool.top_up()
     await asyncio.sleep(0.01)
     assert len(rows.rows) == 3
     await pool.close()
     assert (rows.rows, pairs.tokens) == ({}, set())
+
+
+async def test_who_waits_hears_of_a_failure_that_nobody_thought_of(rows: Rows, pairs: Pairs) -> None:
+    pool = Pool(rows, pairs, 0)
+
+    async def exhausted(tokens: list[str], mtu: int, tx_off: bool) -> None:
+        raise OSError(105, "No buffer space available")
+
+    pairs.create_spares = exhausted  # type: ignore[method-assign]  # a kernel without memory
+    async with asyncio.timeout(5):
+        with pytest.raises(OSError, match="No buffer space"):
+            await pool.take()
+    await pool.close()
+
+
+async def test_pairs_of_a_refill_that_failed_are_removed(rows: Rows, pairs: Pairs) -> None:
+    pool = Pool(rows, pairs, 0)
+    made = pairs.create_spares
+
+    async def half(tokens: list[str], mtu: int, tx_off: bool) -> None:
+        await made(tokens, mtu, tx_off)
+        raise HostFailure("the last one could not be raised")
+
+    pairs.create_spares = half  # type: ignore[method-assign]  # fails after it has made them
+    with pytest.raises(HostFailure):
+        await pool.take()
+    assert pairs.tokens == set()
+    await pool.close()

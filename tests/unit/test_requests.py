@@ -140,8 +140,9 @@ def test_trouble_of_the_node_is_worth_another_try() -> None:
 @pytest.mark.parametrize(
     ("trouble", "running", "kind"),
     [
-        (SwitchUnavailable("away"), True, LimitedConnectivity),
-        (SwitchUnavailable("away"), False, NotReady),
+        (LimitedConnectivity("vswitchd is down"), True, LimitedConnectivity),
+        (LimitedConnectivity("vswitchd is down"), False, NotReady),
+        (SwitchUnavailable("OVSDB is away, pods go on"), True, NotReady),
         (NotReady("not yet"), True, NotReady),
         (OvsnetError("what"), True, NotReady),
     ],

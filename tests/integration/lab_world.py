@@ -70,9 +70,11 @@ def reconfigure(node: Node, **settings: object) -> None:
 def tunnels(node: Node) -> dict[str, dict[str, str]]:
     """Tunnel ports as OVSDB has them: by peer (by port name where it is shared), type and options."""
     command = ["ovs-vsctl", "--format=json", "--columns=name,type,options", "list", "Interface"]
-    interfaces = json.loads(node.run(command, check=True).stdout)["data"]
-    command = ["ovs-vsctl", "--format=json", "--columns=name,external_ids", "list", "Port"]
-    ids = {name: dict(found[1]) for name, found in json.loads(node.run(command, check=True).stdout)["data"]}
+    command += ["--", "--columns=name,external_ids", "list", "Port"]  # both as they are at one moment
+    interfaces, ports = (
+        json.loads(line)["data"] for line in node.run(command, check=True).stdout.splitlines()
+    )
+    ids = {name: dict(found[1]) for name, found in ports}
     return {
         ids.get(name, {}).get(names.KEY_PEER, name): {"type": kind, **fields}
         for name, kind, options in interfaces

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from lab_world import eventually, reconfigure, running, seen
+from lab_world import eventually, manifest, reconfigure, running, seen, tunnels
 
-from ovsnet.lab import files
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, Node
-from ovsnet.lab.spec import node_spec, outside_interface
+from ovsnet.lab.spec import outside_interface
+from ovsnet.lab.state import write_atomically
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
 SECOND = {4: "192.0.2.2", 6: "2001:db8:0:1::2"}
@@ -85,12 +85,18 @@ def test_rules_that_someone_removed_come_back_with_the_next_change(lab: Lab) -> 
     node = lab.nodes[0]
     before = ruleset(node)
     node.run(["nft", "flush", "table", "inet", "ovsnet"], check=True)
-    added = lab.folder.path / "cluster" / "node-x.yaml"
-    added.write_text(files.manifest(lab.state.spec, node_spec(20, "node-x")))
+    other = manifest(lab, "node-b")
+    good = other.read_text()
+    # A change that no rule depends on.
+    write_atomically(
+        other, good.replace("name: node-b", "name: node-b\n  annotations: {ovsnet.io/encapsulation: geneve}")
+    )
     try:
         eventually(lambda: ruleset(node) == before)
+        eventually(lambda: tunnels(node).get("node-b", {}).get("type") == "geneve")
     finally:
-        added.unlink()
+        write_atomically(other, good)
+    eventually(lambda: tunnels(node).get("node-b", {}).get("type") == "vxlan")
 
 
 @pytest.mark.slow

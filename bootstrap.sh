@@ -258,7 +258,8 @@ run_test() {
 # --- node -------------------------------------------------------------------------------------------
 
 ROOT="" DRY_RUN=no CHANGES=0
-# The manifest has one line for everything that was put on the machine: KIND PATH [SHA256].
+# The manifest has one line for everything that was put on the machine: KIND PATH [SHA256]; and one for what
+# the agent makes there by itself: `socket PATH`, `bridge NAME`.
 
 manifest() { printf '%s\n' "$ROOT/var/lib/ovsnet-bootstrap/manifest"; }
 
@@ -406,7 +407,7 @@ place_link() {
 }
 
 install_node() {
-  local config=$1 command rendered watched before
+  local config=$1 command rendered facts before
   [[ -r $config ]] || fail "$config can't be read" "name the agent's configuration: --config FILE"
   node_packages
   before=$CHANGES
@@ -420,8 +421,14 @@ install_node() {
   rendered=$(mktemp -d)
   # shellcheck disable=SC2064  # the folder's name is to be filled in now
   trap "rm -rf '$rendered'; allow_services" EXIT
-  watched=$(PYTHONDONTWRITEBYTECODE=1 "$command" node-files --config "$config" "$rendered") || exit 1
+  facts=$(PYTHONDONTWRITEBYTECODE=1 "$command" node-files --config "$config" "$rendered") || exit 1
+  local watched socket bridge
+  { read -r watched; read -r socket; read -r bridge; } <<<"$facts"
   install_file "$config" /etc/ovsnet/agent.yaml 644
+  if [[ $DRY_RUN == no ]]; then
+    remember socket "$socket"
+    remember bridge "$bridge"
+  fi
   if [[ ! -d $ROOT$watched ]]; then
     change "make $ROOT$watched, for the cluster's Node manifests" make_parents "$ROOT$watched/x"
   fi
@@ -453,7 +460,8 @@ start_node() {
 start_agent() {
   logged "systemctl daemon-reload" systemctl daemon-reload
   logged "enabling the agent" systemctl enable ovsnet.service
-  logged "starting the agent" systemctl restart ovsnet.service
+  # It has started when the node is ready, which needs more than we do here, such as the node's manifest.
+  logged "starting the agent" systemctl restart --no-block ovsnet.service
 }
 
 uninstall_node() {
@@ -476,9 +484,14 @@ uninstall_node() {
       package) packages+=("$path") ;;
     esac
   done 3< <(removal_order)
-  if [[ -z $ROOT ]] && ovs-vsctl -t 2 br-exists br-int 2>/dev/null; then
-    say "kept: the bridge br-int, so that pods keep their network${packages[*]:+, and the packages it needs}; to remove it:"
-    say "    ovs-vsctl del-br br-int; nft delete table inet ovsnet${packages[*]:+; $0 node --uninstall}"
+  while read -r path <&3; do
+    uninstall_socket "$ROOT$path"
+  done 3< <(of_kind socket)
+  local -a bridges=()
+  mapfile -t bridges < <(bridges_left)
+  if [[ ${#bridges[@]} -gt 0 ]]; then
+    say "kept: the bridge ${bridges[*]}, so that pods keep their network${packages[*]:+, and the packages it needs}; to remove it:"
+    say "    ovs-vsctl${bridges[*]/#/ -- del-br }; nft delete table inet ovsnet${packages[*]:+; $0 node --uninstall}"
   elif [[ ${#packages[@]} -gt 0 ]]; then
     change "remove packages: ${packages[*]}" remove_packages "${packages[@]}"
     packages=()
@@ -486,10 +499,38 @@ uninstall_node() {
   [[ $DRY_RUN == yes ]] || close_manifest "${packages[@]}"
 }
 
-# What is left in the manifest are the packages in the arguments; without any it goes.
+# Prints the paths or names of one kind in the manifest.
+of_kind() { awk -v kind="$1" '$1 == kind { print $2 }' "$(manifest)"; }
+
+# Prints those of the agent's bridges that are still there. An older manifest has none written down.
+bridges_left() {
+  local bridge
+  [[ -z $ROOT ]] || return 0
+  while read -r bridge; do
+    if ovs-vsctl -t 2 br-exists "$bridge" 2>/dev/null; then
+      printf '%s\n' "$bridge"
+    fi
+  done < <(of_kind bridge | grep . || echo br-int)
+}
+
+# What the agent has left; not from under an agent that was started by hand.
+uninstall_socket() {
+  [[ -e $1.lock ]] || return 0
+  if [[ $DRY_RUN == no ]] && ! flock -n "$1.lock" true; then
+    say "kept: $1, where an agent still answers"
+    return
+  fi
+  change "remove $1.lock" rm -f "$1.lock" "$1"
+  [[ $DRY_RUN == yes ]] || rmdir "$(dirname "$1")" 2>/dev/null || true
+}
+
+# What is left in the manifest are the packages in the arguments, and why they are left; without any it goes.
 close_manifest() {
   if [[ $# -gt 0 ]]; then
+    local bridges
+    bridges=$(grep '^bridge ' "$(manifest)" || true)
     printf 'package %s\n' "$@" >"$(manifest)"
+    printf '%s' "${bridges:+$bridges$'\n'}" >>"$(manifest)"
     return
   fi
   rm -f "$(manifest)"

@@ -1,18 +1,26 @@
 """`ovsnet node-files`: renders what `bootstrap.sh node` puts on a node, into a folder of its choice.
 
-Hidden. Writes into that folder only; bootstrap.sh compares, installs and remembers.
+Hidden. Writes into that folder only; bootstrap.sh compares, installs and remembers. Refuses paths that the
+systemd unit keeps from the agent.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import os.path
+import re
+from pathlib import Path, PurePosixPath
 
 import click
 import jinja2
 
 from ovsnet import config, resources
+from ovsnet.config import Config
+from ovsnet.errors import ConfigError
 
 FILES = ("10-ovsnet.conflist", "ovsnet.service")
+_OWN_SOCKET = re.compile(r"/run/(ovsnet[\w.-]*)/[\w./-]+", re.ASCII)
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # not for temporary files
+"""What ProtectHome and PrivateTmp keep from a unit (systemd.exec(5))."""
 
 
 @click.command()
@@ -23,8 +31,15 @@ FILES = ("10-ovsnet.conflist", "ovsnet.service")
 @click.option("--prefix", default="/opt/ovsnet", help="Where ovsnet will stand on the node.")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
 def node_files(path: Path, installed_as: str, prefix: str, folder: Path) -> None:
-    """Render a node's files into FOLDER, and print the folder of manifests that the agent watches."""
+    """Render a node's files into FOLDER, and print what bootstrap.sh must know, one fact a line.
+
+    The folder of manifests that the agent watches, its socket, its bridge.
+    """
     loaded = config.load(path)
+    if problems := refused(loaded):
+        raise ConfigError(
+            f"{path}: not with systemd's unit", "choose other paths, or write a unit of your own", problems
+        )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(resources.templates_dir()),
         undefined=jinja2.StrictUndefined,
@@ -34,7 +49,33 @@ def node_files(path: Path, installed_as: str, prefix: str, folder: Path) -> None
     )
     for name in FILES:
         text = environment.get_template(f"{name}.j2").render(
-            agent_socket=loaded.cni_socket, prefix=prefix, config_file=installed_as
+            agent_socket=loaded.cni_socket,
+            runtime_directory=runtime_directory(loaded.cni_socket),
+            prefix=prefix,
+            config_file=installed_as,
         )
         (folder / name).write_text(text.lstrip("\n"), encoding="utf-8")
-    click.echo(loaded.store.file)
+    click.echo("\n".join((loaded.store.file, loaded.cni_socket, loaded.bridge)))
+
+
+def runtime_directory(path: str) -> str:
+    """The folder below /run that systemd makes for the agent's socket; "" where it must not make it.
+
+    systemd sets owner and mode of that folder, so it must be nobody else's.
+    """
+    match = _OWN_SOCKET.fullmatch(os.path.normpath(path))
+    return match[1] if match else ""
+
+
+def refused(loaded: Config) -> list[str]:
+    """Paths that the agent can't use within the unit, with the reason."""
+    problems = []
+    if not runtime_directory(loaded.cni_socket):
+        problems.append(
+            f"cniSocket: {loaded.cni_socket} is not in a folder of ovsnet's own below /run, "
+            "such as /run/ovsnet/agent.sock"
+        )
+    store = PurePosixPath(os.path.normpath(loaded.store.file))
+    if any(store.is_relative_to(folder) for folder in _HIDDEN):
+        problems.append(f"store.file: the agent can't see {store}; services have no {', '.join(_HIDDEN)}")
+    return problems

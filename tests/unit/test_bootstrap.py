@@ -6,6 +6,7 @@ whose `-m venv` makes an environment that runs this test's own interpreter, and 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -110,6 +111,7 @@ def test_everything_is_in_its_place(machine: Machine) -> None:
     assert conflist["plugins"][0]["agentSocket"] == "/run/ovsnet/other.sock"
     unit = machine.path("etc/systemd/system/ovsnet.service").read_text()
     assert "ExecStart=/opt/ovsnet/bin/ovsnet agent --config /etc/ovsnet/agent.yaml\n" in unit
+    assert "RuntimeDirectory=ovsnet\n" in unit
     assert "{" not in unit
 
 
@@ -175,6 +177,67 @@ def test_a_bad_configuration_is_refused_before_it_is_installed(machine: Machine)
     said = machine.node("--config", str(machine.config), fails=True)
     assert "vni: expected" in said
     assert "did you mean mtu?" in said
+    assert not machine.path("etc").exists()
+
+
+def test_what_the_agent_leaves_goes_too(machine: Machine) -> None:
+    machine.install()
+    folder = machine.path("run/ovsnet")
+    folder.mkdir(parents=True)
+    (folder / "other.sock.lock").touch()
+    machine.node("--uninstall", "--dry-run")
+    assert (folder / "other.sock.lock").exists()
+    machine.node("--uninstall")
+    assert not folder.exists()
+
+
+def test_the_lock_of_an_agent_that_runs_stays(machine: Machine) -> None:
+    machine.install()
+    path = machine.path("run/ovsnet/other.sock.lock")
+    path.parent.mkdir(parents=True)
+    with path.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "where an agent still answers" in machine.node("--uninstall")
+    assert path.exists()
+
+
+@pytest.mark.parametrize("there", ["br-int", "br-pods", "br-other"])
+def test_the_bridge_that_keeps_open_vswitch_is_that_of_the_configuration(
+    machine: Machine, tmp_path: Path, there: str
+) -> None:
+    machine.config.write_text("nodeName: node-a\nbridge: br-pods\n")
+    machine.install()
+    tool = tmp_path / "ovs-vsctl"
+    tool.write_text(f'#!/bin/sh\n[ "$4" = {there} ]\n')
+    tool.chmod(0o755)
+    manifest = machine.path("var/lib/ovsnet-bootstrap/manifest")
+    # On the machine itself, which nothing but the manifest's place stands for here.
+    script = f"source {TREE}/bootstrap.sh help; manifest() {{ echo {manifest}; }}; bridges_left"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith("\nbr-pods\n") == (there == "br-pods")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("cniSocket: /run/agent.sock", "not in a folder of ovsnet's own below /run"),
+        ("cniSocket: /run/openvswitch/agent.sock", "not in a folder of ovsnet's own below /run"),
+        ("cniSocket: /run/ovsnet/../agent.sock", "not in a folder of ovsnet's own below /run"),
+        ("store: {file: /root/cluster}", "the agent can't see /root/cluster"),
+        ("store: {file: /tmp/x}", "the agent can't see /tmp/x"),
+    ],
+)
+def test_paths_that_the_unit_keeps_from_the_agent_are_refused(
+    machine: Machine, setting: str, words: str
+) -> None:
+    machine.config.write_text(f"{setting}\n")
+    assert words in machine.node("--config", str(machine.config), fails=True)
     assert not machine.path("etc").exists()
 
 

@@ -27,7 +27,6 @@ from ovsnet.switch.wire import Session, Waits
 log = logging.getLogger("ovsnet.switch")
 
 _TIMEOUT = 10.0
-"""Seconds that the server may take for a transaction."""
 _CONFLICT_PAUSE = 0.1
 """Seconds to wait for the rows that made a transaction fail, if they have not come yet."""
 _FIRST_WORDS, _MOST_SILENCE = 0.5, 600.0
@@ -52,9 +51,11 @@ class _Idl(idl.Idl):  # type: ignore[misc]  # `ovs` has no types
 class Ovsdb:
     """The rows of one bridge. remote: as `ovs-vsctl --db` takes it, "unix:/run/openvswitch/db.sock"."""
 
-    def __init__(self, remote: str, bridge: str) -> None:
+    def __init__(self, remote: str, bridge: str, patience: float = _TIMEOUT) -> None:
+        """patience: seconds that the server may take for a transaction."""
         self._remote = remote
         self._name = bridge
+        self._patience = patience
         self._idl = _Idl(remote, self._receive)
         self._replica = Replica()
         self._cache = Cache(self._replica, bridge)
@@ -73,22 +74,10 @@ class Ovsdb:
         return self._up.is_set()
 
     @property
-    def version(self) -> str | None:
-        """Of Open vSwitch, as its start script wrote it down; None where that did not run."""
-        row = self._cache.system()
-        return row["ovs_version"] if row else None
-
-    @property
     def datapath_types(self) -> frozenset[str]:
         """What this ovs-vswitchd offers ("netdev", "system"); empty until one has started."""
         row = self._cache.system()
         return row["datapath_types"] if row else frozenset()
-
-    @property
-    def iface_types(self) -> frozenset[str]:
-        """The Interface types that it offers ("internal", "vxlan")."""
-        row = self._cache.system()
-        return row["iface_types"] if row else frozenset()
 
     def bridge(self) -> BridgeRow | None:
         """Our bridge; None when there is none."""
@@ -131,13 +120,23 @@ class Ovsdb:
         there does nothing. Raises SwitchUnavailable without a server, and OvsnetError for a row that
         is not ours or with the server's words when it refuses.
         """
+        conflicts = 0
         try:
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(self._patience):
                 while await self._try(changes) == idl.Transaction.TRY_AGAIN:
+                    conflicts += 1
                     await self._next_batch(_CONFLICT_PAUSE)
         except TimeoutError:
+            if conflicts:
+                raise SwitchUnavailable(
+                    f"rows that a change depends on were not what they seemed, in {conflicts} attempts within "
+                    f"{self._patience:g} s",
+                    f"does another program keep changing the ports of {self._name}? "
+                    f"See: ovsdb-client monitor {self._remote} Open_vSwitch ALL",
+                ) from None
             raise SwitchUnavailable(
-                f"ovsdb-server at {self._remote} did not answer within {_TIMEOUT:.0f} s", "is it overloaded?"
+                f"ovsdb-server at {self._remote} did not answer within {self._patience:g} s",
+                "is it overloaded?",
             ) from None
 
     async def wait_ofports(self, names: Iterable[str], patience: float) -> dict[str, int]:

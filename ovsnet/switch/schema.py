@@ -29,9 +29,7 @@ class Kind(enum.Enum):
 TABLES: dict[str, dict[str, Kind]] = {
     "Open_vSwitch": {
         "bridges": Kind.BRIDGES,
-        "ovs_version": Kind.OPTIONAL_TEXT,
         "datapath_types": Kind.TEXTS,
-        "iface_types": Kind.TEXTS,
     },
     "Bridge": {
         "name": Kind.TEXT,

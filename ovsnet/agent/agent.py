@@ -134,7 +134,7 @@ class Agent:
                 async with asyncio.timeout(_PERIOD):
                     await self._wake.wait()
             except TimeoutError:
-                pass
+                await self._audit()
             self._wake.clear()
             try:
                 await self.sync()
@@ -145,6 +145,19 @@ class Agent:
             else:
                 self.complaints.over("sync", f"node {self.name}: all is as it should be")
                 retry = _RETRY
+
+    async def _audit(self) -> None:
+        """From time to time: does the switch still hold what was installed? The sync that follows repairs."""
+        try:
+            found = await self.installer.audit()
+        except OvsnetError as error:
+            self.complaints.about("audit", str(error))
+            return
+        self.complaints.over("audit")
+        if found:
+            log.warning(
+                "%d flows were changed by someone else, e.g. %s; writing all again", len(found), found[0]
+            )
 
     async def _await_store(self) -> None:
         """Gives the store a moment: what the rows remember is for when it is really away."""
@@ -162,11 +175,15 @@ class Agent:
         started = time.monotonic()
         topo = await self._derive()
         await self._ensure_bridge()
+        gateway = self.ovsdb.port(names.GATEWAY)
+        before = gateway.mtu_request if gateway is not None else None
         port_plan = plan.ports(plan.desired_ports(self.config, topo), self.ovsdb.ports())
         if port_plan.changes:
             await self.ovsdb.apply(port_plan.changes)
         self.pool.mtu = topo.mtu
         self.attachments.serve(topo)
+        if before is not None and before != topo.mtu:
+            await self.attachments.set_mtu(topo.mtu)
         await self.attachments.restore()
         await self.pool.reconcile()
         if self.installer.stale:
@@ -293,7 +310,11 @@ class Agent:
             for rows in (before, self._rows)
             if (row := rows.get(name)) is not None
         }
-        if roles - {names.ROLE_POD, names.ROLE_SPARE} or self.ovsdb.bridge() is None:
+        if (
+            roles - {names.ROLE_POD, names.ROLE_SPARE}
+            or self.ovsdb.bridge() is None
+            or (names.ROLE_SPARE in roles and self.pool.robbed())
+        ):
             self.wake()
 
     async def _watch_switch(self) -> None:

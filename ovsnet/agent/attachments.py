@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -25,7 +26,14 @@ from ovsnet.agent.pool import Pool, Spare
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult
 from ovsnet.config import Config
-from ovsnet.errors import AlreadyAttached, NotReady, OvsnetError, SwitchUnavailable, UnknownContainer
+from ovsnet.errors import (
+    AlreadyAttached,
+    HostFailure,
+    NotReady,
+    OvsnetError,
+    SwitchUnavailable,
+    UnknownContainer,
+)
 from ovsnet.host.links import Links
 from ovsnet.model import Pod
 from ovsnet.render import Renderer, cookie_of
@@ -117,6 +125,18 @@ class Attachments:
                 await self._ovsdb.apply([DeletePort(name=row.name)])
                 await self._links.detach(names.token_of(row.name))
         await self._pool.adopt(pairs.spares & pairs.hosts)
+
+    async def set_mtu(self, mtu: int) -> None:
+        """Gives running pods another MTU, in bytes: what is too big for a tunnel would be lost in silence."""
+        for pod in self.pods():
+            try:
+                with contextlib.ExitStack() as opened:
+                    namespace = os.open(pod.netns, os.O_RDONLY | os.O_CLOEXEC)
+                    opened.callback(os.close, namespace)
+                    await self._links.set_mtu(pod.port, mtu)
+                    await self._links.set_mtu(pod.ifname, mtu, namespace)
+            except (OSError, HostFailure) as error:
+                log.warning("pod %s keeps its MTU until it is made again: %s", pod.title, error)
 
     async def restore(self) -> None:
         """Puts right what someone did to pods' Port rows: deleted, alone or with the bridge, or altered.

@@ -18,7 +18,7 @@ def between(before: Topology | None, after: Topology) -> list[str]:
     if len(lines) > _MANY:
         lines = [f"{len(lines)} peers added, changed or removed; now {len(new)}"]
     if before is not None and before.mtu != after.mtu:
-        lines.append(f"MTU of new pods changed from {before.mtu} to {after.mtu}")
+        lines.append(f"MTU of pods changed from {before.mtu} to {after.mtu}")
     if before is not None and before.cidrs != after.cidrs:
         lines.append(f"pod ranges changed to {', '.join(map(str, after.cidrs))}")
     return lines

@@ -2,7 +2,7 @@
 
 Callers say what each object's flows shall be and wait until that is so; one bundle is under way at
 a time and whatever is asked for meanwhile shares the next. Owns no desired state: the agent's loop
-does. Never reads the switch back: a full replacement makes it equal, whatever it held.
+does. A full replacement makes the switch equal, whatever it held; `audit` looks whether it still is.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Switch(Protocol):
     async def bundle(self, lines: Iterable[str]) -> None: ...
 
     async def replace(self, lines: Iterable[str]) -> None: ...
+
+    async def differences(self, lines: Iterable[str]) -> list[str]: ...
 
 
 class Installer:
@@ -88,6 +90,20 @@ class Installer:
         }
         if changed:
             await self.change(changed)
+
+    async def audit(self) -> list[str]:
+        """What the switch holds beside what was installed (-), and what it lacks of it (+).
+
+        If that is anything, the next `settle` writes everything. Looks away while a change is under way.
+        """
+        if self.stale or self._worker is not None:
+            return []
+        before = self.modifications
+        found = await self._switch.differences(line for lines in self.installed.values() for line in lines)
+        if not found or self.stale or self._worker is not None or before != self.modifications:
+            return []
+        self.invalidate()
+        return found
 
     async def _replace(self, desired: Rendered) -> None:
         """Writes everything. What is asked for meanwhile is newer than `desired` and comes after it."""

@@ -117,6 +117,11 @@ class Pool:
                 self._ready.append(waiter.result())
             raise
 
+    def robbed(self) -> bool:
+        """Whether someone deleted the row of a spare: `reconcile` then makes another."""
+        rows = self._database.ports()
+        return any(names.host_interface(spare.token) not in rows for spare in self._ready)
+
     async def reconcile(self) -> None:
         """Forgets spares whose row someone deleted, follows port numbers, retries what could not be removed."""
         rows = self._database.ports()

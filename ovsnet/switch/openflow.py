@@ -28,6 +28,8 @@ _LINE = re.compile(r"-:(\d+):")
 _HEADER = struct.Struct(">BBHI")
 """version, type, length, transaction (OpenFlow 1.4, section 7.1.1)"""
 _OPENFLOW_14, _HELLO, _ECHO_REQUEST, _ECHO_REPLY = 5, 0, 2, 3
+_DIFFERENT = 2
+"""The exit code of diff-flows that is no failure."""
 _PROBE = 3.0
 """Seconds without a word from vswitchd after which it is asked for one; twice that is silence."""
 _LOOK = 0.1
@@ -64,6 +66,14 @@ class OpenFlow:
     async def replace(self, lines: Iterable[str]) -> None:
         """Makes the bridge hold these flows and no others, in one bundle. Raises like `bundle`."""
         await self._send(list(lines), "--bundle", "replace-flows", self._target, "-")
+
+    async def differences(self, lines: Iterable[str]) -> list[str]:
+        """How the bridge's flows differ from these, as `ovs-ofctl diff-flows` prints it: - has, + lacks."""
+        text = "\n".join(lines) + "\n"
+        finished = await command.run([*self._ofctl, "diff-flows", self._target, "/dev/stdin"], text)
+        if finished.code != _DIFFERENT:
+            self._check(finished, [])
+        return finished.out.splitlines()
 
     async def dump(self) -> list[str]:
         """All flows with their counters, as ovs-ofctl prints them, ports by number."""

@@ -60,6 +60,6 @@ def test_many_peers_are_counted() -> None:
 def test_mtu_and_ranges() -> None:
     after = replace(topology(), mtu=1430, cidrs=(ipaddress.ip_network("10.9.0.0/24"),))
     assert changes.between(topology(), after) == [
-        "MTU of new pods changed from 1450 to 1430",
+        "MTU of pods changed from 1450 to 1430",
         "pod ranges changed to 10.9.0.0/24",
     ]

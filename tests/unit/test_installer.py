@@ -49,6 +49,11 @@ class Memory:
                 if self.flows.get(match, "").startswith(f"{cookie},"):
                     del self.flows[match]
 
+    async def differences(self, lines: Iterable[str]) -> list[str]:
+        wanted = set(lines)
+        await self._answer([])
+        return [f"-{line}" for line in self.held - wanted] + [f"+{line}" for line in wanted - self.held]
+
     async def _answer(self, lines: list[str]) -> None:
         await self.gate.wait()
         if self.trouble is not None:
@@ -257,3 +262,26 @@ async def test_a_replacement_that_fails_fails_what_waits_for_it(switch: Memory, 
     for task in (settle, change):
         with pytest.raises(SwitchUnavailable):
             await task
+
+
+async def test_an_audit_finds_what_someone_else_did_and_the_next_settle_mends_it(
+    switch: Memory, installer: Installer
+) -> None:
+    assert await installer.audit() == []
+    switch.flows.clear()
+    switch.flows["table=7"] = "cookie=0x9,table=7 actions=drop"
+    assert await installer.audit() == ["-cookie=0x9,table=7 actions=drop", f"+{flow(1)[0]}"]
+    await installer.settle({1: flow(1)})
+    assert switch.held == {*flow(1)}
+    assert await installer.audit() == []
+
+
+async def test_an_audit_looks_away_while_flows_change(switch: Memory, installer: Installer) -> None:
+    switch.gate.clear()
+    audit = asyncio.create_task(installer.audit())
+    change = asyncio.create_task(installer.change({2: flow(2)}))
+    await turn()
+    switch.gate.set()
+    await change
+    assert await audit == []
+    assert not installer.stale

@@ -98,6 +98,9 @@ def test_the_least_over_all_peers_counts(lab: Lab) -> None:
     annotate(lab, "node-c", "vxlan")
     try:
         become(lab, 1450)
+        # Running pods too: what is too big for a tunnel would be lost in silence.
+        eventually(lambda: mtus(lab) == {1450})
+        assert_green(lab)
         added = lab.add_pod("node-a", "new")
         assert mtu_of(lab, "new") == 1450
         assert mtu_of(lab, "node-a", host_end(added)) == 1450
@@ -107,6 +110,7 @@ def test_the_least_over_all_peers_counts(lab: Lab) -> None:
         lab.remove_pod("new")
         annotate(lab, "node-c", None)
     become(lab, 1458)
+    eventually(lambda: mtus(lab) == {1458})
     assert_green(lab)
 
 

@@ -36,12 +36,6 @@ class _Change(NamedTuple):
     """For the log, once it is done."""
 
 
-async def observe(interface: str) -> GatewayState:
-    """The port as it is. Raises HostFailure when there is none of that name."""
-    with Netlink() as nl:
-        return _observe(nl, interface)
-
-
 async def reconcile(spec: GatewaySpec) -> list[str]:
     """Make it so, and say what was changed, one line each; [] when all was well.
 

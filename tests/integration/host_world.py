@@ -48,7 +48,7 @@ class World:
     def add(self, name: str) -> int:
         """A new namespace's descriptor, which the world closes."""
         run(f"ip netns add {self._prefix}-{name}")
-        self._fds[name] = netns.open_netns(self.path(name))
+        self._fds[name] = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
         return self._fds[name]
 
     def path(self, name: str) -> str:

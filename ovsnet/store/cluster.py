@@ -1,7 +1,8 @@
 """The Nodes of all files to the nodes of one cluster: those that go together.
 
-Pure. Two nodes never share a name, a pod range or an address. Who was accepted before keeps what it has; among
-newcomers the first file by name wins. A node whose new manifest is refused keeps its old one as long as that goes
+Pure. Two nodes never share a name, a pod range or an address, and no pod range has a node's address in it: packets
+for that node would go into a tunnel, the tunnel's own among them. Who was accepted before keeps what it has; among
+newcomers the first file by name wins; of two files with one Node that which counted so far. A node whose new manifest is refused keeps its old one as long as that goes
 together with the others, so that a mistake in one file withdraws nothing. Called by `file`.
 """
 
@@ -10,7 +11,9 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Mapping
 
-from ovsnet.model import Frozen, IPAddress, Node
+from ovsnet.model import Frozen, IPAddress, IPNetwork, Node
+
+_APART = "pods' ranges and nodes' addresses must lie apart"
 
 
 class Cluster(Frozen):
@@ -23,15 +26,20 @@ class Cluster(Frozen):
 def combine(files: Mapping[str, Iterable[Node]], before: Mapping[str, Node]) -> Cluster:
     """files: Nodes by file. before: the nodes that were accepted last time."""
     problems: dict[str, list[str]] = {}
-    wanted: dict[str, tuple[str, Node]] = {}
+    found: dict[str, list[tuple[str, Node]]] = {}
     for file in sorted(files):
         for node in files[file]:
-            if node.name in wanted:
+            found.setdefault(node.name, []).append((file, node))
+    wanted = {
+        name: next((e for e in entries if e[1] is before.get(name)), entries[0])
+        for name, entries in found.items()
+    }
+    for name, entries in found.items():
+        for file, node in entries:
+            if node is not wanted[name][1]:
                 problems.setdefault(file, []).append(
-                    f"Node {node.name} stands in {wanted[node.name][1].source} too, which counts; remove one of both"
+                    f"Node {name} stands in {wanted[name][1].source} too, which counts; remove one of both"
                 )
-            else:
-                wanted[node.name] = (file, node)
     claims = _Claims()
     nodes: dict[str, Node] = {}
     refused: list[str] = []
@@ -66,36 +74,61 @@ def _keeps(node: Node, before: Mapping[str, Node]) -> bool:
 
 
 class _Claims:
-    """What the accepted nodes have: their ranges, sorted and disjoint, and their addresses."""
+    """What the accepted nodes have: their ranges, sorted and disjoint, and their addresses, sorted as well."""
 
     def __init__(self) -> None:
         self._ranges: dict[int, list[tuple[int, int, Node]]] = {4: [], 6: []}
-        self._addresses: dict[IPAddress, Node] = {}
+        self._addresses: dict[int, list[tuple[int, IPAddress, Node]]] = {4: [], 6: []}
 
     def add(self, node: Node) -> None:
         for cidr in node.pod_cidrs:
             entry = (int(cidr.network_address), int(cidr.broadcast_address), node)
             bisect.insort(self._ranges[cidr.version], entry, key=_first)
         for address in node.addresses:
-            self._addresses[address] = node
+            bisect.insort(self._addresses[address.version], (int(address), address, node), key=_first)
 
     def conflict(self, node: Node) -> str | None:
         """Why the node can't be accepted as well, and what to do; None if it can."""
         for cidr in node.pod_cidrs:
-            ranges = self._ranges[cidr.version]
-            last = int(cidr.broadcast_address)
-            # Of ranges that are disjoint, only the last that begins before this one's end can touch it.
-            index = bisect.bisect_right(ranges, last, key=_first) - 1
-            if index >= 0 and ranges[index][1] >= int(cidr.network_address):
-                other = ranges[index][2]
+            if (other := self._touching(cidr.version, *_ends(cidr))) is not None:
                 return (
                     f"{cidr} overlaps a range of node {other.name} ({other.source}); give each node its own"
                 )
+            if (held := self._inside(cidr)) is not None:
+                address, holder = held
+                return f"{cidr} contains {address}, the address of node {holder.name} ({holder.source}); {_APART}"
+            for address in node.addresses:
+                if address in cidr:
+                    return f"{cidr} contains the node's own address {address}; {_APART}"
         for address in node.addresses:
-            if (holder := self._addresses.get(address)) is not None:
+            number, version = int(address), address.version
+            addresses = self._addresses[version]
+            index = bisect.bisect_left(addresses, number, key=_first)
+            if index < len(addresses) and addresses[index][0] == number:
+                holder = addresses[index][2]
                 return f"{address} is node {holder.name}'s ({holder.source}) already; give each node its own"
+            if (other := self._touching(version, number, number)) is not None:
+                return f"{address} lies in a range of node {other.name} ({other.source}); {_APART}"
         return None
 
+    def _touching(self, version: int, first: int, last: int) -> Node | None:
+        """The node with a range that has one of these addresses."""
+        ranges = self._ranges[version]
+        # Of ranges that are disjoint, only the last that begins before this one's end can touch it.
+        index = bisect.bisect_right(ranges, last, key=_first) - 1
+        return ranges[index][2] if index >= 0 and ranges[index][1] >= first else None
 
-def _first(entry: tuple[int, int, Node]) -> int:
+    def _inside(self, cidr: IPNetwork) -> tuple[IPAddress, Node] | None:
+        """A node's address in the range, and the node."""
+        addresses = self._addresses[cidr.version]
+        first, last = _ends(cidr)
+        index = bisect.bisect_left(addresses, first, key=_first)
+        return addresses[index][1:] if index < len(addresses) and addresses[index][0] <= last else None
+
+
+def _ends(cidr: IPNetwork) -> tuple[int, int]:
+    return int(cidr.network_address), int(cidr.broadcast_address)
+
+
+def _first(entry: tuple[int, object, object]) -> int:
     return entry[0]

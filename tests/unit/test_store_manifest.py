@@ -281,6 +281,14 @@ def test_the_first_file_with_a_name_counts() -> None:
     assert problems == {"y": ("Node a stands in x too, which counts; remove one of both",)}
 
 
+def test_a_copy_of_a_file_does_not_take_over() -> None:
+    """An editor's backup, or half a renaming: what was in force stays, whatever the copy is called."""
+    first, copy = node("a", 1, file="x"), node("a", 2, file="b")
+    nodes, problems = combine({"a": first}, b=[copy], x=[first])
+    assert nodes == {"a": first}
+    assert problems == {"b": ("Node a stands in x too, which counts; remove one of both",)}
+
+
 def test_an_overlapping_newcomer_is_refused_whichever_file_comes_first() -> None:
     old, new = node("b", 1), node("a", 1)
     nodes, problems = combine({"b": old}, a=[new], b=[old])

@@ -73,11 +73,14 @@ class _Builder:
         if row is None or uuid is None:
             self._make_bridge(spec)
             return
-        if names.OWNER not in row.external_ids and any(name != row.name for name in self._cache.ports):
+        # Ports of ours on it tell of a bridge whose mark alone was removed.
+        if names.OWNER not in row.external_ids and all(
+            port.role is None for port in self._cache.ports.values()
+        ):
             raise OvsnetError(
-                f"bridge {row.name} has ports and is not ovsnet's",
-                f"choose another bridge, or hand it over: ovs-vsctl set bridge {row.name} "
-                f"external_ids:{names.OWNER}={names.ROLE_BRIDGE}",
+                f"bridge {row.name} exists and is not ovsnet's",
+                f"hand it over: ovs-vsctl set bridge {row.name} external_ids:{names.OWNER}={names.ROLE_BRIDGE}; "
+                "or choose another `bridge`",
             )
         columns: dict[str, Any] = {}
         if row.datapath_type != spec.datapath_type:

@@ -188,6 +188,7 @@ async def test_adopts_what_an_earlier_run_left(sandbox: Sandbox) -> None:
 async def test_keys_and_rows_of_others_stay_as_they_are(sandbox: Sandbox) -> None:
     sandbox.vsctl("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=dummy")
     sandbox.vsctl("set", "bridge", "br-int", "external_ids:theirs=1", "other_config:hwaddr=02:00:00:00:00:01")
+    sandbox.vsctl("set", "bridge", "br-int", "external_ids:ovsnet=bridge")
     async with connected(sandbox) as database:
         await database.apply([AddPort(spec=spare(1))])
         sandbox.vsctl("add-port", "br-int", "eth9", "--", "set", "port", "eth9", "external_ids:a=b")
@@ -224,19 +225,36 @@ async def test_keys_and_rows_of_others_stay_as_they_are(sandbox: Sandbox) -> Non
         assert database.port("eth9") == theirs
 
 
-async def test_a_bridge_of_somebody_else_is_refused_until_it_is_handed_over(sandbox: Sandbox) -> None:
-    sandbox.vsctl("add-br", "br-int", "--", "add-port", "br-int", "eth9")
+@pytest.mark.parametrize("ports", [[], ["eth9"]], ids=["empty", "with a port"])
+async def test_a_bridge_of_somebody_else_is_refused_until_it_is_handed_over(
+    sandbox: Sandbox, ports: list[str]
+) -> None:
+    sandbox.vsctl("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=dummy")
+    for port in ports:
+        sandbox.vsctl("add-port", "br-int", port)
     async with driven(sandbox.remote) as database:
         await database.wait_connected()
-        with pytest.raises(OvsnetError, match="has ports and is not ovsnet's") as refused:
+        before = sandbox.vsctl("list", "bridge", "br-int")
+        with pytest.raises(OvsnetError, match="bridge br-int exists and is not ovsnet's") as refused:
             await database.apply([BRIDGE])
-        assert "external_ids:ovsnet=bridge" in refused.value.hint
-        sandbox.vsctl("set", "bridge", "br-int", "external_ids:ovsnet=bridge")
+        assert sandbox.vsctl("list", "bridge", "br-int") == before
+        command = refused.value.hint.partition("hand it over: ovs-vsctl ")[2].partition(";")[0]
+        sandbox.vsctl(*command.split())
         await until(
             database, lambda: (row := database.bridge()) is not None and names.OWNER in row.external_ids
         )
         await database.apply([BRIDGE])
-        assert set(database.ports()) == {"br-int", "eth9"}
+        assert set(database.ports()) == {"br-int", *ports}
+
+
+async def test_a_bridge_that_lost_its_mark_alone_is_still_ours(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        sandbox.vsctl("clear", "bridge", "br-int", "external_ids")
+        await until(database, lambda: (row := database.bridge()) is not None and not row.external_ids)
+        await database.apply([BRIDGE])
+        row = database.bridge()
+        assert row is not None
+        assert row.external_ids == {names.OWNER: names.ROLE_BRIDGE}
 
 
 async def test_a_port_of_another_bridge_is_refused(sandbox: Sandbox) -> None:

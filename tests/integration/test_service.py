@@ -71,6 +71,8 @@ def test_pods_come_and_go_with_what_the_unit_grants(lab: Lab, unit: configparser
     node.kill(AGENT)
     node.call_on_network(["nft", "flush", "table", "inet", "ovsnet"], check=True)
     node.call_on_network(["sysctl", "-qw", "net.ipv4.ip_forward=0"], check=True)
+    settings = node.private("/etc/ovsnet/agent.yaml")
+    settings.write_text(f"{settings.read_text()}mtu: 1301\n")
     assert (unit["Type"], unit["NotifyAccess"]) == ("notify", "main")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as systemd:
         systemd.bind(str(node.root / "run/notify"))
@@ -81,6 +83,9 @@ def test_pods_come_and_go_with_what_the_unit_grants(lab: Lab, unit: configparser
         assert systemd.recv(100) == b"READY=1"
     process = node.daemon(AGENT)
     assert process is not None
+    for place in ("a1", node.name):
+        interface = "eth0" if place == "a1" else "ovsnet0"
+        assert lab.run(place, ["cat", f"/sys/class/net/{interface}/mtu"]).stdout == "1301\n"
     status = Path(f"/proc/{process.pid}/status").read_text()
     granted = 1 << 1 | 1 << 12 | 1 << 21  # DAC_OVERRIDE, NET_ADMIN, SYS_ADMIN (capability.h)
     assert f"CapEff:\t{granted:016x}\n" in status

@@ -12,11 +12,14 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import yaml
+
 from ovsnet import names, state
 from ovsnet.lab import files
 from ovsnet.lab.node import AGENT, Node
-from ovsnet.lab.state import call, wait_for
+from ovsnet.lab.state import call, wait_for, write_atomically
 from ovsnet.rows import PortRow
+from ovsnet.store import manifest as manifests
 
 EXECUTABLE = "/opt/cni/bin/ovsnet"
 _INTERFACE = re.compile(r"^\d+: ([^:@]+)[:@]", re.MULTILINE)
@@ -223,6 +226,16 @@ def launch_agent(node: Node) -> None:
     """Start the agent without waiting until it is ready."""
     command = [sys.executable, "-P", "-m", "ovsnet", "agent", "--config", "/etc/ovsnet/agent.yaml"]
     node.launch(AGENT, command, env=files.python_environment())
+
+
+def wake_agents(node: Node) -> None:
+    """Have everything compared, as it is every 30 s anyway, by a change of the node's object that changes nothing."""
+    manifest = node.lab.path / "cluster" / f"{node.name}.yaml"
+    document = yaml.safe_load(manifest.read_text())
+    annotations = document["metadata"].setdefault("annotations", {})
+    if annotations.pop(manifests.ENCAPSULATION, None) is None:
+        annotations[manifests.ENCAPSULATION] = node.spec.encap.value
+    write_atomically(manifest, yaml.safe_dump(document))
 
 
 def path(container: str) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from ipaddress import ip_address
@@ -408,16 +409,31 @@ async def test_what_can_not_be_read_is_a_problem_and_stops_nothing(folder: Path)
         await cluster.until(has_range("a", "10.0.2.0/24"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_a_file_without_permission(folder: Path) -> None:
-    (folder / "a.yaml").write_text(text("a", 1))
-    async with running(folder) as cluster:
-        await cluster.until_names("a")
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may read everything: be somebody else for a while."""
+    mine = os.geteuid()
+    os.seteuid(mine or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(mine)
+
+
+async def test_a_file_without_permission() -> None:
+    with tempfile.TemporaryDirectory(prefix="ovsnet-") as path:
+        folder = Path(path)
+        folder.chmod(0o755)  # others may look: what a test's own folder does not allow
+        (folder / "a.yaml").write_text(text("a", 1))
         (folder / "b.yaml").write_text(text("b", 2))
         (folder / "b.yaml").chmod(0)
-        await cluster.until(lambda now: "Permission denied" in now.problems.get(str(folder / "b.yaml"), ""))
-        (folder / "b.yaml").chmod(0o600)
-        await cluster.until_names("a", "b")
+        async with running(folder) as cluster:
+            with unprivileged():
+                await cluster.until(
+                    lambda now: "Permission denied" in now.problems.get(str(folder / "b.yaml"), "")
+                )
+            (folder / "b.yaml").chmod(0o644)
+            await cluster.until_names("a", "b")
 
 
 async def test_one_look(folder: Path) -> None:

@@ -12,6 +12,8 @@ import click
 from ovsnet.cli import options
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ovsnet.agent.view import View
     from ovsnet.rows import PortRow
 
@@ -41,7 +43,7 @@ def summarise(view: View) -> dict[str, Any]:
         {peer.name for peer in topo.peers} - {port["who"] for port in ports if port["role"] == "tunnel"}
     )
     shared = view.config.tunnels.value == "flow"
-    troubles = [*topo.problems, *view.problems.values()]
+    troubles = [*topo.problems, *(f"{file}: {problem}" for file, problem in view.problems.items())]
     if view.health is None:
         troubles.append(f"the agent does not answer on {view.config.cni_socket}")
     elif not view.health.get("ready"):
@@ -104,12 +106,26 @@ def _port(view: View, row: PortRow) -> dict[str, Any]:
     }
 
 
-def _print(summary: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _spare_row(ports: list[dict[str, Any]]) -> tuple[str, ...]:
+    """One row for all spare ports: they differ in nothing but their numbers."""
+    return f"{len(ports)} spare", "", "spare", ports[0]["type"], f"ofport {spans(ports)}", ""
 
-    # Into a pipe or a file nothing is cut off, whatever the terminal.
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
+
+def spans(ports: list[dict[str, Any]]) -> str:
+    """Their OpenFlow ports, neighbours as FIRST-LAST."""
+    found: list[list[int]] = []
+    for number in sorted(port["ofport"] for port in ports):
+        if found and number == found[-1][-1] + 1:
+            found[-1] = [found[-1][0], number]
+        else:
+            found.append([number])
+    return ", ".join("-".join(map(str, span)) for span in found)
+
+
+def _print(summary: dict[str, Any]) -> None:
+    from ovsnet.cli import console as output
+
+    console = output.console(sys.stdout)
     agent = summary["agent"]
     ready = (
         "[green]ready[/]"
@@ -123,17 +139,7 @@ def _print(summary: dict[str, Any]) -> None:
         f"MTU {summary['mtu']}  bridge {summary['bridge']} ({summary['datapath']})  "
         f"{summary['encapsulation']}, tunnels: {summary['tunnels']}  agent {ready}"
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("PORT", "OFPORT", "ROLE", "TYPE", "WHO", "ADDRESSES"):
-        wide = heading in ("WHO", "ADDRESSES")
-        table.add_column(
-            heading, justify="right" if heading == "OFPORT" else "left", no_wrap=not wide, overflow="fold"
-        )
-    for port in summary["ports"]:
-        number = "" if port["ofport"] is None else str(port["ofport"])
-        who = f"[red]{port['error']}[/]" if port["error"] else port["who"]
-        table.add_row(port["name"], number, port["role"], port["type"], who, " ".join(port["addresses"]))
-    console.print(table)
+    output.table(console, ports_table(summary["ports"]))
     if summary["peers"]:
         console.print("[bold]peers[/]")
     for peer in summary["peers"]:
@@ -141,4 +147,30 @@ def _print(summary: dict[str, Any]) -> None:
             f"  {peer['name']}  {peer['encapsulation']} {peer['remote']}  {' '.join(peer['podCIDRs'])}"
         )
     for trouble in summary["troubles"]:
-        console.print(f"[red]! {trouble}[/]")
+        console.print(f"! {trouble}", style="red", markup=False)
+
+
+def ports_table(ports: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    headings = ("PORT", "OFPORT", "ROLE", "TYPE", "WHO", "ADDRESSES")
+    spares = [port for port in ports if port["role"] == "spare" and port["ofport"] and not port["error"]]
+    rows: list[tuple[str | Text, ...]] = []
+    for port in ports:
+        if port not in spares:
+            number = "" if port["ofport"] is None else str(port["ofport"])
+            who = Text(port["error"], style="red") if port["error"] else Text(port["who"])
+            rows.append((port["name"], number, port["role"], port["type"], who, " ".join(port["addresses"])))
+        elif port is spares[0]:
+            rows.append(_spare_row(spares))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, heading in enumerate(headings):
+        # On a narrow terminal who and addresses fold; the other columns stay as wide as what is in them.
+        least = None if index > 3 else max(len(row[index]) for row in [headings, *rows])
+        table.add_column(
+            heading, justify="right" if heading == "OFPORT" else "left", min_width=least, overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -9,14 +9,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ovsnet import names
-from ovsnet.model import AddressRange, Encap, IPAddress, IPNetwork
+from ovsnet import names, ranges
+from ovsnet.model import AddressRange, Encap, IPNetwork
 
 if TYPE_CHECKING:
     from ovsnet.config import Config
-
-MIN_ADDRESSES = 8
-"""A range smaller than this has next to no room once network, gateway and broadcast are gone."""
 
 Found = Iterator[tuple[str, str]]
 """Paths and what is wrong there."""
@@ -41,12 +38,8 @@ def _node_address(config: Config) -> Found:
     ]
     if len(given) > 1:
         yield "nodeAddress", f"{' and '.join(given)} exclude one another; keep one"
-    if chosen.address is not None and _unusable(chosen.address):
+    if chosen.address is not None and ranges.unusable_address(chosen.address):
         yield "nodeAddress.address", f"{chosen.address} can't be reached from another node"
-
-
-def _unusable(address: IPAddress) -> bool:
-    return address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local
 
 
 def _bridge(config: Config) -> Found:
@@ -62,11 +55,10 @@ def _udp_port(config: Config) -> Found:
 def _pod_cidrs(config: Config) -> Found:
     for index, network in enumerate(config.pod_cidrs):
         path = f"podCIDRs[{index}]"
-        if network.num_addresses < MIN_ADDRESSES:
-            longest = network.max_prefixlen - (MIN_ADDRESSES - 1).bit_length()
-            yield path, f"{network} is too small for pods; /{longest} is the smallest range"
-        if _unusable(network.network_address):
-            yield path, f"{network} is not for hosts; choose for example 10.244.1.0/24 or fd00:10:244:1::/64"
+        if (why := ranges.too_small(network)) is not None:
+            yield path, f"{network} {why}"
+        if (why := ranges.unusable_range(network)) is not None:
+            yield path, f"{network} {why}; choose for example 10.244.1.0/24 or fd00:10:244:1::/64"
         for other in config.pod_cidrs[:index]:
             if network.version == other.version and network.overlaps(other):
                 yield path, f"{network} overlaps {other}; every address may be in one range only"

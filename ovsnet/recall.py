@@ -58,6 +58,17 @@ def _node(row: PortRow) -> Node | None:
 
 
 def _clash(a: Node, b: Node) -> bool:
-    return bool(set(a.addresses) & set(b.addresses)) or any(
-        one.version == other.version and one.overlaps(other) for one in a.pod_cidrs for other in b.pod_cidrs
+    return (
+        bool(set(a.addresses) & set(b.addresses))
+        or any(
+            one.version == other.version and one.overlaps(other)
+            for one in a.pod_cidrs
+            for other in b.pod_cidrs
+        )
+        or any(
+            address in cidr
+            for one, other in ((a, b), (b, a))
+            for address in one.addresses
+            for cidr in other.pod_cidrs
+        )
     )

@@ -57,10 +57,17 @@ def topology(
         )
     if not addresses:
         raise NotReady(f"node {name} has no address", "set nodeAddress in the configuration")
+    own_addresses = tuple(dict.fromkeys((*addresses, *(own.addresses if own else ()))))
+    for cidr in cidrs:
+        for address in own_addresses:
+            if address in cidr:
+                raise NotReady(
+                    f"{cidr} of node {name} contains its own address {address}", "give pods another range"
+                )
     problems: list[str] = []
     peers: list[PeerNode] = []
     for node in sorted(nodes.values(), key=lambda node: node.name):
-        if node.name != name and (problem := _conflict(node, cidrs, addresses)):
+        if node.name != name and (problem := _conflict(node, cidrs, own_addresses, addresses)):
             problems.append(problem)
         elif node.name != name:
             remote = next(
@@ -76,7 +83,6 @@ def topology(
                     addresses=node.addresses,
                 )
             )
-    own_addresses = tuple(dict.fromkeys((*addresses, *(own.addresses if own else ()))))
     gateways = tuple(cidr.network_address + 1 for cidr in cidrs)
     derived = encap.pod_mtu(
         uplink_mtu,
@@ -95,18 +101,27 @@ def topology(
     )
 
 
-def _conflict(node: Node, cidrs: Iterable[IPNetwork], addresses: Sequence[IPAddress]) -> str | None:
-    """Why a node can't be a peer of this one, in words; None if it can."""
+def _conflict(
+    node: Node, cidrs: Iterable[IPNetwork], addresses: Iterable[IPAddress], ends: Sequence[IPAddress]
+) -> str | None:
+    """Why a node can't be a peer of this one, in words; None if it can. ends: where tunnels can end here."""
+    what = f"{node.source or node.name}: "
     for cidr in node.pod_cidrs:
         for ours in cidrs:
             if cidr.version == ours.version and cidr.overlaps(ours):
-                return f"{node.source or node.name}: {cidr} of node {node.name} overlaps this node's {ours}; ignored"
+                return what + f"{cidr} of node {node.name} overlaps this node's {ours}; ignored"
+        for address in addresses:
+            if address in cidr:
+                return what + f"{cidr} of node {node.name} contains this node's {address}; ignored"
     for address in node.addresses:
         if address in addresses:
-            return f"{node.source or node.name}: {address} of node {node.name} is this node's own; ignored"
-    if not {address.version for address in node.addresses} & {address.version for address in addresses}:
-        ours_text = ", ".join(map(str, addresses))
-        return f"{node.source or node.name}: node {node.name} has no address of a family of ours ({ours_text}); ignored"
+            return what + f"{address} of node {node.name} is this node's own; ignored"
+        for ours in cidrs:
+            if address in ours:
+                return what + f"{address} of node {node.name} lies in this node's {ours}; ignored"
+    if not {address.version for address in node.addresses} & {address.version for address in ends}:
+        listing = ", ".join(map(str, ends))
+        return what + f"node {node.name} has no address of a family of ours ({listing}); ignored"
     return None
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import TypeVar
 
+from ovsnet import ranges
 from ovsnet.errors import StoreError
 from ovsnet.model import Encap, Frozen, IPAddress, IPNetwork, Node
 from ovsnet.store import documents
@@ -20,21 +21,6 @@ ENCAPSULATION = "ovsnet.io/encapsulation"
 """Annotation: how this node is reached."""
 
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
-_UNUSABLE = [
-    (version, int(network[0]), int(network[-1]), kind)
-    for version, text, kind in (
-        (4, "0.0.0.0/8", "unspecified"),
-        (4, "127.0.0.0/8", "loopback"),
-        (4, "169.254.0.0/16", "link-local"),
-        (4, "224.0.0.0/3", "multicast or reserved"),
-        (6, "::/128", "unspecified"),
-        (6, "::1/128", "loopback"),
-        (6, "fe80::/10", "link-local"),
-        (6, "ff00::/8", "multicast"),
-    )
-    for network in (ipaddress.ip_network(text),)
-]
-"""Addresses that no node or pod can have. As numbers: asking ipaddress took longer than reading the file."""
 _EXAMPLE = "10.244.1.0/24 or fd00:10:244:1::/64"
 
 _Type = TypeVar("_Type")
@@ -209,8 +195,11 @@ class _Reader:
             )
             self._complain(path, what)
             return None
-        if (kind := _unusable(network.network_address)) is not None:
-            self._complain(path, f"{text} is {kind}, not for pods; give a range such as {_EXAMPLE}")
+        if (why := ranges.unusable_range(network)) is not None:
+            self._complain(path, f"{text} {why}, which no pod can have; give a range such as {_EXAMPLE}")
+            return None
+        if (why := ranges.too_small(network)) is not None:
+            self._complain(path, f"{text} {why}")
             return None
         return network
 
@@ -229,7 +218,7 @@ class _Reader:
             except ValueError:
                 self._complain(f"{path}.address", f"{text!r} is not an IP address, as an InternalIP must be")
                 continue
-            if (kind := _unusable(address)) is not None:
+            if (kind := ranges.unusable_address(address)) is not None:
                 self._complain(f"{path}.address", f"{text} is {kind}; other nodes can't reach it")
                 continue
             found[address] = None
@@ -256,15 +245,6 @@ def _without_host_bits(text: str) -> IPNetwork | None:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None
-
-
-def _unusable(address: IPAddress) -> str | None:
-    """Why nobody can have the address; None if someone can."""
-    version, number = address.version, int(address)
-    for family, first, last, kind in _UNUSABLE:
-        if first <= number <= last and family == version:
-            return kind
-    return None
 
 
 def _shown(value: object) -> str:

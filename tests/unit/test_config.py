@@ -91,7 +91,9 @@ MISTAKES = {
     "no prefix length": ("podCIDRs: [10.244.1.0]", "podCIDRs[0]", "write 10.244.1.0/NN"),
     "too small": ("podCIDRs: [10.244.1.0/30]", "podCIDRs[0]", "/29 is the smallest"),
     "too small for IPv6": ('podCIDRs: ["fd00::/126"]', "podCIDRs[0]", "/125 is the smallest"),
-    "multicast": ("podCIDRs: [224.0.0.0/8]", "podCIDRs[0]", "not for hosts"),
+    "multicast": ("podCIDRs: [224.0.0.0/8]", "podCIDRs[0]", "has multicast or reserved addresses"),
+    "everything": ("podCIDRs: [0.0.0.0/0]", "podCIDRs[0]", "has unspecified addresses"),
+    "link-local inside": ("podCIDRs: [168.0.0.0/5]", "podCIDRs[0]", "has link-local addresses"),
     "overlap": ("podCIDRs: [10.1.0.0/16, 10.0.0.0/8]", "podCIDRs[1]", "overlaps 10.1.0.0/16"),
     "node within its pods": (
         "{nodeAddress: {address: 10.244.1.1}, podCIDRs: [10.244.1.0/24]}",

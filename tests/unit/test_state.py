@@ -69,6 +69,12 @@ def test_a_node_without_ranges_or_address_is_not_ready() -> None:
         derive(A, addresses=())
 
 
+def test_a_node_in_its_own_range_is_not_ready() -> None:
+    config = Config(pod_cidrs=(ipaddress.ip_network("192.0.2.0/24"),))
+    with pytest.raises(NotReady, match=r"192\.0\.2\.0/24 of node a contains its own address 192\.0\.2\.1"):
+        derive(A, config=config)
+
+
 def test_the_tunnel_ends_in_the_first_family_of_ours() -> None:
     both = node("b", "2001:db8::2", "192.0.2.2", cidrs=["10.244.2.0/24"])
     assert derive(A, both).peers[0].remote == ipaddress.ip_address("192.0.2.2")
@@ -83,11 +89,20 @@ def test_the_tunnel_ends_in_the_first_family_of_ours() -> None:
             "x.yaml: 10.244.0.0/16 of node x overlaps this node's 10.244.1",
         ),
         (node("x", "192.0.2.1", cidrs=["10.244.9.0/24"]), "192.0.2.1 of node x is this node's own"),
+        (
+            node("x", "192.0.2.200", cidrs=["192.0.2.0/25"]),
+            "192.0.2.0/25 of node x contains this node's 192.0.2.1",
+        ),
+        (node("x", "198.51.100.2", cidrs=["203.0.113.0/24"]), "contains this node's 203.0.113.1"),
+        (
+            node("x", "10.244.1.7", cidrs=["10.244.9.0/24"]),
+            "10.244.1.7 of node x lies in this node's 10.244.1.0/24",
+        ),
         (node("x", cidrs=["10.244.9.0/24"]), "node x has no address of a family of ours"),
     ],
 )
 def test_a_node_that_can_be_no_peer_is_told_and_left_out(other: Node, words: str) -> None:
-    topo = derive(A, B, other)
+    topo = derive(node("a", "192.0.2.1", "203.0.113.1", cidrs=["10.244.1.0/24"]), B, other)
     assert [peer.name for peer in topo.peers] == ["b"]
     (problem,) = topo.problems
     assert words in problem

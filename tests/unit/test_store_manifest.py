@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from ipaddress import ip_address, ip_network
 
@@ -124,7 +125,13 @@ def test_nothing_at_all_is_told_from_nothing_of_ours(text: str) -> None:
             "10.244.1.128/25",
             "spec.podCIDRs[1]: 10.244.1.128/25 overlaps 10.244.1.0/24 of the same node",
         ),
-        ("fd00:10:244:1::/64", "ff02::/64", "is multicast"),
+        ("fd00:10:244:1::/64", "ff02::/64", "ff02::/64 has multicast addresses"),
+        ("fd00:10:244:1::/64", "::/0", "spec.podCIDRs[1]: ::/0 has unspecified addresses"),
+        ("fd00:10:244:1::/64", "168.0.0.0/5", "168.0.0.0/5 has link-local addresses"),
+        ("fd00:10:244:1::/64", "64.0.0.0/2", "64.0.0.0/2 has loopback addresses"),
+        ("fd00:10:244:1::/64", "fe00::/8", "fe00::/8 has link-local addresses"),
+        ("fd00:10:244:1::/64", "fd00::/127", "fd00::/127 is too small for pods; /125 is the smallest range"),
+        ("fd00:10:244:1::/64", "10.244.2.0/31", "10.244.2.0/31 is too small for pods; /29 is the smallest"),
         (
             "address: 192.0.2.11",
             "address: node-a.example",
@@ -241,7 +248,9 @@ def test_no_document_raises(value: object) -> None:
 @given(
     st.dictionaries(
         st.text(max_size=5), st.text(max_size=8) | st.lists(st.text(max_size=5), max_size=3), max_size=4
-    )
+    ).filter(
+        lambda value: not re.search(r"\d[eE]\d", repr(value))
+    )  # 1E5 is text in YAML 1.1 and no longer in 1.2
 )
 @settings(deadline=None)
 def test_text_is_read_as_yaml_says(value: dict[str, object]) -> None:
@@ -299,7 +308,7 @@ def test_an_overlapping_newcomer_is_refused_whichever_file_comes_first() -> None
     assert combine({}, a=[new], b=[old])[0] == {"a": new}
 
 
-@pytest.mark.parametrize("wide", ["10.244.0.0/16", "10.244.1.128/25", "0.0.0.0/0"])
+@pytest.mark.parametrize("wide", ["10.244.0.0/16", "10.244.1.128/25", "8.0.0.0/5"])
 def test_overlaps_of_any_width_are_found(wide: str) -> None:
     other = Node(name="z", pod_cidrs=(ip_network("fd00::/64"), ip_network(wide)), source="z.yaml")
     nodes, problems = combine({}, a=[node("a", 1), node("b", 2)], z=[other])
@@ -311,6 +320,27 @@ def test_an_address_belongs_to_one_node() -> None:
     nodes, problems = combine({}, a=[node("a", 1, "192.0.2.1")], b=[node("b", 2, "192.0.2.1")])
     assert list(nodes) == ["a"]
     assert problems["b"] == ("Node b: 192.0.2.1 is node a's (a.yaml) already; give each node its own",)
+
+
+@pytest.mark.parametrize("swap", [False, True], ids=["range last", "range first"])
+def test_a_range_with_a_nodes_address_is_refused_with_both_named(swap: bool) -> None:
+    """Its tunnels' own packets would go into the tunnel."""
+    wide = Node(name="w", pod_cidrs=(ip_network("192.0.2.0/25"),), source="w.yaml")
+    a = node("a", 1, "192.0.2.1")
+    nodes, problems = combine({}, **({"a": [wide], "z": [a]} if swap else {"a": [a], "z": [wide]}))
+    assert list(nodes) == (["w"] if swap else ["a"])
+    assert problems["z"] == (
+        "Node a: 192.0.2.1 lies in a range of node w (w.yaml); pods' ranges and nodes' addresses must lie apart"
+        if swap
+        else "Node w: 192.0.2.0/25 contains 192.0.2.1, the address of node a (a.yaml); "
+        "pods' ranges and nodes' addresses must lie apart",
+    )
+
+
+def test_a_range_with_the_nodes_own_address_is_refused() -> None:
+    nodes, problems = combine({}, a=[node("a", 1, "10.244.1.77")])
+    assert nodes == {}
+    assert "10.244.1.0/24 contains the node's own address 10.244.1.77" in problems["a"][0]
 
 
 def test_a_refused_change_keeps_what_the_node_had() -> None:
@@ -330,7 +360,7 @@ def test_two_nodes_that_swap_addresses_step_by_step() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(20, 26), st.integers(0, 6)), max_size=12), st.data()
+    st.lists(st.tuples(st.integers(0, 40), st.integers(20, 26), st.integers(0, 1700)), max_size=12), st.data()
 )
 @settings(deadline=None)
 def test_accepted_nodes_never_touch_one_another(
@@ -343,7 +373,7 @@ def test_accepted_nodes_never_touch_one_another(
                 Node(
                     name=f"n{index % 8}",
                     pod_cidrs=(ip_network((f"10.0.{number}.0", length), strict=False),),
-                    addresses=(ip_address(f"192.0.2.{host}"),),
+                    addresses=(ip_address(f"10.0.{host % 41}.{host % 7}"),),
                     source=f"f{index}",
                 )
             ]
@@ -355,7 +385,10 @@ def test_accepted_nodes_never_touch_one_another(
         result = cluster.combine(files(), before)
         nodes = list(result.nodes.values())
         for index, one in enumerate(nodes):
+            assert one.addresses[0] not in one.pod_cidrs[0]
             for two in nodes[:index]:
                 assert not one.pod_cidrs[0].overlaps(two.pod_cidrs[0])
                 assert one.addresses != two.addresses
+                assert one.addresses[0] not in two.pod_cidrs[0]
+                assert two.addresses[0] not in one.pod_cidrs[0]
         before = result.nodes

@@ -1,0 +1,57 @@
+"""Which ranges of addresses pods can have, and which addresses nobody can.
+
+Pure. Called for the configuration and for manifests, so that both are held to the same rules.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from ovsnet.model import IPAddress, IPNetwork
+
+MIN_ADDRESSES = 8
+"""A range smaller than this has next to no room once network, gateway and broadcast are gone."""
+
+_UNUSABLE = [
+    (version, int(network[0]), int(network[-1]), kind)
+    for version, text, kind in (
+        (4, "0.0.0.0/8", "unspecified"),
+        (4, "127.0.0.0/8", "loopback"),
+        (4, "169.254.0.0/16", "link-local"),
+        (4, "224.0.0.0/3", "multicast or reserved"),
+        (6, "::/128", "unspecified"),
+        (6, "::1/128", "loopback"),
+        (6, "fe80::/10", "link-local"),
+        (6, "ff00::/8", "multicast"),
+    )
+    for network in (ipaddress.ip_network(text),)
+]
+"""Addresses that no node or pod can have. As numbers: asking ipaddress took longer than reading the file."""
+
+
+def unusable_address(address: IPAddress) -> str | None:
+    """Why nobody can have the address, in a word; None if someone can."""
+    number = int(address)
+    return _touched(address.version, number, number)
+
+
+def unusable_range(network: IPNetwork) -> str | None:
+    """What the range has that nobody can have, in words; None if it is fit for pods."""
+    first, last = int(network.network_address), int(network.broadcast_address)
+    kind = _touched(network.version, first, last)
+    return f"has {kind} addresses" if kind else None
+
+
+def too_small(network: IPNetwork) -> str | None:
+    """Why the range has no room for pods, and the smallest that has; None if it has."""
+    if network.num_addresses >= MIN_ADDRESSES:
+        return None
+    longest = network.max_prefixlen - (MIN_ADDRESSES - 1).bit_length()
+    return f"is too small for pods; /{longest} is the smallest range"
+
+
+def _touched(version: int, first: int, last: int) -> str | None:
+    for family, low, high, kind in _UNUSABLE:
+        if family == version and first <= high and low <= last:
+            return kind
+    return None

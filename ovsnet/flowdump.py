@@ -48,6 +48,7 @@ def flow(line: str) -> Flow | None:
     )
 
 
+_MISS = re.compile(r"^\s*(\d+)\. No match\.$", re.MULTILINE)
 _STEP = re.compile(r"^\s*(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+))?", re.MULTILINE)
 _BRIDGE = re.compile(r'^\s*bridge\("[^"]*"\)\n\s*-+$', re.MULTILINE)
 _OUTPUT = re.compile(r"-> output port is (\d+)")
@@ -71,6 +72,8 @@ class Trace(Frozen):
     answered: bool
     """It goes back out of the port that it came from: an ARP or neighbour answer."""
     datapath_actions: str
+    missed: int | None = None
+    """The table where no flow matched: the end of the way."""
     failure: str = ""
     """Why a packet that has its port does not get out of it all the same."""
 
@@ -86,6 +89,7 @@ def trace(text: str) -> Trace:
         Step(table=int(found[1]), priority=int(found[3]), cookie=int(found[4] or "0", 16))
         for found in _STEP.finditer(text)
     )
+    miss = _MISS.search(text)
     outputs = _OUTPUT.findall(text)
     actions = _DATAPATH.search(text)
     what = actions[1].strip() if actions else ""
@@ -96,5 +100,6 @@ def trace(text: str) -> Trace:
         output=int(outputs[-1]) if outputs and not dropped else None,
         answered="IN_PORT" in text and not dropped and not outputs,
         datapath_actions=what,
+        missed=int(miss[1]) if miss else None,
         failure=failure[1] if failure else "",
     )

@@ -45,6 +45,16 @@ class Table(Frozen):
     path: Path
 
 
+_HEADER = re.compile(r"\{#\n(.*?)(?:\n\n|\n#\})", re.DOTALL)
+_DROP = re.compile(r"^ {3}(?:drops)? +priority (\d+) +(\S.*)$", re.MULTILINE)
+
+
+def drops(table: Table) -> dict[int, str]:
+    """Why the table drops, by the priority of the flow, as the header of its file says it."""
+    header = _HEADER.match(table.path.read_text(encoding="utf-8"))
+    return {int(found[1]): found[2] for found in _DROP.finditer(header[1])} if header else {}
+
+
 def tables(folder: Path) -> tuple[Table, ...]:
     """The tables in `folder`, in the order in which a packet meets them.
 

@@ -14,7 +14,8 @@ from ovsnet.errors import OvsnetError
 from ovsnet.model import Frozen, IPAddress, LocalNode, Object, Peer, Pod
 from ovsnet.render import kind_of
 
-_OUTSIDE_MAC = "0a:58:00:00:00:01"
+_MANY = 20
+"""So many names are told of those that there are."""
 
 
 class Endpoint(Frozen):
@@ -52,8 +53,13 @@ def _by_name(name: str, objects: Sequence[Object]) -> Endpoint:
     for obj in objects:
         if name in _names(obj):
             return Endpoint(title=f"{kind_of(obj)} {obj.title}", ips=_ips(obj), obj=obj)
-    known = ", ".join(obj.title for obj in objects[:20])
-    raise OvsnetError(f"{name} is no pod, node or address that this node knows", f"known here: {known}")
+    titles = sorted(obj.title for obj in objects)
+    more = f" and {len(titles) - _MANY} more" if len(titles) > _MANY else ""
+    raise OvsnetError(
+        f"{name} is no pod, node or address that this node knows",
+        "a pod of another node is not known here: give its address; "
+        f"known here: {', '.join(titles[:_MANY])}{more}",
+    )
 
 
 def _names(obj: Object) -> set[str]:
@@ -132,8 +138,16 @@ def _next_hop(dst: IPAddress, local: LocalNode, objects: Sequence[Object]) -> st
     return local.mac
 
 
-def verdict(answer: flowdump.Trace, objects: Sequence[Object], tables: Mapping[int, str]) -> tuple[bool, str]:
-    """Whether the packet leaves the bridge, and where to, or what dropped it."""
+def verdict(
+    answer: flowdump.Trace,
+    objects: Sequence[Object],
+    tables: Mapping[int, str],
+    reasons: Mapping[tuple[int, int], str],
+) -> tuple[bool, str]:
+    """Whether the packet leaves the bridge, and where to, or what dropped it.
+
+    reasons: why a flow drops, by table and priority.
+    """
     by_port = {obj.ofport: obj for obj in objects}
     if answer.answered:
         return True, "ANSWERED by the switch"
@@ -143,9 +157,7 @@ def verdict(answer: flowdump.Trace, objects: Sequence[Object], tables: Mapping[i
             f"LOST at the tunnel: {answer.failure}; does a bridge of Open vSwitch have the peer's network?",
         )
     if answer.output is None:
-        last = answer.steps[-1] if answer.steps else None
-        where = f"in table {tables.get(last.table, str(last.table))}" if last else "before any table"
-        return False, f"DROPPED {where}"
+        return False, f"DROPPED{_why(answer, tables, reasons)}"
     obj = by_port.get(answer.output)
     if isinstance(obj, Pod):
         return True, f"DELIVERED to pod {obj.title} by port {obj.port} ({answer.output})"
@@ -154,3 +166,14 @@ def verdict(answer: flowdump.Trace, objects: Sequence[Object], tables: Mapping[i
     if isinstance(obj, LocalNode):
         return True, f"HANDED to the kernel of node {obj.name} by the gateway port ({answer.output})"
     return True, f"SENT out of port {answer.output}, which is no port of ovsnet's"
+
+
+def _why(answer: flowdump.Trace, tables: Mapping[int, str], reasons: Mapping[tuple[int, int], str]) -> str:
+    if answer.missed is not None:
+        name = tables.get(answer.missed, "of this number, not ovsnet's")
+        return f": no flow in table {name} ({answer.missed}) matches; flows are missing"
+    if not answer.steps:
+        return " before any table"
+    last = answer.steps[-1]
+    reason = reasons.get((last.table, last.priority))
+    return f" in table {tables.get(last.table, str(last.table))}" + (f": {reason}" if reason else "")

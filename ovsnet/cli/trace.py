@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import click
@@ -25,7 +26,8 @@ def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None
     node, the node itself, or a peer whose packet arrives here. Without --tcp or --udp it is a ping.
     Exits with 1 when the packet is dropped.
     """
-    from ovsnet import flowdump, tracing
+    from ovsnet import flowdump, pipeline, resources, tracing
+    from ovsnet.cli import console as output
     from ovsnet.switch import trace as switch
 
     if tcp and udp:
@@ -40,13 +42,22 @@ def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None
     flow = tracing.packet(question, view.objects)
     text = asyncio.run(switch.trace(view.config.ovsdb, view.config.bridge, flow))
     answer = flowdump.trace(text)
-    passes, verdict = tracing.verdict(answer, view.objects, view.tables)
-    click.secho(
-        f"{question.source.title} -> {question.target.title}: {verdict}", fg="green" if passes else "red"
+    reasons = {
+        (table.number, priority): reason
+        for table in pipeline.tables(resources.flows_dir())
+        for priority, reason in pipeline.drops(table).items()
+    }
+    passes, verdict = tracing.verdict(answer, view.objects, view.tables, reasons)
+    output.console(sys.stdout).print(
+        f"{question.source.title} -> {question.target.title}: {verdict}",
+        style="green" if passes else "red",
+        markup=False,
     )
     for step in answer.steps:
-        table = view.tables.get(step.table, "?")
-        click.echo(f"  {step.table:>2} {table:<12} priority {step.priority:<4} {owner(view, step.cookie)}")
+        name = view.tables.get(step.table, "?")
+        click.echo(f"  {step.table:>2} {name:<12} priority {step.priority:<4} {owner(view, step.cookie)}")
+    if answer.missed is not None:
+        click.echo(f"  {answer.missed:>2} {view.tables.get(answer.missed, '?'):<12} no flow matches")
     click.echo(f"  packet            {flow}")
     click.echo(f"  datapath actions  {answer.datapath_actions}")
     if raw:

@@ -125,6 +125,13 @@ def test_an_output_that_came_to_nothing_is_a_drop() -> None:
     assert (found.output, found.answered) == (None, False)
 
 
+def test_a_table_without_a_matching_flow() -> None:
+    text = THROUGH[: THROUGH.index("90. ")] + "90. No match.\n    drop\n"
+    found = flowdump.trace(text + SUMMARY.format(actions="drop"))
+    assert (found.steps, found.missed, found.output) == (STEPS[:2], 90, None)
+    assert flowdump.trace(THROUGH + SUMMARY.format(actions="4")).missed is None
+
+
 def test_an_answer() -> None:
     text = THROUGH.replace("     -> output port is 20000\n", "    IN_PORT\n")
     found = flowdump.trace(text + SUMMARY.format(actions="set(arp(op=2)),10"))

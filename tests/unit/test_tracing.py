@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from ovsnet import names, pipeline, tracing
+from ovsnet import names, pipeline, resources, tracing
 from ovsnet.errors import OvsnetError
 from ovsnet.flowdump import Step, Trace
 from ovsnet.model import Encap, LocalNode, Object, Peer, Pod
@@ -91,7 +91,10 @@ def test_an_address_stands_for_itself_alone(address: str) -> None:
 def test_an_unknown_name_is_told_with_what_there_is() -> None:
     with pytest.raises(OvsnetError, match="wbe is no pod, node or address") as caught:
         tracing.endpoint("wbe", OBJECTS)
-    assert "default/web" in caught.value.hint
+    assert caught.value.hint == (
+        "a pod of another node is not known here: give its address; "
+        "known here: default/db, default/web, node-a, node-b, node-c, node-d"
+    )
 
 
 def packet(source: str, target: str, protocol: str = "tcp", port: int = 80) -> str:
@@ -143,8 +146,14 @@ def test_the_families_must_meet() -> None:
 TABLES = {0: "classify", 30: "route"}
 
 
-def trace(output: int | None = None, *, answered: bool = False, steps: tuple[Step, ...] = ()) -> Trace:
-    return Trace(steps=steps, output=output, answered=answered, datapath_actions="")
+def trace(
+    output: int | None = None,
+    *,
+    answered: bool = False,
+    steps: tuple[Step, ...] = (),
+    missed: int | None = None,
+) -> Trace:
+    return Trace(steps=steps, output=output, answered=answered, datapath_actions="", missed=missed)
 
 
 @pytest.mark.parametrize(
@@ -155,10 +164,23 @@ def trace(output: int | None = None, *, answered: bool = False, steps: tuple[Ste
         (trace(1), True, "HANDED to the kernel of node node-a by the gateway port (1)"),
         (trace(99), True, "SENT out of port 99, which is no port of ovsnet's"),
         (trace(answered=True), True, "ANSWERED by the switch"),
-        (trace(steps=(Step(table=30, priority=60, cookie=1),)), False, "DROPPED in table route"),
+        (trace(steps=(Step(table=30, priority=60, cookie=1),)), False, "DROPPED in table route: nobody's"),
+        (trace(steps=(Step(table=30, priority=100, cookie=1),)), False, "DROPPED in table route"),
+        (
+            trace(steps=(Step(table=0, priority=100, cookie=1),), missed=30),
+            False,
+            "DROPPED: no flow in table route (30) matches; flows are missing",
+        ),
         (trace(steps=(Step(table=7, priority=60, cookie=1),)), False, "DROPPED in table 7"),
         (trace(), False, "DROPPED before any table"),
     ],
 )
 def test_the_verdict(answer: Trace, passes: bool, words: str) -> None:
-    assert tracing.verdict(answer, OBJECTS, TABLES) == (passes, words)
+    assert tracing.verdict(answer, OBJECTS, TABLES, {(30, 60): "nobody's"}) == (passes, words)
+
+
+def test_the_templates_say_why_they_drop() -> None:
+    by_name = {table.name: pipeline.drops(table) for table in pipeline.tables(resources.flows_dir())}
+    assert by_name["route"][60] == "an address of this node's range that no pod has"
+    assert set(by_name["spoof_guard"]) == {105, 60, 50, 0}
+    assert all(by_name.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
 @options.output_option
 @click.option("--pod", metavar="POD", help="Only the flows that serve this pod: NAME or NAMESPACE/NAME.")
 @click.option("--table", "only", metavar="TABLE", help="Only one table, by name or number.")
-@click.option("--drops", is_flag=True, help="Only flows that drop, those that did first.")
-def flows(path: Path, output: str, pod: str | None, only: str | None, drops: bool) -> None:
+@click.option("--drops", is_flag=True, help="Only flows that dropped something, most first.")
+@click.option("--all", "every", is_flag=True, help="With --drops: flows that drop, whether they did or not.")
+def flows(path: Path, output: str, pod: str | None, only: str | None, drops: bool, every: bool) -> None:
     """Show the installed flows by table, with names.
 
     A flow whose object is "unknown" has a cookie that nothing of this node's state explains.
     """
+    if every and not drops:
+        raise click.UsageError("--all goes with --drops; without it all flows are shown anyway")
     view = options.view_of(path)
     found = asyncio.run(_dump(view))
     if pod is not None:
@@ -35,11 +39,19 @@ def flows(path: Path, output: str, pod: str | None, only: str | None, drops: boo
     if only is not None:
         found = [flow for flow in found if only in (str(flow.table), view.tables.get(flow.table))]
     if drops:
-        found = sorted((flow for flow in found if flow.actions == "drop"), key=lambda flow: -flow.packets)
+        found = dropping(found, every=every)
     if output == "json":
         click.echo(json.dumps([_plain(view, flow) for flow in found], indent=2))
     else:
         _print(view, found, by_table=not drops)
+        if drops and not every:
+            click.echo("only those that dropped something; --all shows the others as well")
+
+
+def dropping(found: list[Flow], *, every: bool) -> list[Flow]:
+    """The flows that drop, those that dropped most first; unless every one is wanted only those that did."""
+    drops = (flow for flow in found if flow.actions == "drop" and (every or flow.packets))
+    return sorted(drops, key=lambda flow: -flow.packets)
 
 
 async def _dump(view: View) -> list[Flow]:
@@ -92,18 +104,22 @@ def _plain(view: View, flow: Flow) -> dict[str, object]:
 
 
 def _print(view: View, found: list[Flow], *, by_table: bool) -> None:
-    from rich.console import Console
+    from rich.markup import escape
 
-    console = Console(highlight=False, soft_wrap=True)
+    from ovsnet.cli import console as output
+
+    console = output.console(sys.stdout)
     current = None
+    place = "" if by_table else f"{'TABLE':<12} "
+    console.print(f"  {place}{'OBJECT':<28} {'PACKETS':>8}  FLOW", style="bold")
     for flow in found:
         name = view.tables.get(flow.table, "not ovsnet's")
         if by_table and flow.table != current:
-            console.print(f"[bold]table {flow.table} {name}[/]")
+            console.print(f"table {flow.table} {name}", style="bold")
             current = flow.table
         place = "" if by_table else f"{name:<12} "
         console.print(
-            f"  {place}[cyan]{owner(view, flow.cookie):<28}[/] {flow.packets:>8} packets  "
-            f"priority={flow.priority},{flow.match} [dim]actions={flow.actions}[/]"
+            f"  {place}[cyan]{owner(view, flow.cookie):<28}[/] {flow.packets:>8}  "
+            f"priority={flow.priority},{escape(flow.match)} [dim]actions={escape(flow.actions)}[/]"
         )
     console.print(f"{len(found)} flows")

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 
+from ovsnet.cli import console as output
 from ovsnet.lab import check as checking
 from ovsnet.lab import report
 from ovsnet.lab.lab import Lab
@@ -27,8 +27,8 @@ DEFAULT_NAME = "lab"
 PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 FAMILIES = click.Choice(["4", "6", "dual"])
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = output.console(sys.stdout)
+errors = output.console(sys.stderr)
 
 
 class Progress:
@@ -98,7 +98,7 @@ def up(lab: Lab, **options: Any) -> None:
         console.print(f"repaired: {', '.join(changes)}" if changes else "nothing was missing")
     lab.say("checking every path")
     outcome = lab.check()
-    console.print(report.status_table(report.survey(lab)))
+    output.table(console, report.status_table(report.survey(lab)))
     show(outcome)
     console.print("\n[bold]Try next[/]")
     for line in report.next_commands(lab):
@@ -121,7 +121,7 @@ def down(lab: Lab) -> None:
 def status(lab: Lab) -> None:
     """Show nodes, pods, addresses and tunnels; exit code 1 if something is not running."""
     surveyed = report.survey(lab)
-    console.print(report.status_table(surveyed))
+    output.table(console, report.status_table(surveyed))
     if not surveyed.whole:
         console.print(
             f"something is not running: `ovsnet lab --name {lab.name} up` starts it again", style="red"
@@ -144,7 +144,8 @@ def check(lab: Lab, seconds: float) -> None:
 
 
 def show(outcome: checking.Report) -> None:
-    console.print(report.matrix(outcome))
+    for table in report.matrices(outcome, console.width):
+        output.table(console, table)
     console.print(report.summary(outcome), style="green" if outcome.ok else "bold red")
     if not outcome.ok:
         for line in report.failures(outcome):

@@ -105,37 +105,67 @@ def pod_status(pod: Pod) -> PodStatus:
 
 
 def status_table(status: Status) -> Table:
-    table = Table(title=f"lab {status.name}", title_justify="left", title_style="bold")
-    for column in ("node", "pod", "addresses", "MTU", "tunnel peers", "datapath", "encapsulation"):
-        table.add_column(column, justify="right" if column == "MTU" else "left")
+    title = Text(
+        f"lab {status.name}: {status.encapsulation}, {status.datapath} datapath", "bold", overflow="fold"
+    )
+    table = Table(title=title, title_justify="left", title_style="none")
+    for column in ("node", "pod", "addresses", "MTU", "tunnel peers"):
+        table.add_column(column, justify="right" if column == "MTU" else "left", overflow="fold")
     for node in status.nodes:
         peers = ", ".join(node.tunnels) or "-"
         state = Text(f"{node.name}: {', '.join(node.missing)} not running" if node.missing else node.name)
         state.stylize("red" if node.missing else "")
-        common = (peers, status.datapath, status.encapsulation)
-        table.add_row(state, "", "\n".join(node.addresses), "", *common)
+        table.add_row(state, "", "\n".join(node.addresses), "", peers)
         for pod in node.pods:
             name = Text(
                 pod.name if pod.running else f"{pod.name}: not running", style="" if pod.running else "red"
             )
-            table.add_row("", name, "\n".join(pod.addresses), str(pod.mtu or "-"), "", "", "")
+            table.add_row("", name, "\n".join(pod.addresses), str(pod.mtu or "-"), "")
         table.add_section()
     return table
 
 
-def matrix(report: Report) -> Table:
-    """Sources down, targets across; a cell has a mark per kind of probe that failed, or a tick for all."""
+def matrices(report: Report, width: int) -> list[Table]:
+    """Sources down, targets across; a cell has a mark per kind of probe that failed, or a tick for all.
+
+    As many tables as it takes for each to fit in `width` columns.
+    """
     size = sorted({result.size for result in report.results if result.size})
     sizes = f"{size[0]}" if len(size) == 1 else f"{size[0]} to {size[-1]}" if size else "no"
     title = f"from left to top, {sizes}-byte packets"
-    table = Table(title=title, title_justify="left", title_style="bold", show_lines=False)
-    table.add_column("")
-    for target in report.targets:
-        table.add_column(target, justify="center")
-    for source in report.sources:
-        cells = [cell(report.cell(source, target)) for target in report.targets]
-        table.add_row(source, *cells)
-    return table
+    heads = max((len(source) for source in report.sources), default=0)
+    cells = {
+        (source, target): cell(report.cell(source, target))
+        for source in report.sources
+        for target in report.targets
+    }
+    needed = {
+        target: max(len(target), *(cells[source, target].cell_len for source in report.sources), 1)
+        for target in report.targets
+    }
+    tables: list[Table] = []
+    for targets in fitting(needed, width - heads - 4):
+        table = Table(title=None if tables else title, title_justify="left", title_style="bold")
+        table.add_column("", overflow="fold", min_width=heads)
+        for target in targets:
+            table.add_column(target, justify="center", overflow="fold")
+        for source in report.sources:
+            table.add_row(source, *(cells[source, target] for target in targets))
+        tables.append(table)
+    return tables
+
+
+def fitting(needed: dict[str, int], width: int) -> list[list[str]]:
+    """The names in rows of at most `width` columns; each takes what it needs, two blanks and a line."""
+    rows: list[list[str]] = [[]]
+    left = width
+    for name, size in needed.items():
+        if rows[-1] and size + 3 > left:
+            rows.append([])
+            left = width
+        rows[-1].append(name)
+        left -= size + 3
+    return rows
 
 
 def cell(results: list[Result]) -> Text:

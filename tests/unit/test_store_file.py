@@ -420,19 +420,25 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(mine)
 
 
-async def test_a_file_without_permission() -> None:
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that everybody may use, as a test's own is not."""
     with tempfile.TemporaryDirectory(prefix="ovsnet-") as path:
-        folder = Path(path)
-        folder.chmod(0o755)  # others may look: what a test's own folder does not allow
-        (folder / "a.yaml").write_text(text("a", 1))
-        (folder / "b.yaml").write_text(text("b", 2))
-        (folder / "b.yaml").chmod(0)
-        async with running(folder) as cluster:
-            with unprivileged():
-                await cluster.until(
-                    lambda now: "Permission denied" in now.problems.get(str(folder / "b.yaml"), "")
-                )
-            (folder / "b.yaml").chmod(0o644)
+        Path(path).chmod(0o777)  # noqa: S103  # for the length of a test
+        yield Path(path)
+
+
+async def test_a_file_without_permission(public: Path) -> None:
+    (public / "a.yaml").write_text(text("a", 1))
+    async with running(public) as cluster:
+        await cluster.until_names("a")
+        with unprivileged():
+            (public / "b.yaml").write_text(text("b", 2))
+            (public / "b.yaml").chmod(0)
+            await cluster.until(
+                lambda now: "Permission denied" in now.problems.get(str(public / "b.yaml"), "")
+            )
+            (public / "b.yaml").chmod(0o600)
             await cluster.until_names("a", "b")
 
 

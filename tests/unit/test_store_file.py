@@ -424,7 +424,7 @@ def unprivileged() -> Iterator[None]:
 def public() -> Iterator[Path]:
     """A folder that everybody may use, as a test's own is not."""
     with tempfile.TemporaryDirectory(prefix="ovsnet-") as path:
-        Path(path).chmod(0o777)  # noqa: S103  # for the length of a test
+        Path(path).chmod(0o777)  # for the length of a test
         yield Path(path)
 
 

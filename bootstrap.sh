@@ -435,7 +435,7 @@ install_node() {
   install_file "$rendered/ovsnet.service" /etc/systemd/system/ovsnet.service 644
   local agent_changes=$((CHANGES - before))
   node_plugins
-  install_file "$TREE/ovsnet/cni/client.py" /opt/cni/bin/ovsnet 755
+  install_file "$rendered/ovsnet" /opt/cni/bin/ovsnet 755
   # Last: a runtime takes the network for ready when this file is there.
   install_file "$rendered/10-ovsnet.conflist" /etc/cni/net.d/10-ovsnet.conflist 644
   start_node "$agent_changes"

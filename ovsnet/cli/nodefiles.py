@@ -14,10 +14,12 @@ import click
 import jinja2
 
 from ovsnet import config, resources
+from ovsnet.cni import executable
 from ovsnet.config import Config
 from ovsnet.errors import ConfigError
 
 FILES = ("10-ovsnet.conflist", "ovsnet.service")
+EXECUTABLE = "ovsnet"
 _OWN_SOCKET = re.compile(r"/run/(ovsnet[\w.-]*)/[\w./-]+", re.ASCII)
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # not for temporary files
 """What ProtectHome and PrivateTmp keep from a unit (systemd.exec(5))."""
@@ -55,6 +57,7 @@ def node_files(path: Path, installed_as: str, prefix: str, folder: Path) -> None
             config_file=installed_as,
         )
         (folder / name).write_text(text.lstrip("\n"), encoding="utf-8")
+    (folder / EXECUTABLE).write_text(executable.text(), encoding="utf-8")
     click.echo("\n".join((loaded.store.file, loaded.cni_socket, loaded.bridge)))
 
 

@@ -4,7 +4,8 @@
 Owns nothing but the way to the agent; what a call means, the agent decides. It alone answers VERSION, and
 calls that reach no agent: code 11, "try again later", and 50 for STATUS. Runtimes start it for every
 pod, so it is one file that imports C modules only (a start takes about 10 ms, most of it Python's own);
-`json` comes in when something is wrong. The framing is described in ovsnet/cni/framing.py.
+`json` comes in when something is wrong. `executable` compiles it into what is installed. The framing is
+described in ovsnet/cni/framing.py.
 
     OVSNET_SOCKET    the agent's socket; else "agentSocket" of the configuration, else the default
     OVSNET_TIMEOUT   seconds for the whole call; 60 by default

@@ -14,6 +14,8 @@ import jinja2
 import yaml
 
 import ovsnet
+from ovsnet.cni import executable
+from ovsnet.errors import HostFailure
 from ovsnet.lab.spec import LabError, LabSpec, NodeSpec
 from ovsnet.resources import templates_dir
 
@@ -78,9 +80,9 @@ def uplink_filter(uplink: str) -> str:
 def cni_executable() -> str:
     """The thin client that is installed as /opt/cni/bin/ovsnet."""
     try:
-        return (PACKAGE / "cni" / "client.py").read_text()
-    except OSError as error:
-        raise LabError(f"ovsnet is installed incompletely: {error}", "install it again") from error
+        return executable.text()
+    except HostFailure as error:
+        raise LabError(error.message, error.hint) from error
 
 
 def python_environment() -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import importlib.util
 import ipaddress
 import json
 import logging
@@ -22,7 +24,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from ovsnet.cni import client, framing
+from ovsnet.cni import client, executable, framing
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult, Interface, attachment
 from ovsnet.cni.server import CniServer
@@ -94,6 +96,12 @@ class Memory:
         return {"attachments": len(self.attached)}
 
 
+@functools.cache
+def program() -> str:
+    """What is installed, for the interpreter that runs these tests."""
+    return executable.text(sys.executable)
+
+
 class World:
     """A server with its backend, and ways to call it."""
 
@@ -102,7 +110,7 @@ class World:
         self.backend = Memory()
         self.server = CniServer(self.path, self.backend, delivery=0.5)
         self.executable = folder / "ovsnet"
-        shutil.copy(client.__file__, self.executable)
+        self.executable.write_text(program())
         self.executable.chmod(0o755)
         self.netns = netns
 
@@ -170,6 +178,39 @@ async def world(tmp_path: Path, netns: str) -> AsyncIterator[World]:
     assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
     await world.server.close()
     assert not world.path.exists()
+
+
+async def test_another_interpreter_runs_the_source(world: World) -> None:
+    magic = f"MAGIC = {importlib.util.MAGIC_NUMBER!r}"
+    program = "PROGRAM = "
+    lines = world.executable.read_text().splitlines()
+    assert magic in lines
+    other = "\n".join(
+        "MAGIC = b''" if line == magic else "PROGRAM = b''" if line.startswith(program) else line
+        for line in lines
+    )
+    world.executable.write_text(other)
+    assert (await world.run("STATUS"))[0] == 0
+    assert (await world.run("VERSION"))[1]["cniVersion"] == "1.1.0"
+
+
+async def test_the_interpreter_that_compiled_it_does_not_read_the_source(world: World) -> None:
+    lines = world.executable.read_text().splitlines()
+    world.executable.write_text(
+        "\n".join(
+            "SOURCE = 'raise SystemExit(9)'" if line.startswith("SOURCE = ") else line for line in lines
+        )
+    )
+    assert (await world.run("STATUS"))[0] == 0
+
+
+def test_the_executable_is_the_same_whenever_it_is_made() -> None:
+    assert executable.text(sys.executable) == program()
+
+
+def test_without_an_interpreter_there_is_no_executable() -> None:
+    with pytest.raises(HostFailure, match="/nowhere/python3"):
+        executable.text("/nowhere/python3")
 
 
 async def settled() -> None:

@@ -118,6 +118,7 @@ CODES = {
     "AddressUnavailable": 101,
     "AttachmentBroken": 102,
     "HostFailure": 5,
+    "RouteRefused": 5,
     "TryAgain": 11,
     "RangeExhausted": 11,
     "SwitchUnavailable": 11,

@@ -236,11 +236,23 @@ class Lab:
         pods = [self.make_pod(state, pod) for pod in state.pods.values()]
         self.say(f"attaching {len(pods)} pods")
 
-        def pod_up(pod: Pod) -> None:
-            if pod.up():
-                changed(f"pod {pod.name}")
+        started = set(itertools.compress(pods, self.each(Pod.start, pods)))
 
-        self.each(pod_up, pods)
+        def attach(node: Node) -> None:
+            """One after the other, so that the first pod gets the first address; all, whatever fails."""
+            errors: list[LabError] = []
+            for pod in pods:
+                if pod.node.name != node.name:
+                    continue
+                try:
+                    if pod.up() or pod in started:
+                        changed(f"pod {pod.name}")
+                except LabError as error:
+                    errors.append(error)
+            if errors:
+                raise errors[0]
+
+        self.each(attach, nodes)
         self.write_hosts(state)
 
     def each(self, work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:

@@ -39,12 +39,16 @@ class Pod:
         """A command line that runs argv in the pod."""
         return self.node.command(argv, self.netns, files.shell_environment())
 
+    def start(self) -> bool:
+        """Make the namespace with the server in it; whether it was missing."""
+        if self.node.daemon(self.sandbox):
+            return False
+        self.node.launch(self.sandbox, server_command(self.name), netns=self.netns, make_netns=True)
+        return True
+
     def up(self) -> bool:
         """Make what is missing; whether anything was."""
-        changed = not self.node.daemon(self.sandbox)
-        if changed:
-            command = server_command(self.name)
-            self.node.launch(self.sandbox, command, netns=self.netns, make_netns=True)
+        changed = self.start()
         if not self.attached():
             self.attach()
             changed = True

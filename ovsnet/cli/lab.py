@@ -5,10 +5,12 @@ Exit codes: 0; 1 an error or a red check; those of the command itself for exec, 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -18,6 +20,7 @@ from ovsnet.cli import console as output
 from ovsnet.lab import check as checking
 from ovsnet.lab import report
 from ovsnet.lab.lab import Lab
+from ovsnet.lab.node import AGENT
 from ovsnet.lab.spec import LabError, LabSpec
 from ovsnet.lab.state import Folder
 from ovsnet.model import Encap, Tunnels
@@ -96,9 +99,9 @@ def up(lab: Lab, **options: Any) -> None:
     changes = lab.up()
     if state is not None:
         console.print(f"repaired: {', '.join(changes)}" if changes else "nothing was missing")
-    lab.say("checking every path")
-    outcome = lab.check()
-    output.table(console, report.status_table(report.survey(lab)))
+    with unless_removed(lab):
+        outcome = probe(lab)
+        output.table(console, report.status_table(report.survey(lab)))
     show(outcome)
     console.print("\n[bold]Try next[/]")
     for line in report.next_commands(lab):
@@ -136,11 +139,38 @@ def status(lab: Lab) -> None:
 @named
 def check(lab: Lab, seconds: float) -> None:
     """Probe every path between pods, nodes and the outside; exit code 1 if one fails."""
-    lab.say("checking every path")
-    outcome = lab.check(seconds)
+    outcome = probe(lab, seconds)
     show(outcome)
     if not outcome.ok:
         sys.exit(1)
+
+
+def probe(lab: Lab, seconds: float = checking.SECONDS) -> checking.Report:
+    """The check. Raises LabError if the lab was removed meanwhile: then nothing of it means anything."""
+    with unless_removed(lab) as assert_present:
+        lab.say("checking every path")
+        outcome = lab.check(seconds)
+        if not outcome.ok:
+            assert_present()
+        return outcome
+
+
+@contextlib.contextmanager
+def unless_removed(lab: Lab) -> Iterator[Callable[[], None]]:
+    """When the lab is removed while something looks at it, say that instead of what went wrong then."""
+    before = lab.folder.generation()
+
+    def assert_present() -> None:
+        if before and lab.folder.generation(settled=True) != before:
+            raise LabError(
+                "the lab was removed meanwhile", f"`ovsnet lab --name {lab.name} up` makes it again"
+            )
+
+    try:
+        yield assert_present
+    except LabError:
+        assert_present()
+        raise
 
 
 def show(outcome: checking.Report) -> None:
@@ -196,6 +226,19 @@ def become(command: list[str]) -> None:
     """Replace this process, so that terminal, signals and exit code are the command's own."""
     sys.stdout.flush()
     os.execv(command[0], command)
+
+
+@lab.command()
+@click.argument("node")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until interrupted.")
+@named
+def logs(lab: Lab, node: str, follow: bool) -> None:
+    """Print the log of a node's agent."""
+    path = lab.node(node).log(AGENT)
+    if not path.exists():
+        raise LabError(f"the agent of {node} has no log", f"`ovsnet lab --name {lab.name} up` starts it")
+    tail = shutil.which("tail") or "/usr/bin/tail"
+    become([tail, "--lines=+1", *(["--follow=name", "--retry"] if follow else []), str(path)])
 
 
 @lab.command()

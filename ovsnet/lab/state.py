@@ -161,6 +161,17 @@ class Folder:
                     return lock
             os.close(lock)
 
+    def generation(self, settled: bool = False) -> int:
+        """What differs when the lab was removed, and perhaps made again, meanwhile; 0 if there is none.
+
+        settled: first wait for the command that is changing the lab, which may be `down`.
+        """
+        with contextlib.suppress(FileNotFoundError), open(self.path / "lock", "rb") as lock:
+            if settled:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            return os.stat(self.path / "lock").st_ctime_ns
+        return 0
+
     def remove(self) -> None:
         """End every recorded process and remove the folder, the lock last. The lock must be held."""
         processes = self.processes()

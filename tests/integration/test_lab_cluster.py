@@ -66,6 +66,11 @@ def test_every_kind_is_green(encap: Encap, tunnels: Tunnels, families: Families,
         lab.down()
 
 
+def test_pods_get_addresses_in_the_order_of_their_names(lab: Lab) -> None:
+    octets = {pod.name: str(pod.address(4)) for pod in lab.pods}
+    assert octets == {"a1": "10.244.1.2", "a2": "10.244.1.3", "b1": "10.244.2.2", "b2": "10.244.2.3"}
+
+
 def test_up_again_changes_nothing(lab: Lab) -> None:
     before = [(node.daemon(AGENT), [pod.result() for pod in lab.pods]) for node in lab.nodes]
     assert lab.up() == []
@@ -120,6 +125,22 @@ def test_a_pod_asks_for_its_address(lab: Lab) -> None:
         lab.remove_pod("fixed")
 
 
+def test_a_lab_that_is_removed_during_its_check() -> None:
+    name = new_name()
+    command = [sys.executable, "-m", "ovsnet", "lab", "--name", name, "up", "--nodes", "2", "--pods", "1"]
+    try:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) as up:
+            assert up.stderr is not None
+            assert any("checking every path" in line for line in up.stderr)
+            assert Lab(name).down()
+            out, err = up.communicate(timeout=120)
+        assert (up.returncode, out) == (1, "")
+        assert err.startswith("error: the lab was removed meanwhile\n")
+    finally:
+        Lab(name).down()
+
+
 def test_a_session_on_the_command_line() -> None:
     name = new_name()
 
@@ -142,6 +163,7 @@ def test_a_session_on_the_command_line() -> None:
         assert ovsnet("add-node").stdout == "node-c is up\n"
         assert "c1 is up on node-c: 10.244.3.2" in ovsnet("add-pod", "node-c", "c1").stdout
         assert ovsnet("status").returncode == 0
+        assert "node-a" in ovsnet("logs", "node-a").stdout
         assert ovsnet("remove-pod", "c1").returncode == 0
         assert ovsnet("remove-node", "node-c").returncode == 0
         assert ovsnet("check").returncode == 0

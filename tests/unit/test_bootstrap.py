@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from ovsnet import config
+from ovsnet.cli import nodefiles
 from ovsnet.cni import executable
 
 TREE = Path(__file__).resolve().parents[2]
@@ -23,6 +25,7 @@ TREE = Path(__file__).resolve().parents[2]
 PYTHON = """#!/bin/bash
 real() {{ PYTHONPATH={tree} exec {python} "$@"; }}
 case "$1 $2" in
+  "-c import sys, venv"* | "-c import pip" | "-m pip") ;;
   "-m venv")
     dir=${{@: -1}}
     mkdir -p "$dir/bin"
@@ -30,7 +33,6 @@ case "$1 $2" in
     cp "$0" "$dir/bin/python"
     printf '#!/bin/bash\\nexec "%s" -m ovsnet "$@"\\n' "$dir/bin/python" >"$dir/bin/ovsnet"
     chmod 755 "$dir/bin/ovsnet" ;;
-  "-m pip" | "-c import pip") ;;
   *) real "$@" ;;
 esac
 """
@@ -207,43 +209,57 @@ def test_the_lock_of_an_agent_that_runs_stays(machine: Machine) -> None:
     assert path.exists()
 
 
-@pytest.mark.parametrize("there", ["br-int", "br-pods", "br-other"])
 def test_the_bridge_that_keeps_open_vswitch_is_that_of_the_configuration(
-    machine: Machine, tmp_path: Path, there: str
+    machine: Machine, tmp_path: Path
 ) -> None:
     machine.config.write_text("nodeName: node-a\nbridge: br-pods\n")
     machine.install()
-    tool = tmp_path / "ovs-vsctl"
-    tool.write_text(f'#!/bin/sh\n[ "$4" = {there} ]\n')
-    tool.chmod(0o755)
     manifest = machine.path("var/lib/ovsnet-bootstrap/manifest")
     # On the machine itself, which nothing but the manifest's place stands for here.
     script = f"source {TREE}/bootstrap.sh help; manifest() {{ echo {manifest}; }}; bridges_left"
-    done = subprocess.run(
-        ["bash", "-c", script],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.endswith("\nbr-pods\n") == (there == "br-pods")
+    tool = tmp_path / "ovs-vsctl"
+    for there in ("br-int", "br-pods", "br-other"):
+        tool.write_text(f'#!/bin/sh\n[ "$4" = {there} ]\n')
+        tool.chmod(0o755)
+        done = subprocess.run(
+            ["bash", "-c", script],
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.endswith("\nbr-pods\n") == (there == "br-pods")
+
+
+def refused(settings: str) -> str:
+    return " ".join(nodefiles.refused(config.parse(settings)))
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ("cniSocket: /run/agent.sock", "not in a folder of ovsnet's own below /run"),
-        ("cniSocket: /run/openvswitch/agent.sock", "not in a folder of ovsnet's own below /run"),
-        ("cniSocket: /run/ovsnet/../agent.sock", "not in a folder of ovsnet's own below /run"),
-        ("store: {file: /root/cluster}", "the agent can't see /root/cluster"),
-        ("store: {file: /tmp/x}", "the agent can't see /tmp/x"),
-    ],
+    "path", ["/run/a.sock", "/run/openvswitch/a.sock", "/run/ovsnet/../a.sock", "/var/a/a.sock"]
 )
-def test_paths_that_the_unit_keeps_from_the_agent_are_refused(
-    machine: Machine, setting: str, words: str
-) -> None:
-    machine.config.write_text(f"{setting}\n")
-    assert words in machine.node("--config", str(machine.config), fails=True)
+def test_a_socket_outside_of_the_units_own_folder_is_refused(path: str) -> None:
+    assert refused(f"cniSocket: {path}") == (
+        f"cniSocket: {path} is not in a folder of ovsnet's own below /run, such as /run/ovsnet/agent.sock"
+    )
+
+
+@pytest.mark.parametrize("path", ["/run/ovsnet/agent.sock", "/run/ovsnet-2/deep/agent.sock"])
+def test_a_socket_in_a_folder_of_its_own_is_fine(path: str) -> None:
+    assert refused(f"cniSocket: {path}") == ""
+    assert nodefiles.runtime_directory(path) == path.split("/")[2]
+
+
+@pytest.mark.parametrize("path", ["/root/cluster", "/home/a", "/tmp/x", "/srv/../tmp"])
+def test_manifests_that_the_unit_keeps_from_the_agent_are_refused(path: str) -> None:
+    assert "the agent can't see" in refused(f"store: {{file: {path}}}")
+
+
+def test_such_paths_are_refused_before_anything_is_installed(machine: Machine) -> None:
+    machine.config.write_text("cniSocket: /run/agent.sock\nstore: {file: /root/cluster}\n")
+    said = machine.node("--config", str(machine.config), fails=True)
+    assert "cniSocket: /run/agent.sock is not in a folder of ovsnet's own" in said
+    assert "store.file: the agent can't see /root/cluster" in said
     assert not machine.path("etc").exists()
 
 

@@ -37,7 +37,7 @@ def flows(path: Path, output: str, pod: str | None, only: str | None, drops: boo
     if pod is not None:
         found = _of_pod(view, found, pod)
     if only is not None:
-        found = [flow for flow in found if only in (str(flow.table), view.tables.get(flow.table))]
+        found = _of_table(view, found, only)
     if drops:
         found = dropping(found, every=every)
     if output == "json":
@@ -75,6 +75,12 @@ def _of_pod(view: View, found: list[Flow], name: str) -> list[Flow]:
         known = ", ".join(sorted(obj.title for obj in view.objects if isinstance(obj, Pod))) or "none"
         raise OvsnetError(f"there is no pod {name} on this node", f"there are: {known}")
     return [flow for flow in found if flow.cookie in cookies]
+
+
+def _of_table(view: View, found: list[Flow], wanted: str) -> list[Flow]:
+    if not wanted.isdecimal() and wanted not in view.tables.values():
+        raise OvsnetError(f"there is no table {wanted}", f"there are: {', '.join(view.tables.values())}")
+    return [flow for flow in found if wanted in (str(flow.table), view.tables.get(flow.table))]
 
 
 def owner(view: View, cookie: int) -> str:

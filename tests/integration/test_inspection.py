@@ -1,0 +1,283 @@
+"""What people ask a node: show, flows, trace, render; with the agent running and without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cni_world import Cni
+from lab_world import assert_green, eventually, running
+
+from ovsnet.lab.lab import Lab
+from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
+from ovsnet.lab.state import Completed
+
+OVSNET = "/run/ovsnet/bin/ovsnet"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with running(nodes=2, pods=2) as lab:
+        assert_green(lab)
+        yield lab
+
+
+@pytest.fixture(params=["running", "stopped"])
+def node(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Node]:
+    """With the agent running and without it: the answers come from the same state."""
+    node = lab.node("node-a")
+    if request.param == "stopped":
+        node.kill(AGENT)
+    yield node
+    if request.param == "stopped":
+        node.start(AGENT)
+
+
+@pytest.fixture
+def live(lab: Lab) -> Node:
+    return lab.node("node-a")
+
+
+def running_agent(node: Node) -> bool:
+    return node.daemon(AGENT) is not None
+
+
+def ask(node: Node, *arguments: str) -> Completed:
+    done = node.run([OVSNET, *arguments])
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def answer(node: Node, *arguments: str) -> Any:
+    done = ask(node, *arguments, "-o", "json")
+    assert done.returncode in (0, 1), done.stderr
+    return json.loads(done.stdout)
+
+
+# --- show ----------------------------------------------------------------------------------------
+
+
+def test_show_tells_what_every_port_is(lab: Lab, node: Node) -> None:
+    shown = answer(node, "show")
+    assert shown["node"] == "node-a"
+    assert shown["healthy"] == running_agent(node)
+    assert [peer["name"] for peer in shown["peers"]] == ["node-b"]
+    ports = {port["name"]: port for port in shown["ports"]}
+    assert set(ports) == {"br-int", *Cni(node).tool("ovs-vsctl", "list-ports", "br-int").split()}
+    pods = {port["who"]: port["addresses"] for port in ports.values() if port["role"] == "pod"}
+    for name in ("a1", "a2"):
+        assert pods[f"default/{name}"] == [str(address) for address in lab.pod(name).addresses]
+    assert {port["who"] for port in ports.values() if port["role"] == "tunnel"} == {"node-b"}
+    for name, row in Cni(node).rows().items():
+        if name in ports:
+            assert ports[name]["ofport"] == row.ofport
+
+
+def test_show_for_people(node: Node) -> None:
+    done = ask(node, "show")
+    assert done.returncode == (0 if running_agent(node) else 1)
+    for words in ("node-a", "default/a1", "10.244.1.", "node-b", "vxlan", "ovsnet0", "spare"):
+        assert words in done.stdout
+    assert ("agent ready" if running_agent(node) else "agent away") in done.stdout
+
+
+def test_show_tells_a_port_that_does_not_work(live: Node) -> None:
+    cni = Cni(live)
+    cni.tool("ovs-vsctl", "--no-wait", "add-port", "br-int", "nothing0")
+    try:
+        eventually(lambda: ask(live, "show").returncode == 1)
+        assert any("nothing0" in trouble for trouble in answer(live, "show")["troubles"])
+    finally:
+        cni.tool("ovs-vsctl", "del-port", "br-int", "nothing0")
+    eventually(lambda: ask(live, "show").returncode == 0)
+
+
+# --- flows ---------------------------------------------------------------------------------------
+
+
+def test_every_flow_has_its_object(node: Node) -> None:
+    found = answer(node, "flows")
+    dumped = Cni(node).tool("ovs-ofctl", "dump-flows", "br-int").count("actions=")
+    assert len(found) == dumped
+    assert [flow for flow in found if flow["object"].startswith("unknown")] == []
+    assert {"node node-a", "pod default/a1", "pod default/a2", "peer node-b"} == {
+        flow["object"] for flow in found
+    }
+
+
+def test_flows_of_a_pod_of_a_table_and_drops(lab: Lab, live: Node) -> None:
+    assert {flow["object"] for flow in answer(live, "flows", "--pod", "default/a1")} == {"pod default/a1"}
+    everything = answer(live, "flows")
+    table = everything[0]["table"]
+    assert {flow["table"] for flow in answer(live, "flows", "--table", table)} == {table}
+    number = str(everything[0]["number"])
+    assert len(answer(live, "flows", "--table", number)) == len(answer(live, "flows", "--table", table))
+    drops = answer(live, "flows", "--drops")
+    assert drops
+    assert {flow["actions"] for flow in drops} == {"drop"}
+    packets = [flow["packets"] for flow in drops]
+    assert packets == sorted(packets, reverse=True)
+
+
+def test_flows_count_what_passes(lab: Lab, live: Node) -> None:
+    def packets() -> int:
+        return sum(flow["packets"] for flow in answer(live, "flows", "--pod", "a1"))
+
+    before = packets()
+    assert lab.exec("a1", ["ping", "-c5", "-i0.1", "-W2", "a2"]).returncode == 0
+    eventually(lambda: packets() >= before + 5)
+
+
+def test_a_flow_by_hand_is_called_unknown(lab: Lab) -> None:
+    node = lab.node("node-a")
+    cni = Cni(node)
+    cni.tool("ovs-ofctl", "add-flow", "br-int", "cookie=0x77,table=0,priority=1,in_port=4321,actions=drop")
+    try:
+        objects = {flow["cookie"]: flow["object"] for flow in answer(node, "flows")}
+        assert objects["0x77"] == "unknown"
+    finally:
+        cni.tool("ovs-ofctl", "del-flows", "br-int", "cookie=0x77/-1")
+
+
+def test_flows_for_people(live: Node) -> None:
+    done = ask(live, "flows")
+    assert done.returncode == 0
+    assert "pod default/a1" in done.stdout
+    assert "table 0 " in done.stdout
+    assert done.stdout.rstrip().endswith("flows")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["flows", "--pod", "nobody"], ["nobody", "default/a1"]),
+        (["flows", "--table", "nowhere"], ["nowhere", "spoof_guard"]),
+        (["trace", "nobody", "a1"], ["nobody", "default/a1"]),
+        (["trace", "a1", "nobody"], ["nobody", "default/a1"]),
+        (["trace", "a1", "a2", "--tcp", "80", "--udp", "80"], ["--tcp", "--udp"]),
+        (["trace", "a1", "a2", "--tcp", "0"], ["--tcp"]),
+        (["show", "--config", "/nowhere.yaml"], ["/nowhere.yaml", "--config"]),
+        (["flws"], ["flws"]),
+    ],
+)
+def test_unknown_names_are_told_with_the_known_ones(lab: Lab, arguments: list[str], words: list[str]) -> None:
+    done = ask(lab.node("node-a"), *arguments)
+    assert done.returncode in (1, 2), done.stdout
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+# --- trace ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a1", "a2"], ["pod default/a1 -> pod default/a2"]),
+        (["default/a1", "default/a2", "--tcp", "80"], ["tcp", "80"]),
+        (["a1", "node-b", "--udp", "53"], ["node-b", "vxl-"]),
+        (["a1", "10.244.2.2"], ["node-b", "vxl-"]),
+        (["a1", "fd00:10:244:2::2"], ["node-b", "vxl-"]),
+        (["a1", "node-a"], ["kernel of node node-a"]),
+        (["a1", "192.0.2.1", "--tcp", "443"], ["kernel of node node-a", "tcp_dst=443"]),
+        (["node-a", "a1"], ["pod default/a1"]),
+        (["node-b", "a1"], ["pod default/a1"]),
+    ],
+)
+def test_trace_follows_a_packet(live: Node, arguments: list[str], words: list[str]) -> None:
+    done = ask(live, "trace", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word in words:
+        assert word in done.stdout, done.stdout
+    assert "unknown" not in done.stdout
+
+
+@pytest.mark.parametrize("target", ["10.244.1.222", "fd00:10:244:1::222"])
+def test_trace_tells_what_is_dropped_and_where(node: Node, target: str) -> None:
+    done = ask(node, "trace", "a1", target)
+    assert done.returncode == 1
+    assert "DROPPED in table route" in done.stdout.splitlines()[0]
+
+
+def test_trace_gives_ovs_its_own_text_too(live: Node) -> None:
+    assert "Datapath actions:" in ask(live, "trace", "a1", "a2", "--raw").stdout
+
+
+# --- without Open vSwitch ------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("daemon", [OVSDB, VSWITCHD])
+def test_what_is_away_is_named(lab: Lab, daemon: str) -> None:
+    node = lab.node("node-b")
+    node.kill(daemon)
+    try:
+        for arguments in [["show"]] if daemon == OVSDB else [["flows"], ["trace", "b1", "b2"]]:
+            done = ask(node, *arguments)
+            assert done.returncode == 1
+            assert daemon in done.stderr, done.stderr
+        if daemon == VSWITCHD:
+            eventually(lambda: ask(node, "show").returncode == 1)
+    finally:
+        node.start(daemon)
+    eventually(lambda: ask(node, "show").returncode == 0, 20)
+
+
+# --- render --------------------------------------------------------------------------------------
+
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop}
+spec: {nodeName: node-a}
+status: {podIPs: [{ip: 10.244.1.7}, {ip: "fd00:10:244:1::7"}]}
+"""
+
+
+def test_render_needs_no_switch(lab: Lab, node: Node, tmp_path: Path) -> None:
+    """Of the lab's own manifests it gives the flows of node and peer as they are installed."""
+    folder = "/etc/ovsnet/cluster"
+    rendered = ask(
+        node, "render", "--state", folder, "--node", "node-a", "--config", "/etc/ovsnet/agent.yaml"
+    )
+    assert rendered.returncode == 0, rendered.stderr
+    objects = {flow["cookie"]: flow["object"] for flow in answer(node, "flows")}
+    installed = sum(not owner.startswith("pod") for owner in objects.values())
+    assert installed == len({line.split(",")[0] for line in rendered.stdout.splitlines()})
+    flows = [flow for flow in answer(node, "flows") if not flow["object"].startswith("pod")]
+    assert len(flows) == len(rendered.stdout.splitlines())
+
+
+def test_render_a_folder(lab: Lab, tmp_path: Path) -> None:
+    for name in ("node-a", "node-b"):
+        (tmp_path / f"{name}.yaml").write_text((lab.folder.path / "cluster" / f"{name}.yaml").read_text())
+    (tmp_path / "web.yaml").write_text(POD)
+    node = lab.node("node-a")
+    done = ask(node, "render", "--state", str(tmp_path), "--node", "node-a")
+    assert done.returncode == 0, done.stderr
+    assert "10.244.1.7" in done.stdout
+    assert "fd00:10:244:1::7" in done.stdout
+    assert done.stdout == ask(node, "render", "--state", str(tmp_path), "--node", "node-a").stdout
+    assert "10.244.1.7" not in ask(node, "render", "--state", str(tmp_path), "--node", "node-b").stdout
+
+    for arguments, words in (
+        ([], ["--node", "node-a", "node-b"]),
+        (["--node", "node-x"], ["node-x", "node-a"]),
+    ):
+        refused = ask(node, "render", "--state", str(tmp_path), *arguments)
+        assert refused.returncode == 1
+        for word in words:
+            assert word in refused.stderr, refused.stderr
+    (tmp_path / "broken.yaml").write_text("{")
+    refused = ask(node, "render", "--state", str(tmp_path), "--node", "node-a")
+    assert refused.returncode == 1
+    assert "broken.yaml" in refused.stderr
+
+
+def test_render_of_no_folder(lab: Lab) -> None:
+    done = ask(lab.node("node-a"), "render", "--state", "/nowhere")
+    assert done.returncode == 2
+    assert "/nowhere" in done.stderr

@@ -50,6 +50,16 @@ def interface_type(encap: Encap, version: int) -> str:
     return "ip6gre" if encap is Encap.GRE and version == 6 else encap.value
 
 
+def udp_port(encap: Encap, configured: Encap, port: int | None) -> int | None:
+    """The UDP port of the encapsulation's tunnels; None for GRE.
+
+    port: what the configuration says for the encapsulation that is configured. Another one keeps its
+    own: no two can have the same.
+    """
+    own = UDP_PORTS.get(encap)
+    return own if own is None or port is None or encap is not configured else port
+
+
 def options(
     encap: Encap,
     remote: IPAddress | None,

@@ -64,7 +64,7 @@ def tunnel_interface(encap: str, remote: str = "") -> str:
     """A tunnel port's name: at most 15 characters, the same for the same far end at every start."""
     if not remote:
         return f"{encap}-flow"
-    digest = hashlib.blake2b(remote.encode(), digest_size=4).hexdigest()
+    digest = hashlib.blake2b(remote.encode(), digest_size=5).hexdigest()
     return f"{encap[:3]}-{digest}"
 
 

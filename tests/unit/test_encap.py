@@ -62,6 +62,13 @@ def test_udp_port_is_named_only_where_ovs_would_take_another() -> None:
     assert "dst_port" not in encap.options(Encap.GRE, V4, None, 1, 8472)
 
 
+def test_the_configured_udp_port_is_one_encapsulations() -> None:
+    assert encap.udp_port(Encap.VXLAN, Encap.VXLAN, 8472) == 8472
+    assert encap.udp_port(Encap.GENEVE, Encap.VXLAN, 8472) == 6081
+    assert encap.udp_port(Encap.VXLAN, Encap.VXLAN, None) == 4789
+    assert encap.udp_port(Encap.GRE, Encap.VXLAN, 8472) is None
+
+
 def test_udp_over_ipv6_has_checksums() -> None:
     assert encap.options(Encap.GENEVE, V6, None, 1, None)["csum"] == "true"
     assert "csum" not in encap.options(Encap.GRE, V6, None, 1, None)

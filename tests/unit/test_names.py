@@ -39,6 +39,11 @@ def test_an_interface_name_fits_linux(encap: str, peer: str) -> None:
     assert not set(name) & set("/: ")
 
 
+def test_tunnels_of_many_addresses_have_many_names() -> None:
+    addresses = [f"10.{a}.{b}.{c}" for a in range(2) for b in range(256) for c in range(256)]
+    assert len({names.tunnel_interface("vxlan", address) for address in addresses}) == len(addresses)
+
+
 def test_the_ends_of_a_pair_are_named_by_its_token() -> None:
     assert names.host_interface("00c0ffee") == "pod-00c0ffee"
     assert names.spare_interface("00c0ffee") == "spare-00c0ffee"

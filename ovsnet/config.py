@@ -150,8 +150,10 @@ class Config(Section):
     node_address: Annotated[
         NodeAddress,
         Meta(
-            description="The address that peers send tunnel packets to. One of the keys below; without any, the "
-            "InternalIP of the node's own Node object, else the address of the interface with the default route."
+            description="This node's end of its tunnels. Peers send to the InternalIPs of the node's own Node object, "
+            "the first of each family: it must be one of these. One of the keys below; without any, these "
+            "InternalIPs, else the address of the interface with the default route. On nodes with both families, the "
+            "first InternalIP of the node whose name sorts first decides which of them a tunnel uses."
         ),
     ] = NodeAddress()
     ovsdb: Annotated[
@@ -201,7 +203,8 @@ class Config(Section):
     udp_port: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | None,
         Meta(
-            description="The UDP port of VXLAN or Geneve; the same on all nodes.",
+            description="The UDP port of the configured `encapsulation`; the same on all nodes. Tunnels to nodes whose "
+            "annotation asks for another encapsulation have that one's own port.",
             examples=[8472],
             extra={"default": "4789 for VXLAN, 6081 for Geneve"},
         ),

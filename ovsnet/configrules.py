@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ovsnet import names, ranges
+from ovsnet import encap, names, ranges
 from ovsnet.model import AddressRange, Encap, IPNetwork
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ def _bridge(config: Config) -> Found:
 def _udp_port(config: Config) -> Found:
     if config.encapsulation is Encap.GRE and config.udp_port is not None:
         yield "udpPort", "GRE has no UDP port; remove it, or choose vxlan or geneve"
+    for other, own in encap.UDP_PORTS.items():
+        if other is not config.encapsulation and config.udp_port == own:
+            yield (
+                "udpPort",
+                f"{own} is that of {other.value}, which nodes with an annotation use; choose another",
+            )
 
 
 def _pod_cidrs(config: Config) -> Found:

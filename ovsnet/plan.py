@@ -47,7 +47,7 @@ def desired_ports(config: Config, topo: Topology) -> list[PortSpec]:
         type="internal",
         mac=topo.mac,
         mtu_request=topo.mtu,
-        external_ids={names.OWNER: names.ROLE_GATEWAY} | recall.ids(topo.name, topo.cidrs, topo.addresses),
+        external_ids={names.OWNER: names.ROLE_GATEWAY} | recall.ids(topo.name, topo.cidrs, topo.internal),
     )
     by_port: dict[str, list[PeerNode]] = {}
     for peer in topo.peers:
@@ -63,13 +63,18 @@ def _tunnel(config: Config, topo: Topology, name: str, peers: list[PeerNode]) ->
         remote = local = None
         version = max(each.remote.version for each in peers)
     else:
-        remote, version = peer.remote, peer.remote.version
-        local = next(address for address in topo.addresses if address.version == version)
+        if len(peers) > 1:
+            raise OvsnetError(
+                f"the tunnels to {peers[0].name} and {peers[1].name} would have one name, {name}",
+                "give one of these nodes another address, or choose tunnels: flow",
+            )
+        remote, local, version = peer.remote, peer.local, peer.remote.version
         ids |= recall.ids(peer.name, peer.cidrs, peer.addresses)
+    udp_port = encap.udp_port(peer.encap, config.encapsulation, config.udp_port)
     return PortSpec(
         name=name,
         type=encap.interface_type(peer.encap, version),
-        options=encap.options(peer.encap, remote, local, config.vni, config.udp_port, version),
+        options=encap.options(peer.encap, remote, local, config.vni, udp_port, version),
         external_ids=ids,
     )
 

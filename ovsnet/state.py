@@ -22,20 +22,28 @@ class PeerNode(Frozen):
 
     name: str
     remote: IPAddress
+    """The tunnel's far end."""
+    local: IPAddress
+    """The tunnel's end on this node, of the same family."""
     encap: Encap
     cidrs: tuple[IPNetwork, ...]
     addresses: tuple[IPAddress, ...]
 
 
 class Topology(Frozen):
-    """Who is who. `problems`: peers that can't be reached as they are described, in words."""
+    """Who is who. `problems`: what can't work as it is described, in words."""
 
     name: str
     addresses: tuple[IPAddress, ...]
+    """All that this node has: the ends of its tunnels, and those of its Node object."""
+    internal: tuple[IPAddress, ...]
+    """InternalIPs as the peers know them, in their order; this node's own word while it has no Node object."""
     cidrs: tuple[IPNetwork, ...]
     gateways: tuple[IPAddress, ...]
     mac: str
     mtu: int
+    encaps: tuple[Encap, ...]
+    """Encapsulations in use, and the configured one, which the next peer will use."""
     peers: tuple[PeerNode, ...]
     problems: tuple[str, ...] = ()
 
@@ -45,11 +53,44 @@ def topology(
 ) -> Topology:
     """Who this node and its peers are.
 
-    addresses: this node's own, the tunnel's end first. Raises NotReady while this node's pod
-    ranges are not known.
+    addresses: those of this node that tunnels can end at, the preferred one first. Raises NotReady while
+    there are no pod ranges, or none that could be used.
     """
-    own = nodes.get(name)
-    cidrs = config.pod_cidrs or (own.pod_cidrs if own else ())
+    own = nodes.get(name, Node(name=name))
+    cidrs = config.pod_cidrs or own.pod_cidrs
+    everything = tuple(dict.fromkeys((*addresses, *own.addresses)))
+    _require(name, cidrs, addresses, everything)
+    internal = own.addresses or tuple(addresses)
+    # Peers see only what the Node object says: both ends are to choose from the same.
+    ends = tuple(address for address in internal if address in addresses) or tuple(addresses)
+    problems = _unreachable(own, addresses) if name in nodes else []
+    peers: list[PeerNode] = []
+    for node in sorted(nodes.values(), key=lambda node: node.name):
+        if node.name == name:
+            continue
+        if problem := _conflict(node, cidrs, everything, ends):
+            problems.append(problem)
+        else:
+            peers.append(_peer(config, own, ends, node))
+    gateways = tuple(cidr.network_address + 1 for cidr in cidrs)
+    return Topology(
+        name=name,
+        addresses=everything,
+        internal=internal,
+        cidrs=tuple(cidrs),
+        gateways=gateways,
+        mac=names.mac_of(gateways[0]),
+        mtu=_mtu(config, cidrs, peers, uplink_mtu, ends[0].version),
+        encaps=tuple(sorted({config.encapsulation, *(peer.encap for peer in peers)})),
+        peers=tuple(peers),
+        problems=tuple(problems),
+    )
+
+
+def _require(
+    name: str, cidrs: Sequence[IPNetwork], addresses: Sequence[IPAddress], everything: Iterable[IPAddress]
+) -> None:
+    """Raises NotReady when this node lacks what it needs to be one of the cluster."""
     if not cidrs:
         raise NotReady(
             f"node {name} has no pod ranges",
@@ -57,48 +98,32 @@ def topology(
         )
     if not addresses:
         raise NotReady(f"node {name} has no address", "set nodeAddress in the configuration")
-    own_addresses = tuple(dict.fromkeys((*addresses, *(own.addresses if own else ()))))
     for cidr in cidrs:
-        for address in own_addresses:
+        for address in everything:
             if address in cidr:
                 raise NotReady(
                     f"{cidr} of node {name} contains its own address {address}", "give pods another range"
                 )
-    problems: list[str] = []
-    peers: list[PeerNode] = []
-    for node in sorted(nodes.values(), key=lambda node: node.name):
-        if node.name != name and (problem := _conflict(node, cidrs, own_addresses, addresses)):
-            problems.append(problem)
-        elif node.name != name:
-            remote = next(
-                there for here in addresses for there in node.addresses if here.version == there.version
+
+
+def _unreachable(own: Node, addresses: Iterable[IPAddress]) -> list[str]:
+    """In words: addresses that peers take for this node's end of tunnels and that are not."""
+    what = f"{own.source or own.name}: "
+    if not own.addresses:
+        return [
+            what + f"node {own.name} has no InternalIP: no peer can send to it; give it {_list(addresses)}"
+        ]
+    found = []
+    for version in dict.fromkeys(address.version for address in own.addresses):
+        told = next(address for address in own.addresses if address.version == version)
+        here = [address for address in addresses if address.version == version]
+        if told not in here:
+            found.append(
+                what
+                + f"peers send to {told}, the first InternalIP of that family of node {own.name}, but its tunnels "
+                f"end at {_list(here or addresses)}; correct the Node object or nodeAddress"
             )
-            chosen = pair_encap(config.encapsulation, name, own.encap if own else None, node.name, node.encap)
-            peers.append(
-                PeerNode(
-                    name=node.name,
-                    remote=remote,
-                    encap=chosen,
-                    cidrs=node.pod_cidrs,
-                    addresses=node.addresses,
-                )
-            )
-    gateways = tuple(cidr.network_address + 1 for cidr in cidrs)
-    derived = encap.pod_mtu(
-        uplink_mtu,
-        [(peer.encap, peer.remote) for peer in peers],
-        (config.encapsulation, addresses[0].version),
-    )
-    return Topology(
-        name=name,
-        addresses=own_addresses,
-        cidrs=tuple(cidrs),
-        gateways=gateways,
-        mac=names.mac_of(gateways[0]),
-        mtu=derived if config.mtu == "auto" else config.mtu,
-        peers=tuple(peers),
-        problems=tuple(problems),
-    )
+    return found
 
 
 def _conflict(
@@ -116,13 +141,49 @@ def _conflict(
     for address in node.addresses:
         if address in addresses:
             return what + f"{address} of node {node.name} is this node's own; ignored"
-        for ours in cidrs:
-            if address in ours:
-                return what + f"{address} of node {node.name} lies in this node's {ours}; ignored"
+        if ours_with := [ours for ours in cidrs if address in ours]:
+            return what + f"{address} of node {node.name} lies in this node's {ours_with[0]}; ignored"
     if not {address.version for address in node.addresses} & {address.version for address in ends}:
-        listing = ", ".join(map(str, ends))
-        return what + f"node {node.name} has no address of a family of ours ({listing}); ignored"
+        return what + f"node {node.name} has no address of a family of ours ({_list(ends)}); ignored"
     return None
+
+
+def _list(addresses: Iterable[IPAddress]) -> str:
+    return ", ".join(map(str, addresses))
+
+
+def _peer(config: Config, own: Node, ends: Sequence[IPAddress], node: Node) -> PeerNode:
+    version = pair_family(own.name, ends, node.name, node.addresses)
+    return PeerNode(
+        name=node.name,
+        remote=_first_of(version, node.addresses),
+        local=_first_of(version, ends),
+        encap=pair_encap(config.encapsulation, own.name, own.encap, node.name, node.encap),
+        cidrs=node.pod_cidrs,
+        addresses=node.addresses,
+    )
+
+
+def _first_of(version: int, addresses: Iterable[IPAddress]) -> IPAddress:
+    return next(address for address in addresses if address.version == version)
+
+
+def _mtu(
+    config: Config, cidrs: Iterable[IPNetwork], peers: Iterable[PeerNode], uplink_mtu: int, version: int
+) -> int:
+    """The pods' MTU in bytes. Raises NotReady for one that IP can't live with (RFC 791, RFC 8200)."""
+    default = (config.encapsulation, version)
+    derived = encap.pod_mtu(uplink_mtu, [(peer.encap, peer.remote) for peer in peers], default)
+    mtu = derived if config.mtu == "auto" else config.mtu
+    least = 1280 if any(cidr.version == 6 for cidr in cidrs) else 576
+    if mtu < least:
+        source = f"uplink {uplink_mtu} less the tunnel's overhead" if config.mtu == "auto" else "configured"
+        raise NotReady(
+            f"an MTU of {mtu} ({source}) is too small for IPv{6 if least == 1280 else 4} pods, "
+            f"which need at least {least}",
+            "raise the MTU of the uplink and of the network behind it",
+        )
+    return mtu
 
 
 def pair_encap(default: Encap, a: str, a_encap: Encap | None, b: str, b_encap: Encap | None) -> Encap:
@@ -132,6 +193,16 @@ def pair_encap(default: Encap, a: str, a_encap: Encap | None, b: str, b_encap: E
     """
     first, second = (a_encap, b_encap) if a < b else (b_encap, a_encap)
     return first or second or default
+
+
+def pair_family(a: str, a_addresses: Iterable[IPAddress], b: str, b_addresses: Iterable[IPAddress]) -> int:
+    """The family of the tunnel between two nodes that have one in common, the same whichever of them asks.
+
+    The first address of the node whose name sorts first decides, if the other has that family.
+    """
+    first, second = (a_addresses, b_addresses) if a < b else (b_addresses, a_addresses)
+    there = {address.version for address in second}
+    return next(address.version for address in first if address.version in there)
 
 
 def identity(pod: Pod) -> dict[str, str]:

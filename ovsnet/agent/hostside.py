@@ -6,6 +6,7 @@ but what `host` needs to leave alone what is right already.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Collection, Iterable
 
@@ -25,19 +26,32 @@ class HostSide:
         self._rules = rules
 
     async def uplink(self, choice: config.NodeAddress, internal: Iterable[IPAddress]) -> Uplink:
-        """Where the node's address is. Raises HostFailure that lists what there is.
+        """The node's end of tunnels, the first address being the preferred one. Raises HostFailure that lists
+        what there is.
 
-        internal: the Node object's InternalIPs, which decide when the configuration does not.
+        internal: the Node object's InternalIPs, which is where peers send. They decide when the configuration
+        does not, and which address of the other family there is when it does.
         """
         explicit = UplinkChoice(address=choice.address, interface=choice.interface, route_to=choice.route_to)
-        if explicit != UplinkChoice():
-            return await uplink.resolve(explicit)
+        found = [await uplink.resolve(explicit)] if explicit != UplinkChoice() else []
+        families = {found[0].addresses[0].version} if found else set()
         for address in internal:
-            try:
-                return await uplink.resolve(UplinkChoice(address=address))
-            except HostFailure:
+            if address.version in families:
                 continue
-        return await uplink.resolve(UplinkChoice())
+            with contextlib.suppress(HostFailure):
+                found.append(await uplink.resolve(UplinkChoice(address=address)))
+                families.add(address.version)
+        if not found:
+            return await uplink.resolve(UplinkChoice())
+        by_family: dict[int, IPAddress] = {}
+        # What the interface has besides the chosen address comes last: the Node object knows better.
+        for each in [first.addresses[0] for first in found] + list(found[0].addresses):
+            by_family.setdefault(each.version, each)
+        return Uplink(
+            interface=found[0].interface,
+            addresses=tuple(by_family.values()),
+            mtu=min(each.mtu for each in found),
+        )
 
     def datapath(self, choice: config.Datapath, offered: Collection[str]) -> str:
         """The bridge's datapath_type. Raises ConfigError when what is asked for is not there.

@@ -2,8 +2,9 @@
 
 Pure. Two nodes never share a name, a pod range or an address, and no pod range has a node's address in it: packets
 for that node would go into a tunnel, the tunnel's own among them. Who was accepted before keeps what it has; among
-newcomers the first file by name wins; of two files with one Node that which counted so far. A node whose new manifest is refused keeps its old one as long as that goes
-together with the others, so that a mistake in one file withdraws nothing. Called by `file`.
+newcomers the first file by name wins; of two files with one Node that which counted so far. A node whose new manifest
+is refused keeps its old one as long as that goes together with the others, so that a mistake in one file withdraws
+nothing. Called by `file`.
 """
 
 from __future__ import annotations

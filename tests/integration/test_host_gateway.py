@@ -12,8 +12,12 @@ import msgspec
 import pytest
 from host_world import World, run
 
+from ovsnet import resources
+from ovsnet.agent.hostside import HostSide
+from ovsnet.config import NodeAddress
 from ovsnet.errors import HostFailure
 from ovsnet.host import gateway, uplink
+from ovsnet.host.nft import Ruleset
 from ovsnet.host.types import GatewaySpec, NeighbourSpec, RouteSpec, Uplink, UplinkChoice
 
 ROUTER4, ROUTER6 = ip_address("169.254.77.1"), ip_address("fe80::a9fe:4d01")
@@ -226,3 +230,43 @@ async def test_the_uplinks_address_is_neither_temporary_nor_deprecated(world: Wo
     run("ip addr add 192.0.2.8/24 dev eth0")
     found = await uplink.resolve(UplinkChoice(interface="eth0"))
     assert found.addresses == (V4, IPv6Address("2001:db8::8"))
+
+
+LATE4, LATE6 = IPv4Address("192.0.2.8"), IPv6Address("2001:db8::8")
+ABSENT = ip_address("192.0.2.99")
+
+
+@pytest.mark.parametrize(
+    ("choice", "internal", "addresses"),
+    [
+        (NodeAddress(), (), (V4, V6)),
+        (NodeAddress(), (V6, V4), (V6, V4)),
+        (NodeAddress(), (V4, LATE4, LATE6, V6), (V4, LATE6)),
+        (NodeAddress(), (ABSENT, V6), (V6,)),
+        (NodeAddress(), (ABSENT,), (V4, V6)),
+        (NodeAddress(address=V6), (V4, V6), (V6, V4)),
+        (NodeAddress(address=V6), (V6,), (V6,)),
+        (NodeAddress(interface="eth0"), (LATE6,), (V4, LATE6)),
+        (NodeAddress(interface="eth0"), (), (V4, V6)),
+        (NodeAddress(route_to=ip_address("2001:db8::9")), (LATE4, V6), (V6, LATE4)),
+    ],
+)
+async def test_tunnels_end_at_the_internal_ips_of_both_families(
+    world: World, choice: NodeAddress, internal: tuple[Any, ...], addresses: tuple[Any, ...]
+) -> None:
+    run("ip addr add 192.0.2.8/24 dev eth0")
+    run("ip addr add 2001:db8::8/64 dev eth0 nodad")
+    run("ip addr del 2001:db8::7/64 dev eth0")
+    run("ip addr add 2001:db8::7/64 dev eth0 nodad")
+    host = HostSide(Ruleset(resources.templates_dir()))
+    assert (await host.uplink(choice, internal)).addresses == addresses
+
+
+async def test_two_uplinks_have_the_lesser_mtu(world: World) -> None:
+    run("ip addr del 2001:db8::7/64 dev eth0")
+    run("ip link set ovsnet0 up mtu 1400")
+    run("ip addr add 2001:db8::7/64 dev ovsnet0 nodad")
+    host = HostSide(Ruleset(resources.templates_dir()))
+    assert await host.uplink(NodeAddress(), (V4, V6)) == Uplink(
+        interface="eth0", addresses=(V4, V6), mtu=1400
+    )

@@ -16,6 +16,7 @@ def peer(number: int, remote: str = "") -> PeerNode:
     return PeerNode(
         name=f"node-{number}",
         remote=address,
+        local=ipaddress.ip_address("192.0.2.1"),
         encap=Encap.VXLAN,
         cidrs=(ipaddress.ip_network(f"10.244.{number}.0/24"),),
         addresses=(address,),
@@ -26,10 +27,12 @@ def topology(*peers: PeerNode) -> Topology:
     return Topology(
         name="node-1",
         addresses=(ipaddress.ip_address("192.0.2.1"),),
+        internal=(ipaddress.ip_address("192.0.2.1"),),
         cidrs=(ipaddress.ip_network("10.244.1.0/24"),),
         gateways=(ipaddress.ip_address("10.244.1.1"),),
         mac="0a:58:0a:f4:01:01",
         mtu=1450,
+        encaps=(Encap.VXLAN,),
         peers=peers,
     )
 

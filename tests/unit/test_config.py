@@ -86,6 +86,7 @@ MISTAKES = {
     "fraction": ("sparePorts: 1.5", "sparePorts", "a whole number from 0 to 256"),
     "not a number": ("reuseAfter: .nan", "reuseAfter", "from 0 to 86400"),
     "port of gre": ("{encapsulation: gre, udpPort: 4789}", "udpPort", "GRE has no UDP port"),
+    "port of another": ("udpPort: 6081", "udpPort", "6081 is that of geneve"),
     "no list": ("podCIDRs: 10.0.0.0/8", "podCIDRs", "expected a list"),
     "host bits": ("podCIDRs: [10.244.1.1/24]", "podCIDRs[0]", "did you mean 10.244.1.0/24?"),
     "no prefix length": ("podCIDRs: [10.244.1.0]", "podCIDRs[0]", "write 10.244.1.0/NN"),

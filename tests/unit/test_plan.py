@@ -222,7 +222,7 @@ def nodes(**remotes: str) -> dict[str, Node]:
         name: Node(
             name=name,
             pod_cidrs=(ipaddress.ip_network(f"10.244.{at}.0/24"),),
-            addresses=(ipaddress.ip_address(remote),),
+            addresses=tuple(ipaddress.ip_address(text) for text in remote.split()),
         )
         for at, (name, remote) in enumerate(remotes.items(), 1)
     }
@@ -234,7 +234,7 @@ def wish(config: Config, known: dict[str, Node]) -> list[PortSpec]:
 
 
 def test_a_port_for_each_peer() -> None:
-    gateway, four, six = wish(Config(), nodes(a="192.0.2.1", b="192.0.2.2", c="2001:db8::3"))
+    gateway, four, six = wish(Config(), nodes(a="192.0.2.1 2001:db8::1", b="192.0.2.2", c="2001:db8::3"))
     assert (gateway.name, gateway.mac, gateway.mtu_request) == ("ovsnet0", "0a:58:0a:f4:01:01", 1430)
     assert (four.options["remote_ip"], four.options["local_ip"]) == ("192.0.2.2", "192.0.2.1")
     assert (six.options["remote_ip"], six.options["local_ip"]) == ("2001:db8::3", "2001:db8::1")
@@ -243,9 +243,27 @@ def test_a_port_for_each_peer() -> None:
 
 def test_one_port_for_all_peers() -> None:
     config = Config(tunnels=Tunnels.FLOW, encapsulation=Encap.GENEVE)
-    _, shared = wish(config, nodes(a="192.0.2.1", b="192.0.2.2", c="2001:db8::3"))
+    _, shared = wish(config, nodes(a="192.0.2.1 2001:db8::1", b="192.0.2.2", c="2001:db8::3"))
     assert (shared.name, shared.type, shared.options["remote_ip"]) == ("geneve-flow", "geneve", "flow")
     assert names.KEY_PEER not in shared.external_ids
+
+
+def test_the_udp_port_is_that_of_the_configured_encapsulation() -> None:
+    """Two kinds of tunnel can't have one UDP port: the kernel binds it once."""
+    known = nodes(a="192.0.2.1", b="192.0.2.2", c="192.0.2.3")
+    known["c"] = replace(known["c"], encap=Encap.GENEVE)
+    _, vxlan, geneve = wish(Config(udp_port=8472), known)
+    assert (vxlan.options["dst_port"], geneve.type) == ("8472", "geneve")
+    assert "dst_port" not in geneve.options
+
+
+def test_two_tunnels_with_one_name_are_an_error() -> None:
+    known = nodes(a="192.0.2.1", b="192.0.2.2", c="192.0.2.3")
+    topo = state.topology(Config(), "a", known["a"].addresses, 1500, known)
+    one, other = topo.peers
+    twins = replace(topo, peers=(one, replace(other, remote=one.remote)))
+    with pytest.raises(OvsnetError, match="the tunnels to b and c would have one name, vxl-"):
+        plan.desired_ports(Config(), twins)
 
 
 def test_peers_that_swap_addresses_swap_ports() -> None:

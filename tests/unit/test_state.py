@@ -29,7 +29,7 @@ def node(name: str, *addresses: str, cidrs: Sequence[str] = (), encap: Encap | N
     )
 
 
-A = node("a", "192.0.2.1", cidrs=["10.244.1.0/24", "fd00:1::/64"])
+A = node("a", "192.0.2.1", "2001:db8::1", cidrs=["10.244.1.0/24", "fd00:1::/64"])
 B = node("b", "192.0.2.2", cidrs=["10.244.2.0/24", "fd00:2::/64"])
 C = node("c", "2001:db8::3", cidrs=["10.244.3.0/24"])
 
@@ -75,10 +75,61 @@ def test_a_node_in_its_own_range_is_not_ready() -> None:
         derive(A, config=config)
 
 
-def test_the_tunnel_ends_in_the_first_family_of_ours() -> None:
-    both = node("b", "2001:db8::2", "192.0.2.2", cidrs=["10.244.2.0/24"])
-    assert derive(A, both).peers[0].remote == ipaddress.ip_address("192.0.2.2")
-    assert derive(A, both, addresses=OWN[::-1]).peers[0].remote == ipaddress.ip_address("2001:db8::2")
+def both_ends(a: Node, b: Node) -> tuple[state.PeerNode, state.PeerNode]:
+    """Each node's view of the other; their kernels have what their objects say, in another order."""
+    known = {each.name: each for each in (a, b)}
+    to_b, to_a = (
+        state.topology(Config(), each.name, each.addresses[::-1], 1500, known).peers[0] for each in (a, b)
+    )
+    return to_b, to_a
+
+
+FOUR_SIX, SIX_FOUR = ["192.0.2.{}", "2001:db8::{}"], ["2001:db8::{}", "192.0.2.{}"]
+
+
+@pytest.mark.parametrize("a", [FOUR_SIX, SIX_FOUR, FOUR_SIX[:1], SIX_FOUR[:1]])
+@pytest.mark.parametrize("b", [FOUR_SIX, SIX_FOUR])
+def test_both_ends_of_a_tunnel_agree_on_its_addresses(a: list[str], b: list[str]) -> None:
+    first = node("a", *(text.format(1) for text in a), cidrs=["10.244.1.0/24"])
+    second = node("b", *(text.format(2) for text in b), cidrs=["10.244.2.0/24"])
+    to_b, to_a = both_ends(first, second)
+    assert (to_b.local, to_b.remote) == (to_a.remote, to_a.local)
+    assert to_b.local == first.addresses[0], "the node whose name sorts first decides"
+    to_a, to_b = both_ends(replace(second, name="a"), replace(first, name="b"))
+    assert (to_b.local, to_b.remote) == (to_a.remote, to_a.local)
+
+
+def test_a_family_that_only_one_end_has_is_not_chosen() -> None:
+    both = node("a", "2001:db8::1", "192.0.2.1", cidrs=["10.244.1.0/24"])
+    to_b, to_a = both_ends(both, B)
+    assert str(to_b.remote) == "192.0.2.2"
+    assert str(to_a.remote) == "192.0.2.1"
+
+
+def test_an_address_that_peers_do_not_know_ends_no_tunnel() -> None:
+    six_unknown = node("a", "192.0.2.1", cidrs=["10.244.1.0/24"])
+    topo = derive(six_unknown, C, B)
+    assert [peer.name for peer in topo.peers] == ["b"]
+    assert topo.internal == six_unknown.addresses
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (
+            ["192.0.2.7"],
+            "peers send to 192.0.2.7, the first InternalIP of that family of node a, "
+            "but its tunnels end at 192.0.2.1; ",
+        ),
+        (["192.0.2.7", "192.0.2.1"], "peers send to 192.0.2.7"),
+        (["192.0.2.1", "2001:db8::7"], "peers send to 2001:db8::7"),
+        ([], "node a has no InternalIP: no peer can send to it; give it 192.0.2.1, 2001:db8::1"),
+    ],
+)
+def test_peers_that_send_elsewhere_are_a_problem(told: list[str], words: str) -> None:
+    (problem,) = derive(node("a", *told, cidrs=["10.244.1.0/24"])).problems
+    assert problem.startswith("a.yaml: ")
+    assert words in problem
 
 
 @pytest.mark.parametrize(
@@ -109,7 +160,7 @@ def test_a_node_that_can_be_no_peer_is_told_and_left_out(other: Node, words: str
 
 
 def test_no_family_in_common() -> None:
-    topo = derive(A, B, C, addresses=OWN[:1])
+    topo = derive(replace(A, addresses=OWN[:1]), B, C, addresses=OWN[:1])
     assert [peer.name for peer in topo.peers] == ["b"]
     assert "192.0.2.1" in topo.problems[0]
 
@@ -119,6 +170,24 @@ def test_mtu_is_the_least_over_all_peers() -> None:
     assert derive(A, B).mtu == 1450
     assert derive(A, B, C).mtu == 1430
     assert derive(A, B, C, config=Config(mtu=1300)).mtu == 1300
+
+
+@pytest.mark.parametrize(
+    ("uplink", "cidr", "config", "least"),
+    [
+        (1320, "fd00:1::/64", Config(), 1280),
+        (600, "10.244.1.0/24", Config(), 576),
+        (1500, "fd00:1::/64", Config(mtu=1279), 1280),
+    ],
+)
+def test_an_mtu_that_ip_can_not_live_with_is_refused(
+    uplink: int, cidr: str, config: Config, least: int
+) -> None:
+    own = node("a", "192.0.2.1", cidrs=[cidr])
+    with pytest.raises(NotReady, match=f"an MTU of .* is too small .* need at least {least}"):
+        state.topology(config, "a", OWN[:1], uplink, {"a": own})
+    enough = state.topology(replace(config, mtu="auto"), "a", OWN[:1], least + 50, {"a": own})
+    assert enough.mtu == least
 
 
 ENCAPS = st.sampled_from([None, *Encap])

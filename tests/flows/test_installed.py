@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 from flow_world import A1, A2, NODE, PEERS, RENDERER, STATE, Bridge, lines_of, make_bridge, pod
+from msgspec.structs import replace
 from ovs_sandbox import Sandbox
 
 from ovsnet import plan
@@ -29,6 +32,12 @@ def test_every_flow_is_present_exactly_once(bridge: Bridge) -> None:
     lines = lines_of(STATE)
     assert len({plan.match_of(line).partition(",")[2] for line in lines}) == len(lines)
     assert len(bridge.dump()) == len(lines)
+
+
+def test_no_flow_of_a_pod_with_many_addresses_stands_twice() -> None:
+    ips = [*A1.ips, *(ipaddress.ip_address(text) for text in ("10.244.1.77", "fd00:1::77", "fd00:1::78"))]
+    lines = RENDERER.object(replace(A1, ips=tuple(ips)))
+    assert len({plan.match_of(line) for line in lines}) == len(lines)
 
 
 @pytest.mark.parametrize("obj", STATE, ids=lambda obj: str(obj.title))

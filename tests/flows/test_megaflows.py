@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from flow_world import A1, A2, NODE, B, Bridge, make_bridge, pod
+from flow_world import A1, A2, NODE, B, Bridge, C, D, E, make_bridge, pod
 from ovs_sandbox import Sandbox
 from packets import ROUTER, ip
 
-from ovsnet.model import Pod
+from ovsnet.model import Peer, Pod
 
 PODS = [pod(f"p{number}", number, 14 + number) for number in range(2, 52)]
 FIRST, LAST = PODS[0], PODS[-1]
@@ -72,3 +72,22 @@ def test_no_path_matches_ports(bridge: Bridge, packet: str) -> None:
 def test_a_peers_whole_range_shares_an_entry(bridge: Bridge) -> None:
     answer = bridge.trace(ip(A1, "10.244.1.2", "10.244.2.5", NODE.mac))
     assert answer.megaflow["nw_dst"] == "10.244.2.0/24"
+
+
+@pytest.mark.parametrize(
+    ("peer", "source", "target", "shared"),
+    [
+        (B, "10.244.2.5", "10.244.1.2", "10.244.2.0/24"),
+        (B, "fd00:2::5", "fd00:1::2", "fd00:2::/64"),
+        (C, "10.244.3.5", "10.244.1.2", "10.244.3.0/24"),
+        (D, "10.244.4.5", "10.244.1.2", "10.244.4.0/24"),
+        (E, "fd00:5::5", "fd00:1::2", "fd00:5::/64"),
+    ],
+)
+def test_all_that_comes_from_a_peers_range_shares_an_entry(
+    bridge: Bridge, peer: Peer, source: str, target: str, shared: str
+) -> None:
+    """The guard compares the source with the range and looks no closer."""
+    answer = bridge.trace(ip(peer, source, target, ROUTER.mac))
+    assert answer.flow.output == A1.ofport
+    assert answer.megaflow["ipv6_src" if ":" in source else "nw_src"] == shared, answer.text

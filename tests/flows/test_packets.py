@@ -160,6 +160,36 @@ BETWEEN_NODES: list[Row] = [
     ),
 ]
 
+NOT_THEIRS = {peer.name: Dropped(table="tunnel_guard", priority=50, by=peer) for peer in (B, C, D, E)}
+
+TUNNEL_GUARD: list[Row] = [
+    ("a peer's node to a pod", ip(B, "192.0.2.12", A1_4, ROUTER.mac), Out(to=A1)),
+    ("a peer's node to a pod, IPv6", ip(C, "2001:db8::13", A1_6, ROUTER.mac), Out(to=A1)),
+    ("a peer's node to this node", ip(D, "192.0.2.14", "192.0.2.11", ROUTER.mac), Out(to=NODE)),
+    ("a peer's gateway to a pod by flow", ip(E, "fd00:5::1", A1_6, ROUTER.mac), Out(to=A1)),
+    ("as a pod of this node", ip(B, A2_4, A1_4, ROUTER.mac), NOT_THEIRS["node-b"]),
+    ("as a pod of this node, IPv6", ip(C, A2_6, A1_6, ROUTER.mac), NOT_THEIRS["node-c"]),
+    ("as a pod of this node by flow", ip(D, A2_4, A1_4, ROUTER.mac), NOT_THEIRS["node-d"]),
+    ("as this node's gateway", ip(B, GW4, A1_4, ROUTER.mac), NOT_THEIRS["node-b"]),
+    ("as this node", ip(B, "192.0.2.11", A1_4, ROUTER.mac), NOT_THEIRS["node-b"]),
+    ("as this node by flow, IPv6", ip(E, "2001:db8::11", GW6, ROUTER.mac), NOT_THEIRS["node-e"]),
+    ("as another peer's pod", ip(B, "10.244.3.5", A1_4, ROUTER.mac), NOT_THEIRS["node-b"]),
+    ("as a pod of a peer on the same port", ip(D, "10.244.5.5", A1_4, ROUTER.mac), NOT_THEIRS["node-d"]),
+    ("as another peer's node", ip(C, "2001:db8::12", A1_6, ROUTER.mac), NOT_THEIRS["node-c"]),
+    ("from outside through a peer", ip(B, OUTSIDE4, A1_4, ROUTER.mac), NOT_THEIRS["node-b"]),
+    ("from outside through a peer, IPv6", ip(E, OUTSIDE6, A1_6, ROUTER.mac), NOT_THEIRS["node-e"]),
+    (
+        "ARP from a peer",
+        f"{entrance(B)},dl_src={ROUTER.mac},arp,arp_op=1,arp_tpa={A1_4}",
+        NOT_THEIRS["node-b"],
+    ),
+    (
+        "neither IP nor ARP from a peer",
+        f"{entrance(D)},dl_src={ROUTER.mac},dl_type=0x88cc",
+        NOT_THEIRS["node-d"],
+    ),
+]
+
 FORGED = Dropped(table="spoof_guard", priority=50, by=A1)
 NO_NEIGHBOUR_OF_OURS = Dropped(table="spoof_guard", priority=105)
 HEAD = f"{entrance(A1)},dl_src={A1.mac},dl_dst={A2.mac}"
@@ -242,11 +272,6 @@ NEIGHBOURS: list[Row] = [
     ("ARP for a peer's pod", arp(A1, A1_4, "10.244.2.5"), NO_ANSWER),
     ("ARP reply of the gateway", arp(NODE, GW4, A1_4, op=2), NO_ANSWER),
     (
-        "ARP from a peer",
-        f"{entrance(B)},dl_src={ROUTER.mac},arp,arp_op=1,arp_tpa={A1_4}",
-        Dropped(table="route", priority=80),
-    ),
-    (
         "solicitation for the gateway",
         solicit(A1, A1_6, GW6),
         by_advertisement(A1.mac, A1_6, NODE.mac, GW6, 0xE),
@@ -302,6 +327,7 @@ def params(group: str, rows: list[Row]) -> list[object]:
     [
         *params("within the node", WITHIN_THE_NODE),
         *params("between nodes", BETWEEN_NODES),
+        *params("tunnel guard", TUNNEL_GUARD),
         *params("spoof guard", SPOOF_GUARD),
         *params("multicast", MULTICAST),
         *params("neighbours", NEIGHBOURS),

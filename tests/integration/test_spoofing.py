@@ -245,11 +245,11 @@ def test_honest_traffic_goes_on(world: World) -> None:
         assert answer["name"] == target
 
 
-def tunnel_packet(lab: Lab, source: str, marker: bytes, vni: int = 77) -> bytes:
-    """What a peer would send to node-a's tunnel: b1 to a1, within VXLAN."""
+def tunnel_packet(lab: Lab, source: str, marker: bytes, vni: int = 77, inner_source: str = "") -> bytes:
+    """What a peer would send to node-a's tunnel: b1 to a1, within VXLAN. inner_source: who says to be b1."""
     a1, b1 = lab.pod("a1").address(4), lab.pod("b1").address(4)
     router = pipeline.ROUTER.mac
-    inner = frames.ethernet(router, router, 0x0800, frames.udp(b1, a1, marker))
+    inner = frames.ethernet(router, router, 0x0800, frames.udp(inner_source or b1, a1, marker))
     node = lab.node("node-a").node.address(4)
     return frames.udp(source, node, frames.vxlan(vni, inner), port=4789, sport=50000)
 
@@ -261,12 +261,18 @@ def test_tunnel_packets_of_strangers_are_dropped(tunnels: str, tmp_path: Path) -
         listeners = Listeners(lab, tmp_path)
         listeners.listen("a1")
         try:
-            before = dropped_by_classify(lab)
+            before = dropped_by(lab, "classify")
+            guarded = dropped_by(lab, "tunnel_guard")
+            gateway, node = (
+                str(ip(4)) for ip in (lab.node("node-a").node.gateway, lab.node("node-a").node.address)
+            )
+            forged = {ip: uuid.uuid4().bytes for ip in (gateway, node, "10.244.1.77", "192.0.2.1")}
             stranger, wrong, peer = (uuid.uuid4().bytes for _ in range(3))
             packets = [
                 tunnel_packet(lab, "192.0.2.1", stranger),
                 tunnel_packet(lab, "192.0.2.12", wrong, vni=78),
-                # Only the sender's address makes the difference: this one arrives.
+                *(tunnel_packet(lab, "192.0.2.12", each, inner_source=ip) for ip, each in forged.items()),
+                # Only the senders' addresses make the difference: this one arrives.
                 tunnel_packet(lab, "192.0.2.12", peer),
             ]
             done = lab.run("outside", [*PYTHON, SEND_IP], input="".join(f"{p.hex()}\n" for p in packets))
@@ -274,13 +280,15 @@ def test_tunnel_packets_of_strangers_are_dropped(tunnels: str, tmp_path: Path) -
             eventually(lambda: listeners.arrived(peer) == ["a1"])
             assert listeners.arrived(stranger) == []
             assert listeners.arrived(wrong) == []
+            assert {ip: found for ip, each in forged.items() if (found := listeners.arrived(each))} == {}
+            eventually(lambda: dropped_by(lab, "tunnel_guard") - guarded == len(forged))
             if tunnels == "flow":
-                eventually(lambda: dropped_by_classify(lab) > before)
+                eventually(lambda: dropped_by(lab, "classify") > before)
             assert fetch(lab, "b1", "a1")
         finally:
             listeners.stop()
 
 
-def dropped_by_classify(lab: Lab) -> int:
+def dropped_by(lab: Lab, table: str) -> int:
     entries = ovsnet_json(lab.node("node-a"), "flows", "--drops")
-    return sum(entry["packets"] for entry in entries if entry["table"] == "classify")
+    return sum(entry["packets"] for entry in entries if entry["table"] == table)

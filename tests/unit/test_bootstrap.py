@@ -1,7 +1,8 @@
 """bootstrap.sh node in a scratch root: what it installs, that it does so once, and takes back the same.
 
-Making a real virtual environment takes long and fetches packages; here a Python stands in for the distribution's
-whose `-m venv` makes an environment that runs this test's own interpreter, and whose pip has nothing to do.
+Making a real virtual environment takes long and fetches packages: integration/test_installation.py does. Here a
+Python stands in for the distribution's whose `-m venv` makes an environment that runs this test's own interpreter,
+and whose pip has nothing to do.
 """
 
 from __future__ import annotations
@@ -292,17 +293,3 @@ def test_a_command_is_needed() -> None:
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing() -> None:
     subprocess.run(["shellcheck", "bootstrap.sh", ".ci/run"], cwd=TREE, check=True)
-
-
-@pytest.mark.slow
-def test_with_a_real_virtual_environment(machine: Machine) -> None:
-    del machine.environment["OVSNET_PYTHON"]
-    machine.node("--config", str(machine.config))
-    done = subprocess.run(
-        [machine.path("opt/ovsnet/bin/ovsnet"), "docs", "pipeline", "--check"],
-        cwd=TREE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "docs/pipeline.md: up to date\n", done.stderr

@@ -6,15 +6,11 @@ import copy
 from typing import Any
 
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ovsnet import config
 from ovsnet.config import Config
-
-# The machine may be busy; what matters is that nothing crashes.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates()
 KEYS = [

@@ -7,7 +7,6 @@ import time
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -369,5 +368,4 @@ class AllocatorMachine(RuleBasedStateMachine):
         assert set(self.subject.taken) == set(self.used)
 
 
-AllocatorMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestAllocator = AllocatorMachine.TestCase

@@ -265,14 +265,14 @@ async def test_a_burst_of_a_thousand_files_is_one_change(folder: Path) -> None:
         for number in range(1000):
             (folder / f"node-{number}.yaml").write_text(text(f"node-{number}", number))
         longest = 0.0
-        started = last = time.monotonic()
+        # Of the processor, which others may keep busy: 0.3 s, and other tasks wait 15 ms at most.
+        started = last = time.process_time()
         while len(cluster.now.nodes) < 1000:
             await asyncio.sleep(0)
-            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            longest, last = max(longest, time.process_time() - last), time.process_time()
         assert len(cluster.published) == 2
-        # Generous: the machine may be busy. Alone it is 0.3 s, and others wait 15 ms at most.
-        assert time.monotonic() - started < 3
-        assert longest < 0.5
+        assert time.process_time() - started < 1.5
+        assert longest < 0.2
         before = cluster.now
         (folder / "node-7.yaml").unlink()
         after = await cluster.until(lambda now: "node-7" not in now.nodes)

@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ovsnet.errors import StoreError
@@ -239,7 +239,6 @@ _VALUES = st.recursive(
 
 
 @given(_VALUES)
-@settings(deadline=None, max_examples=300)
 def test_no_document_raises(value: object) -> None:
     for text in (json.dumps(value), yaml.safe_dump(value), str(value)):
         assert isinstance(manifest.read(text, "x"), manifest.Contents)
@@ -252,7 +251,6 @@ def test_no_document_raises(value: object) -> None:
         lambda value: not re.search(r"\d[eE]\d", repr(value))
     )  # 1E5 is text in YAML 1.1 and no longer in 1.2
 )
-@settings(deadline=None)
 def test_text_is_read_as_yaml_says(value: dict[str, object]) -> None:
     (document,) = documents.read(yaml.safe_dump(value))
     assert document.value == value
@@ -362,7 +360,6 @@ def test_two_nodes_that_swap_addresses_step_by_step() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(20, 26), st.integers(0, 1700)), max_size=12), st.data()
 )
-@settings(deadline=None)
 def test_accepted_nodes_never_touch_one_another(
     entries: list[tuple[int, int, int]], data: st.DataObject
 ) -> None:

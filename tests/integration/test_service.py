@@ -6,7 +6,9 @@ systemd does not run here. What its settings mean is made with the tools that th
 from __future__ import annotations
 
 import configparser
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,15 +39,25 @@ exec "$@"
 
 
 @pytest.fixture(scope="module")
-def unit(tmp_path_factory: pytest.TempPathFactory) -> configparser.SectionProxy:
-    """The [Service] section as bootstrap.sh installs it for a node of the lab."""
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unit as bootstrap.sh installs it for a node of the lab, but for where ovsnet is."""
     folder = tmp_path_factory.mktemp("unit")
+    executable = folder / "bin/ovsnet"
+    executable.parent.mkdir()
+    executable.touch(0o755)
     config = folder / "agent.yaml"
     config.write_text(f"cniSocket: {files.CNI_SOCKET}\n")
-    done = CliRunner().invoke(node_files, ["--config", str(config), str(folder)])
+    options = ["--config", str(config), "--prefix", str(folder), str(folder)]
+    done = CliRunner().invoke(node_files, options)
     assert done.exit_code == 0, done.output
+    return folder / "ovsnet.service"
+
+
+@pytest.fixture
+def unit(path: Path) -> configparser.SectionProxy:
+    """Its [Service] section."""
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read(folder / "ovsnet.service")
+    parser.read(path)
     return parser["Service"]
 
 
@@ -99,3 +111,12 @@ def test_pods_come_and_go_with_what_the_unit_grants(lab: Lab, unit: configparser
     assert "not permitted" not in log
     assert "Permission denied" not in log
     assert "Read-only" not in log
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("check", [["verify"], ["security", "--offline=yes", "--threshold=35"]], ids=" ".join)
+def test_systemd_finds_nothing_wrong(path: Path, check: list[str]) -> None:
+    command = ["systemd-analyze", *check, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(path) not in done.stderr

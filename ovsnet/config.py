@@ -249,7 +249,7 @@ class Config(Section):
         Literal["auto"] | Annotated[int, Meta(ge=576, le=65535)],
         Meta(
             description="The MTU of pods. `auto` is that of the uplink less the overhead of the encapsulation, the "
-            "least over all peers. At least 1280 with IPv6 (RFC 8200).",
+            "least over all tunnels of the cluster. At least 1280 with IPv6 (RFC 8200).",
             examples=[1400],
             extra={"unit": "bytes"},
         ),

@@ -32,14 +32,13 @@ def overhead(encap: Encap, version: int) -> int:
     return _OUTER_IP[version] + _HEADERS[encap] + _INNER_ETHERNET
 
 
-def pod_mtu(uplink_mtu: int, peers: Iterable[tuple[Encap, IPAddress]], default: tuple[Encap, int]) -> int:
-    """The largest packet, in bytes, that reaches every peer in one piece.
+def pod_mtu(uplink_mtu: int, tunnels: Iterable[tuple[Encap, int]], default: tuple[Encap, int]) -> int:
+    """The largest packet, in bytes, that passes every tunnel in one piece.
 
-    peers: encapsulation and far end of each tunnel. default: encapsulation and outer version that
-    count while there are no peers, so that the first one does not change the MTU of running pods.
+    tunnels: encapsulation and outer version of each. default: what counts while there are none, so that the
+    first one does not change the MTU of running pods.
     """
-    kinds: set[tuple[Encap, int]] = {(encap, remote.version) for encap, remote in peers}
-    return uplink_mtu - max(overhead(encap, version) for encap, version in kinds or {default})
+    return uplink_mtu - max(overhead(*kind) for kind in set(tunnels) or {default})
 
 
 def interface_type(encap: Encap, version: int) -> str:

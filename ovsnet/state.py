@@ -10,6 +10,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from ovsnet import encap, names
 from ovsnet.config import Config
 from ovsnet.errors import NotReady
@@ -44,6 +46,8 @@ class Topology(Frozen):
     mtu: int
     encaps: tuple[Encap, ...]
     """Encapsulations in use, and the configured one, which the next peer will use."""
+    tunnel_ports: tuple[int, ...]
+    """Their UDP ports."""
     peers: tuple[PeerNode, ...]
     problems: tuple[str, ...] = ()
 
@@ -72,7 +76,10 @@ def topology(
             problems.append(problem)
         else:
             peers.append(_peer(config, own, ends, node))
+    everyone = {**nodes, name: replace(own, addresses=internal)}.values()
     gateways = tuple(cidr.network_address + 1 for cidr in cidrs)
+    encaps = sorted({config.encapsulation, *(peer.encap for peer in peers)})
+    udp_ports = {encap.udp_port(each, config.encapsulation, config.udp_port) for each in encaps}
     return Topology(
         name=name,
         addresses=everything,
@@ -80,8 +87,9 @@ def topology(
         cidrs=tuple(cidrs),
         gateways=gateways,
         mac=names.mac_of(gateways[0]),
-        mtu=_mtu(config, cidrs, peers, uplink_mtu, ends[0].version),
-        encaps=tuple(sorted({config.encapsulation, *(peer.encap for peer in peers)})),
+        mtu=_mtu(config, cidrs, everyone, uplink_mtu, ends[0].version),
+        encaps=tuple(encaps),
+        tunnel_ports=tuple(sorted(port for port in udp_ports if port is not None)),
         peers=tuple(peers),
         problems=tuple(problems),
     )
@@ -169,11 +177,16 @@ def _first_of(version: int, addresses: Iterable[IPAddress]) -> IPAddress:
 
 
 def _mtu(
-    config: Config, cidrs: Iterable[IPNetwork], peers: Iterable[PeerNode], uplink_mtu: int, version: int
+    config: Config, cidrs: Iterable[IPNetwork], nodes: Iterable[Node], uplink_mtu: int, version: int
 ) -> int:
-    """The pods' MTU in bytes. Raises NotReady for one that IP can't live with (RFC 791, RFC 8200)."""
-    default = (config.encapsulation, version)
-    derived = encap.pod_mtu(uplink_mtu, [(peer.encap, peer.remote) for peer in peers], default)
+    """The pods' MTU in bytes. Raises NotReady for one that IP can't live with (RFC 791, RFC 8200).
+
+    It is the same on all nodes with the same uplink: a pod does not take what is larger than its own MTU,
+    and nobody would tell the sender.
+    """
+    derived = encap.pod_mtu(
+        uplink_mtu, _tunnels(config.encapsulation, nodes), (config.encapsulation, version)
+    )
     mtu = derived if config.mtu == "auto" else config.mtu
     least = 1280 if any(cidr.version == 6 for cidr in cidrs) else 576
     if mtu < least:
@@ -184,6 +197,22 @@ def _mtu(
             "raise the MTU of the uplink and of the network behind it",
         )
     return mtu
+
+
+def _tunnels(default: Encap, nodes: Iterable[Node]) -> set[tuple[Encap, int]]:
+    """Encapsulation and outer version of every tunnel in the cluster, those between two others as well."""
+    # Nodes that want the same are one group, so that the cost does not grow with the square of the cluster.
+    groups: dict[tuple[Encap | None, tuple[int, ...]], tuple[str, str]] = {}
+    for node in nodes:
+        group = node.encap, tuple(dict.fromkeys(address.version for address in node.addresses))
+        low, high = groups.get(group, (node.name, node.name))
+        groups[group] = min(low, node.name), max(high, node.name)
+    return {
+        (a_encap or b_encap or default, next(version for version in a_versions if version in b_versions))
+        for (a_encap, a_versions), (first, _) in groups.items()
+        for (b_encap, b_versions), (_, last) in groups.items()
+        if first < last and set(a_versions) & set(b_versions)
+    }
 
 
 def pair_encap(default: Encap, a: str, a_encap: Encap | None, b: str, b_encap: Encap | None) -> Encap:

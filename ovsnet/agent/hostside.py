@@ -15,7 +15,7 @@ from ovsnet.errors import ConfigError, HostFailure
 from ovsnet.host import datapath, gateway, uplink
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.types import EgressSpec, GatewaySpec, RouteSpec, Uplink, UplinkChoice
-from ovsnet.model import IPAddress
+from ovsnet.model import Encap, IPAddress
 from ovsnet.state import Topology
 
 
@@ -79,6 +79,8 @@ class HostSide:
             gateway=names.GATEWAY,
             pod_cidrs=topo.cidrs,
             peers=tuple(address for peer in topo.peers for address in peer.addresses),
+            tunnel_ports=topo.tunnel_ports,
+            gre=Encap.GRE in topo.encaps,
             no_masquerade=egress.no_masquerade,
             masquerade=egress.masquerade,
             random_fully=egress.random_fully,

@@ -1,4 +1,4 @@
-"""The nftables table `inet ovsnet`: how pods' packets leave the cluster.
+"""The nftables table `inet ovsnet`: how pods' packets leave the cluster, and that none poses as a tunnel's.
 
 Owns that table and touches no other. The ruleset is `templates/ovsnet.nft.j2`; `nft` replaces the table in
 one transaction, so that no packet meets half of it. Called by the agent's sync, and by an uninstallation.
@@ -85,9 +85,9 @@ def _by_family(networks: Sequence[IPNetwork]) -> dict[str, list[IPNetwork]]:
 
 
 async def _list() -> str:
-    """The table in nft's own form; "" when there is none."""
+    """The table in nft's own form, without what its counters say; "" when there is none."""
     try:
-        return await _nft("list", "table", *TABLE.split())
+        return await _nft("--stateless", "list", "table", *TABLE.split())
     except HostFailure as error:
         if _ABSENT in error.message:
             return ""

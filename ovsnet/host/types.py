@@ -126,6 +126,10 @@ class EgressSpec(Frozen):
     """This node's ranges."""
     peers: tuple[IPAddress, ...] = ()
     """Addresses of other nodes, which pods answer through tunnels."""
+    tunnel_ports: tuple[int, ...] = ()
+    """UDP ports of the tunnels between nodes."""
+    gre: bool = False
+    """Whether there are GRE tunnels between nodes."""
     no_masquerade: tuple[IPNetwork, ...] = ()
     """Destinations that see the pod's own address."""
     masquerade: bool = True

@@ -123,6 +123,80 @@ async def test_it_is_applied_when_it_must_be_and_only_then(world: World) -> None
     assert run("nft list tables").split() == ["table", "inet", "stranger"]
 
 
+def arrives(world: World, receiver: str, family: int, address: str, port: int) -> bool:
+    """Whether a datagram of pod a comes to the receiver, "" being the node.
+
+    One to another port follows it, and always arrives.
+    """
+    with (
+        world.socket("a", family) as sender,
+        world.socket(receiver, family) if receiver else socket.socket(family, socket.SOCK_DGRAM) as suspect,
+        world.socket(receiver, family) if receiver else socket.socket(family, socket.SOCK_DGRAM) as honest,
+    ):
+        honest.settimeout(2)
+        suspect.bind(("", port))
+        honest.bind(("", 9))
+        sender.sendto(b"?", (address, port))
+        sender.sendto(b"!", (address, 9))
+        assert honest.recv(10) == b"!"
+        suspect.setblocking(False)
+        try:
+            return suspect.recv(10) == b"?"
+        except BlockingIOError:
+            return False
+
+
+GUARDED = msgspec.structs.replace(EGRESS, tunnel_ports=(4789, 8472))
+
+
+@pytest.mark.parametrize(
+    ("receiver", "family", "address"),
+    [("outside", INET, "192.0.2.1"), ("outside", INET6, "2001:db8::1"), ("", INET, "192.0.2.7")],
+)
+async def test_a_pod_can_not_send_with_the_nodes_address_what_a_tunnel_sends(
+    world: World, receiver: str, family: int, address: str
+) -> None:
+    await Ruleset(TEMPLATES).reconcile(EGRESS)
+    assert arrives(world, receiver, family, address, 8472)
+    await Ruleset(TEMPLATES).reconcile(GUARDED)
+    assert not arrives(world, receiver, family, address, 8472)
+    assert not arrives(world, receiver, family, address, 4789)
+    assert arrives(world, receiver, family, address, 6081)
+
+
+async def test_what_keeps_the_pods_address_may_be_a_tunnel_of_its_own(world: World) -> None:
+    await Ruleset(TEMPLATES).reconcile(GUARDED)
+    assert arrives(world, "outside", INET, "198.51.100.1", 4789)
+    assert arrives(world, "b", INET, "10.244.1.6", 4789)
+    await Ruleset(TEMPLATES).reconcile(msgspec.structs.replace(GUARDED, masquerade=False))
+    assert arrives(world, "outside", INET, "192.0.2.1", 4789)
+
+
+async def test_gre_is_kept_in_where_tunnels_are_gre(world: World) -> None:
+    rules = Ruleset(TEMPLATES)
+    for gre in (False, True):
+        await rules.reconcile(msgspec.structs.replace(EGRESS, gre=gre))
+        with (
+            world.socket("a", INET, socket.SOCK_RAW, socket.IPPROTO_GRE) as sender,
+            world.socket("outside", INET, socket.SOCK_RAW, socket.IPPROTO_GRE) as receiver,
+        ):
+            receiver.settimeout(0.5)
+            sender.sendto(bytes([0x20, 0, 0x65, 0x58, 0, 0, 0, 77]), ("192.0.2.1", 0))
+            try:
+                assert receiver.recvfrom(100)[1][0] == "192.0.2.7"
+                assert not gre
+            except TimeoutError:
+                assert gre
+
+
+async def test_what_the_table_counted_is_no_difference(world: World) -> None:
+    rules = Ruleset(TEMPLATES)
+    await rules.reconcile(GUARDED)
+    assert not arrives(world, "outside", INET, "192.0.2.1", 4789)
+    assert "packets 1 " in run("nft list chain inet ovsnet forward")
+    assert await rules.reconcile(GUARDED, verify=True) == []
+
+
 async def test_one_family_alone(world: World) -> None:
     four = msgspec.structs.replace(EGRESS, pod_cidrs=EGRESS.pod_cidrs[:1])
     six = msgspec.structs.replace(EGRESS, pod_cidrs=EGRESS.pod_cidrs[1:], no_masquerade=())

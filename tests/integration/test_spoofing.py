@@ -289,6 +289,51 @@ def test_tunnel_packets_of_strangers_are_dropped(tunnels: str, tmp_path: Path) -
             listeners.stop()
 
 
+SEND_UDP = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    for line in sys.stdin:
+        address, port, payload = line.split()
+        sock.sendto(bytes.fromhex(payload), (address, int(port)))
+"""
+
+
+@pytest.mark.parametrize("tunnels", ["flow", pytest.param("ports", marks=pytest.mark.slow)])
+def test_a_pod_can_not_pose_as_its_nodes_tunnel(tunnels: str, tmp_path: Path) -> None:
+    """A tunnel's packet within a datagram that leaves with the node's address, sent to where a peer would take it."""
+    with running(nodes=2, pods=1, tunnels=tunnels, families="4", underlay="4") as lab:
+        a, b = lab.nodes
+        b.ip(
+            ["address add 192.0.2.62/24 dev br-phy"]
+        )  # not in its Node object: not reached through the tunnel
+        listeners = Listeners(lab, tmp_path)
+        listeners.listen("b1")
+        try:
+            assert fetch(lab, "b1", "a1")
+            inner = frames.udp("10.244.1.77", lab.pod("b1").address(4), marker := uuid.uuid4().bytes)
+            frame = frames.ethernet(pipeline.ROUTER.mac, pipeline.ROUTER.mac, 0x0800, inner)
+            lie = frames.vxlan(77, frame)
+
+            def send() -> None:
+                targets = ["192.0.2.62", str(b.node.address(4)), str(a.node.address(4))]
+                lines = "".join(f"{target} 4789 {lie.hex()}\n" for target in targets)
+                assert lab.exec("a1", [*PYTHON, SEND_UDP], input=lines).returncode == 0
+                assert fetch(lab, "a1", "b1"), "what was sent before has arrived by now"
+
+            send()
+            assert listeners.arrived(marker) == []
+            table = a.run(["nft", "list", "table", "inet", "ovsnet"], check=True).stdout
+            assert " packets 1 " in table.partition("chain forward")[2].partition("chain postrouting")[0], (
+                table
+            )
+            # Without the first defence the peer takes it for what it is: not sent to its end of the tunnel.
+            a.run(["nft", "flush", "chain", "inet", "ovsnet", "forward"], check=True)
+            send()
+            assert listeners.arrived(marker) == []
+        finally:
+            listeners.stop()
+
+
 def dropped_by(lab: Lab, table: str) -> int:
     entries = ovsnet_json(lab.node("node-a"), "flows", "--drops")
     return sum(entry["packets"] for entry in entries if entry["table"] == table)

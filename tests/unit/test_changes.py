@@ -33,6 +33,7 @@ def topology(*peers: PeerNode) -> Topology:
         mac="0a:58:0a:f4:01:01",
         mtu=1450,
         encaps=(Encap.VXLAN,),
+        tunnel_ports=(4789,),
         peers=peers,
     )
 

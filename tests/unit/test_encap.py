@@ -27,14 +27,12 @@ def test_overhead(kind: Encap, version: int, expected: int) -> None:
     assert encap.overhead(kind, version) == expected
 
 
-def test_mtu_is_the_least_over_all_peers() -> None:
-    assert (
-        encap.pod_mtu(1500, [(Encap.GRE, V4), (Encap.VXLAN, V6), (Encap.VXLAN, V4)], (Encap.GRE, 4)) == 1430
-    )
-    assert encap.pod_mtu(9000, iter([(Encap.GRE, V4)]), (Encap.VXLAN, 6)) == 8958
+def test_mtu_is_the_least_over_all_tunnels() -> None:
+    assert encap.pod_mtu(1500, [(Encap.GRE, 4), (Encap.VXLAN, 6), (Encap.VXLAN, 4)], (Encap.GRE, 4)) == 1430
+    assert encap.pod_mtu(9000, iter([(Encap.GRE, 4)]), (Encap.VXLAN, 6)) == 8958
 
 
-def test_mtu_without_peers_is_that_of_the_default() -> None:
+def test_mtu_without_tunnels_is_that_of_the_default() -> None:
     assert encap.pod_mtu(1500, [], (Encap.VXLAN, 6)) == 1430
 
 

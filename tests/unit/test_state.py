@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ovsnet import names, state
+from ovsnet import encap, names, state
 from ovsnet.config import Config
 from ovsnet.errors import NotReady
 from ovsnet.model import Encap, IPAddress, LocalNode, Node, Peer, Pod, Tunnels
@@ -170,6 +170,28 @@ def test_mtu_is_the_least_over_all_peers() -> None:
     assert derive(A, B).mtu == 1450
     assert derive(A, B, C).mtu == 1430
     assert derive(A, B, C, config=Config(mtu=1300)).mtu == 1300
+
+
+SORTS = st.tuples(
+    st.sampled_from([None, *Encap]), st.sampled_from([FOUR_SIX, SIX_FOUR, FOUR_SIX[:1], SIX_FOUR[:1]])
+)
+
+
+@settings(deadline=None)
+@given(st.lists(SORTS, min_size=2, max_size=6))
+def test_all_nodes_derive_the_same_mtu_from_all_tunnels(sorts: list[tuple[Encap | None, list[str]]]) -> None:
+    """A pod with a lesser MTU would not take the packets of one with a larger."""
+    known = {
+        f"n{at}": node(
+            f"n{at}", *(text.format(at) for text in texts), cidrs=[f"10.244.{at}.0/24"], encap=kind
+        )
+        for at, (kind, texts) in enumerate(sorts, 1)
+    }
+    views = [state.topology(Config(), name, each.addresses, 1500, known) for name, each in known.items()]
+    tunnels = [(peer.encap, peer.remote.version) for view in views for peer in view.peers]
+    if tunnels:
+        reached = [view for view in views if view.peers]
+        assert {view.mtu for view in reached} == {1500 - max(encap.overhead(*each) for each in tunnels)}
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,10 @@ def _tunnel(config: Config, topo: Topology, name: str, peers: list[PeerNode]) ->
     peer = peers[0]
     ids = {names.OWNER: names.ROLE_TUNNEL}
     if config.tunnels is Tunnels.FLOW:
-        remote = local = None
-        version = max(each.remote.version for each in peers)
+        remote, version = None, max(each.remote.version for each in peers)
+        # A port has one local_ip: with peers of both families it must take packets to any address.
+        local = peer.local if len({each.local for each in peers}) == 1 else None
+        ids |= recall.shared_ids(peers)
     else:
         if len(peers) > 1:
             raise OvsnetError(

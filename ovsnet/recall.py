@@ -1,18 +1,18 @@
 """Nodes as OVSDB rows remember them: for a start while the store is away or a manifest is broken.
 
 Pure. `plan` puts a node's ranges and addresses into the external_ids of the port that leads to it (the
-gateway port for this node itself); `nodes` reads them back. A tunnel port that peers share
-(tunnels: flow) remembers nobody.
+gateway port for this node itself, one key for each peer on a port that peers share); `nodes` reads them back.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ovsnet import names
 from ovsnet.model import Encap, IPAddress, IPNetwork, Node
 from ovsnet.rows import PortRow
+from ovsnet.state import PeerNode
 
 _ENCAP = {"vxlan": Encap.VXLAN, "geneve": Encap.GENEVE, "gre": Encap.GRE, "ip6gre": Encap.GRE}
 
@@ -21,40 +21,59 @@ def ids(name: str, cidrs: Iterable[IPNetwork], addresses: Iterable[IPAddress]) -
     """What a port's external_ids say of the node behind it."""
     return {
         names.KEY_PEER: name,
-        names.KEY_CIDRS: " ".join(map(str, cidrs)),
-        names.KEY_ADDRESSES: " ".join(map(str, addresses)),
+        names.KEY_CIDRS: _text(cidrs),
+        names.KEY_ADDRESSES: _text(addresses),
     }
+
+
+def shared_ids(peers: Iterable[PeerNode]) -> dict[str, str]:
+    """What the external_ids of a port that peers share say of them: a key for each, so that a change is one key's."""
+    return {names.KEY_PEERS + peer.name: f"{_text(peer.cidrs)}|{_text(peer.addresses)}" for peer in peers}
 
 
 def nodes(rows: Mapping[str, PortRow], known: Mapping[str, Node]) -> dict[str, Node]:
     """`known`, and the nodes that rows remember beside them and that do not contradict them."""
     found = dict(known)
     for row in rows.values():
-        node = _node(row)
-        if (
-            node is not None
-            and node.name not in found
-            and not any(_clash(node, each) for each in known.values())
-        ):
-            found[node.name] = node
+        for name, cidrs, addresses in _remembered(row):
+            if name in found:
+                continue
+            node = _node(row, name, cidrs, addresses)
+            if node is not None and not any(_clash(node, each) for each in known.values()):
+                found[name] = node
     return found
 
 
-def _node(row: PortRow) -> Node | None:
+def _remembered(row: PortRow) -> Iterator[tuple[str, str, str]]:
+    """Name, ranges and addresses of each node that the row tells of."""
+    ids = row.external_ids
     if row.role not in (names.ROLE_TUNNEL, names.ROLE_GATEWAY):
-        return None
+        return
+    if names.KEY_PEER in ids:
+        yield ids[names.KEY_PEER], ids.get(names.KEY_CIDRS, ""), ids.get(names.KEY_ADDRESSES, "")
+    for key, value in ids.items():
+        if key.startswith(names.KEY_PEERS):
+            cidrs, _, addresses = value.partition("|")
+            yield key.removeprefix(names.KEY_PEERS), cidrs, addresses
+
+
+def _node(row: PortRow, name: str, cidrs: str, addresses: str) -> Node | None:
+    """None for what is not as we write it."""
     try:
-        return Node(
-            name=row.external_ids[names.KEY_PEER],
-            pod_cidrs=tuple(ipaddress.ip_network(text) for text in row.external_ids[names.KEY_CIDRS].split()),
-            addresses=tuple(
-                ipaddress.ip_address(text) for text in row.external_ids[names.KEY_ADDRESSES].split()
-            ),
+        node = Node(
+            name=name,
+            pod_cidrs=tuple(map(ipaddress.ip_network, cidrs.split())),
+            addresses=tuple(map(ipaddress.ip_address, addresses.split())),
             encap=_ENCAP.get(row.type),
             source=f"port {row.name}",
         )
-    except (KeyError, ValueError):
+    except ValueError:
         return None
+    return node if node.pod_cidrs and node.addresses else None
+
+
+def _text(what: Iterable[IPAddress | IPNetwork]) -> str:
+    return " ".join(map(str, what))
 
 
 def _clash(a: Node, b: Node) -> bool:

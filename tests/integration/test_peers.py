@@ -26,7 +26,7 @@ from lab_world import (
 
 from ovsnet.lab import files
 from ovsnet.lab.lab import Lab
-from ovsnet.lab.node import Node
+from ovsnet.lab.node import AGENT, Node
 from ovsnet.lab.spec import node_spec
 from ovsnet.lab.state import write_atomically
 
@@ -324,3 +324,67 @@ def test_a_folder_that_is_away_withdraws_nothing(lab: Lab) -> None:
     finally:
         reconfigure(a, store={"file": "/etc/ovsnet/cluster"})
     eventually(lambda: "node-c" in tunnels(a))
+
+
+@pytest.mark.parametrize("kind", ["flow", pytest.param("ports", marks=pytest.mark.slow)])
+def test_a_start_with_a_broken_manifest_remembers_the_peer(kind: str) -> None:
+    """The rows know it, whether it has a port of its own or shares one."""
+    with running(nodes=3, pods=1, tunnels=kind, families="4", agent=BY_MANIFEST) as lab:
+        a = lab.nodes[0]
+        as_before, path = unchanged(a), manifest(lab, "node-b")
+        good, mark = path.read_text(), len(agent_log(a))
+        with nothing_withdrawn(a):
+            path.write_text("{")
+            a.kill(AGENT)
+            a.start(AGENT)
+            eventually(lambda: "node node-a is ready" in agent_log(a)[mark:])
+            assert as_before()
+            assert fetch(lab, "a1", lab.pod("b1").address(4))["name"] == "b1"
+            path.write_text(good)
+            eventually(lambda: "in order again" in agent_log(a)[mark:])
+            assert as_before()
+        path.unlink()
+        eventually(lambda: not knows(a, "10.244.2.0/24"))
+        assert fetch(lab, "a1", lab.pod("c1").address(4))["name"] == "c1"
+
+
+def test_a_range_with_the_nodes_in_it_is_refused_and_named(lab: Lab) -> None:
+    """Else the tunnels' own packets would go into the tunnel."""
+    a = lab.nodes[0]
+    as_before, path = unchanged(a), manifest(lab, "node-x")
+    document = yaml.safe_load(files.manifest(lab.state.spec, node_spec(20, "node-x")))
+    document["spec"] = {"podCIDR": "192.0.2.0/25", "podCIDRs": ["192.0.2.0/25"]}
+    with nothing_withdrawn(a):
+        write_atomically(path, yaml.safe_dump(document))
+        try:
+            eventually(
+                lambda: said(
+                    a, "warning", "node-x", "192.0.2.0/25 contains 192.0.2.11, the address of node node-a"
+                )
+            )
+            assert as_before()
+        finally:
+            path.unlink()
+    assert as_before()
+
+
+@pytest.mark.slow
+def test_nodes_with_both_families_agree_on_one_in_whichever_order_they_stand() -> None:
+    """Each node's tunnel ends where the other's begins; nothing arrives otherwise."""
+    with running(nodes=3, pods=1, underlay="dual", agent=BY_MANIFEST) as lab:
+        a, b, c = lab.nodes
+
+        def turn(node: dict[str, Any]) -> None:
+            node["status"]["addresses"].reverse()
+
+        def ends(here: Node, there: Node) -> tuple[str, str]:
+            tunnel = tunnels(here)[there.name]
+            return tunnel["local_ip"], tunnel["remote_ip"]
+
+        with edited(lab, "node-b", turn):
+            eventually(lambda: ":" in ends(b, c)[0] and ":" in ends(c, b)[0])
+            assert ends(b, c) == ends(c, b)[::-1]
+            assert ends(a, b) == ends(b, a)[::-1] == ("192.0.2.11", "192.0.2.12"), "node-a sorts first"
+            assert_green(lab)
+        eventually(lambda: ends(b, c) == ends(c, b)[::-1] == ("192.0.2.12", "192.0.2.13"))
+        assert_green(lab)

@@ -246,6 +246,24 @@ def test_one_port_for_all_peers() -> None:
     _, shared = wish(config, nodes(a="192.0.2.1 2001:db8::1", b="192.0.2.2", c="2001:db8::3"))
     assert (shared.name, shared.type, shared.options["remote_ip"]) == ("geneve-flow", "geneve", "flow")
     assert names.KEY_PEER not in shared.external_ids
+    assert "local_ip" not in shared.options, "one address would shut out the peers of the other family"
+
+
+@pytest.mark.parametrize(("peers", "local"), [("192.0.2.{}", "192.0.2.1"), ("2001:db8::{}", "2001:db8::1")])
+def test_a_shared_port_takes_only_what_is_sent_to_this_nodes_end_of_tunnels(peers: str, local: str) -> None:
+    known = nodes(a="192.0.2.1 2001:db8::1", b=peers.format(2), c=peers.format(3))
+    _, shared = wish(Config(tunnels=Tunnels.FLOW), known)
+    assert shared.options["local_ip"] == local
+
+
+def test_a_peer_on_a_shared_port_is_one_key_of_its_row() -> None:
+    config = Config(tunnels=Tunnels.FLOW)
+    before, after = (
+        wish(config, nodes(a="192.0.2.1", b="192.0.2.2", **more)) for more in ({}, {"c": "192.0.2.3"})
+    )
+    new = after[1].external_ids.items() - before[1].external_ids.items()
+    assert new == {("ovsnet-peer/c", "10.244.3.0/24|192.0.2.3")}
+    assert before[1].external_ids.items() <= after[1].external_ids.items()
 
 
 def test_the_udp_port_is_that_of_the_configured_encapsulation() -> None:

@@ -1,8 +1,8 @@
 """Makes the file that is installed as /opt/cni/bin/ovsnet out of `client`.
 
-Python compiles a script at every start, which takes a fifth of what a CNI call costs; so the file holds the
-compiled program, for the interpreter that made it, and its source for any other. Called when a node is
-set up, never by the agent.
+Python compiles a script at every start, a sixth of the processor time that `client` takes; so the file
+holds the compiled program, for the interpreter that made it, and its source for any other. Called when a
+node is set up, never by the agent.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from ovsnet import encap, names
+from ovsnet import encap, names, pairs
 from ovsnet.config import Config
 from ovsnet.errors import NotReady
 from ovsnet.model import Encap, Frozen, IPAddress, IPNetwork, LocalNode, Node, Object, Peer, Pod, Tunnels
@@ -161,12 +161,12 @@ def _list(addresses: Iterable[IPAddress]) -> str:
 
 
 def _peer(config: Config, own: Node, ends: Sequence[IPAddress], node: Node) -> PeerNode:
-    version = pair_family(own.name, ends, node.name, node.addresses)
+    version = pairs.family(own.name, ends, node.name, node.addresses)
     return PeerNode(
         name=node.name,
         remote=_first_of(version, node.addresses),
         local=_first_of(version, ends),
-        encap=pair_encap(config.encapsulation, own.name, own.encap, node.name, node.encap),
+        encap=pairs.encap(config.encapsulation, own.name, own.encap, node.name, node.encap),
         cidrs=node.pod_cidrs,
         addresses=node.addresses,
     )
@@ -185,7 +185,7 @@ def _mtu(
     and nobody would tell the sender.
     """
     derived = encap.pod_mtu(
-        uplink_mtu, _tunnels(config.encapsulation, nodes), (config.encapsulation, version)
+        uplink_mtu, pairs.tunnels(config.encapsulation, nodes), (config.encapsulation, version)
     )
     mtu = derived if config.mtu == "auto" else config.mtu
     least = 1280 if any(cidr.version == 6 for cidr in cidrs) else 576
@@ -197,41 +197,6 @@ def _mtu(
             "raise the MTU of the uplink and of the network behind it",
         )
     return mtu
-
-
-def _tunnels(default: Encap, nodes: Iterable[Node]) -> set[tuple[Encap, int]]:
-    """Encapsulation and outer version of every tunnel in the cluster, those between two others as well."""
-    # Nodes that want the same are one group, so that the cost does not grow with the square of the cluster.
-    groups: dict[tuple[Encap | None, tuple[int, ...]], tuple[str, str]] = {}
-    for node in nodes:
-        group = node.encap, tuple(dict.fromkeys(address.version for address in node.addresses))
-        low, high = groups.get(group, (node.name, node.name))
-        groups[group] = min(low, node.name), max(high, node.name)
-    return {
-        (a_encap or b_encap or default, next(version for version in a_versions if version in b_versions))
-        for (a_encap, a_versions), (first, _) in groups.items()
-        for (b_encap, b_versions), (_, last) in groups.items()
-        if first < last and set(a_versions) & set(b_versions)
-    }
-
-
-def pair_encap(default: Encap, a: str, a_encap: Encap | None, b: str, b_encap: Encap | None) -> Encap:
-    """The encapsulation between two nodes, the same whichever of them asks.
-
-    An annotation on either decides; if both have one, that of the node whose name sorts first.
-    """
-    first, second = (a_encap, b_encap) if a < b else (b_encap, a_encap)
-    return first or second or default
-
-
-def pair_family(a: str, a_addresses: Iterable[IPAddress], b: str, b_addresses: Iterable[IPAddress]) -> int:
-    """The family of the tunnel between two nodes that have one in common, the same whichever of them asks.
-
-    The first address of the node whose name sorts first decides, if the other has that family.
-    """
-    first, second = (a_addresses, b_addresses) if a < b else (b_addresses, a_addresses)
-    there = {address.version for address in second}
-    return next(address.version for address in first if address.version in there)
 
 
 def identity(pod: Pod) -> dict[str, str]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ovsnet import encap, names, state
+from ovsnet import encap, names, pairs, state
 from ovsnet.config import Config
 from ovsnet.errors import NotReady
 from ovsnet.model import Encap, IPAddress, LocalNode, Node, Peer, Pod, Tunnels
@@ -218,8 +218,8 @@ ENCAPS = st.sampled_from([None, *Encap])
 @settings(deadline=None)
 @given(st.sampled_from(Encap), ENCAPS, ENCAPS)
 def test_both_ends_choose_the_same_encapsulation(default: Encap, a: Encap | None, b: Encap | None) -> None:
-    chosen = state.pair_encap(default, "a", a, "b", b)
-    assert chosen == state.pair_encap(default, "b", b, "a", a)
+    chosen = pairs.encap(default, "a", a, "b", b)
+    assert chosen == pairs.encap(default, "b", b, "a", a)
     assert chosen in {a, b} - {None} or (a is None and b is None and chosen is default)
 
 

@@ -12,8 +12,19 @@ from typing import Any
 import pytest
 import yaml
 from cni_world import Cni, launch_agent, path, wake_agents
-from lab_world import agent_log, assert_green, eventually, fetch, manifest, reconfigure, running, tunnels
+from lab_world import (
+    agent_log,
+    assert_green,
+    dump,
+    eventually,
+    fetch,
+    manifest,
+    reconfigure,
+    running,
+    tunnels,
+)
 
+from ovsnet import names, state
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT
 from ovsnet.lab.spec import LabError
@@ -92,6 +103,19 @@ def test_a_node_loses_power(lab: Lab, cni: Cni) -> None:
     assert cni.attached() == before
     assert [str(address) for address in lab.pod("a1").addresses] != released, "an address without its rest"
     assert_green(lab)
+
+
+@pytest.mark.slow
+def test_flows_that_someone_changed_are_written_again(lab: Lab, cni: Cni) -> None:
+    """The agent looks once in 30 s without news; what was deleted comes back, what was added goes."""
+    flows, mark = dump(cni.node), len(agent_log(cni.node))
+    pod = next(pod for pod in state.pods(cni.rows()) if pod.title == "default/a1")
+    cni.tool("ovs-ofctl", "del-flows", "br-int", f"cookie={names.cookie('pod', pod.key):#x}/-1")
+    cni.tool("ovs-ofctl", "add-flow", "br-int", "cookie=0x77,priority=1,in_port=4321,actions=drop")
+    assert lab.exec("a1", ["ping", "-c1", "-W1", "10.244.1.1"]).returncode != 0
+    eventually(lambda: dump(cni.node) == flows, 45)
+    assert "changed by someone else" in agent_log(cni.node)[mark:]
+    assert lab.exec("a1", ["ping", "-c1", "-W2", "10.244.1.1"]).returncode == 0
 
 
 # --- taken and missing ---------------------------------------------------------------------------

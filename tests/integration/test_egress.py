@@ -34,7 +34,7 @@ def lab() -> Iterator[Lab]:
 
 
 def ruleset(node: Node) -> str:
-    return node.run(["nft", "list", "table", "inet", "ovsnet"], check=True).stdout
+    return node.run(["nft", "--stateless", "list", "table", "inet", "ovsnet"], check=True).stdout
 
 
 @VERSIONS
@@ -87,16 +87,31 @@ def test_rules_that_someone_removed_come_back_with_the_next_change(lab: Lab) -> 
     node.run(["nft", "flush", "table", "inet", "ovsnet"], check=True)
     other = manifest(lab, "node-b")
     good = other.read_text()
-    # A change that no rule depends on.
+    # A change that no rule depends on: it asks for what is so already.
+    write_atomically(
+        other, good.replace("name: node-b", "name: node-b\n  annotations: {ovsnet.io/encapsulation: vxlan}")
+    )
+    try:
+        eventually(lambda: ruleset(node) == before)
+    finally:
+        write_atomically(other, good)
+
+
+def test_rules_follow_the_tunnels(lab: Lab) -> None:
+    """What pods may not send to the outside depends on what nodes send to one another."""
+    node, other = lab.nodes[0], manifest(lab, "node-b")
+    good, before = other.read_text(), ruleset(node)
+    assert "dport 4789 " in before
     write_atomically(
         other, good.replace("name: node-b", "name: node-b\n  annotations: {ovsnet.io/encapsulation: geneve}")
     )
     try:
-        eventually(lambda: ruleset(node) == before)
         eventually(lambda: tunnels(node).get("node-b", {}).get("type") == "geneve")
+        eventually(lambda: "dport { 4789, 6081 }" in ruleset(node))
     finally:
         write_atomically(other, good)
     eventually(lambda: tunnels(node).get("node-b", {}).get("type") == "vxlan")
+    eventually(lambda: ruleset(node) == before)
 
 
 @pytest.mark.slow

@@ -47,7 +47,8 @@ def desired_ports(config: Config, topo: Topology) -> list[PortSpec]:
         type="internal",
         mac=topo.mac,
         mtu_request=topo.mtu,
-        external_ids={names.OWNER: names.ROLE_GATEWAY} | recall.ids(topo.name, topo.cidrs, topo.internal),
+        external_ids={names.OWNER: names.ROLE_GATEWAY}
+        | recall.ids(topo.name, topo.cidrs, topo.internal, topo.wants),
     )
     by_port: dict[str, list[PeerNode]] = {}
     for peer in topo.peers:
@@ -71,7 +72,7 @@ def _tunnel(config: Config, topo: Topology, name: str, peers: list[PeerNode]) ->
                 "give one of these nodes another address, or choose tunnels: flow",
             )
         remote, local, version = peer.remote, peer.local, peer.remote.version
-        ids |= recall.ids(peer.name, peer.cidrs, peer.addresses)
+        ids |= recall.ids(peer.name, peer.cidrs, peer.addresses, peer.wants)
     udp_port = encap.udp_port(peer.encap, config.encapsulation, config.udp_port)
     return PortSpec(
         name=name,

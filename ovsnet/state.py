@@ -30,6 +30,8 @@ class PeerNode(Frozen):
     encap: Encap
     cidrs: tuple[IPNetwork, ...]
     addresses: tuple[IPAddress, ...]
+    wants: Encap | None = None
+    """What its annotation asks for."""
 
 
 class Topology(Frozen):
@@ -49,6 +51,8 @@ class Topology(Frozen):
     tunnel_ports: tuple[int, ...]
     """Their UDP ports."""
     peers: tuple[PeerNode, ...]
+    wants: Encap | None = None
+    """What this node's annotation asks for."""
     problems: tuple[str, ...] = ()
 
 
@@ -91,6 +95,7 @@ def topology(
         encaps=tuple(encaps),
         tunnel_ports=tuple(sorted(port for port in udp_ports if port is not None)),
         peers=tuple(peers),
+        wants=own.encap,
         problems=tuple(problems),
     )
 
@@ -169,6 +174,7 @@ def _peer(config: Config, own: Node, ends: Sequence[IPAddress], node: Node) -> P
         encap=pairs.encap(config.encapsulation, own.name, own.encap, node.name, node.encap),
         cidrs=node.pod_cidrs,
         addresses=node.addresses,
+        wants=node.encap,
     )
 
 

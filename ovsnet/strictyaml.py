@@ -14,6 +14,7 @@ _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_DEPTH = 32
 """Deeper nesting is refused before anything recurses into it."""
+_TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 
 
 class Problem(Frozen):
@@ -74,7 +75,7 @@ def _refuse(text: str, document: Document) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                document.report("", f"nested more than {MAX_DEPTH} deep", event)
+                document.report("", _TOO_DEEP, event)
                 return
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
@@ -114,6 +115,9 @@ def _syntax_problem(error: yaml.YAMLError) -> Problem:
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         what = ", ".join(filter(None, (error.context, error.problem)))
+        if "nesting depth" in what:
+            # Some versions of the library's scanner give up on a depth of their own, far ahead of the events.
+            return Problem(path="", text=_TOO_DEEP, line=mark.line + 1 if mark is not None else 0)
         if mark is not None:
             return Problem(path="", text=f"not YAML at column {mark.column + 1}: {what}", line=mark.line + 1)
         return Problem(path="", text=f"not YAML: {what}")

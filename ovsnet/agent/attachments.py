@@ -110,9 +110,11 @@ class Attachments:
     async def adopt(self) -> None:
         """Removes what interrupted requests, dead pods and a reboot left, and takes over the spares."""
         pairs = await self._links.list_ours()
-        gone = [pod for pod in self._pods.values() if names.token_of(pod.port) not in pairs.hosts]
+        # Of an ADD that was interrupted the row may be written and the interface not moved yet.
+        attached = pairs.hosts - pairs.spares
+        gone = [pod for pod in self._pods.values() if names.token_of(pod.port) not in attached]
         for pod in gone:
-            log.info("pod %s: its interface %s is gone; releasing %s", pod.title, pod.port, _text(pod))
+            log.info("pod %s: no interface of it leads to %s; releasing %s", pod.title, pod.port, _text(pod))
         await asyncio.gather(*(self._remove(pod) for pod in gone))
         rows = self._ovsdb.ports()
         nobodys = [token for token in pairs.hosts if names.host_interface(token) not in rows]

@@ -16,7 +16,7 @@ import yaml
 from ovsnet import names
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, Node
-from ovsnet.lab.spec import LabSpec
+from ovsnet.lab.spec import LabError, LabSpec
 from ovsnet.lab.state import wait_for
 
 SOON = 10.0
@@ -42,11 +42,18 @@ def assert_green(lab: Lab, seconds: float = 6.0) -> None:
 
 
 def eventually(condition: Callable[[], object], seconds: float = SOON) -> None:
-    """Fails with what the condition says last, if that does not become true in time."""
+    """Fails with what the condition says last, if that does not become true in time.
+
+    A tool that can't ask yet, because the daemon it asks is not there, says no.
+    """
     last: list[object] = []
 
     def met() -> bool:
-        last[:] = [condition()]
+        try:
+            last[:] = [condition()]
+        except LabError as error:
+            last[:] = [error]
+            return False
         return bool(last[0])
 
     assert wait_for(met, seconds, 0.05), f"not within {seconds:g} s: {last[0]!r}"

@@ -20,6 +20,10 @@ from lab_world import agent_log, assert_green, dump, eventually, fetch, running,
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
 
+SETTLED = 20
+"""Pings before the one from which on none may be lost."""
+SPARES = 8
+"""Of a pool that is full."""
 SECONDS = 8.0
 """Within which ports work again after vswitchd came back, on a busy machine; usually it is one."""
 RECONNECT = 20.0
@@ -46,6 +50,7 @@ def cni(node: Node) -> Cni:
 @pytest.fixture(autouse=True)
 def as_before(cni: Cni) -> Iterator[None]:
     """No test leaves the node otherwise than it was: same flows, same pods, no leak."""
+    eventually(lambda: sum(row.role == "spare" for row in cni.rows().values()) == SPARES)
     flows, attached = dump(cni.node), cni.attached()
     yield
     eventually(lambda: cni.call("STATUS").status == 0, 20)
@@ -56,21 +61,35 @@ def as_before(cni: Cni) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lossless(lab: Lab, source: str, *targets: object) -> Iterator[None]:
-    """A ping every 10 ms to each target meanwhile; none may go unanswered."""
+    """A ping every 10 ms to each target meanwhile; none may go unanswered.
+
+    What happens starts when each has had some answers: neighbours are known then, and what counts is what
+    was sent since.
+    """
     commands = [lab.command(source, ["ping", "-n", "-i0.01", str(target)]) for target in targets]
     pings = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    time.sleep(0.5)
     try:
+        for ping in pings:
+            assert ping.stdout is not None
+            assert any(_answered(line) >= SETTLED for line in ping.stdout), "no answer"
         yield
         time.sleep(0.3)
     finally:
         for ping in pings:
             ping.send_signal(signal.SIGINT)
-        answers = [ping.communicate(timeout=10)[0] for ping in pings]
+        answers = [ping.stdout.read() if ping.stdout else "" for ping in pings]
+        for ping in pings:
+            ping.wait(timeout=10)
     for answer, target in zip(answers, targets, strict=True):
-        got = {int(number) for number in re.findall(r"icmp_seq=(\d+)", answer)}
+        got = {_answered(line) for line in answer.splitlines()} - {0}
         assert len(got) > 30, answer
-        assert sorted(set(range(min(got), max(got))) - got) == [], f"lost on the way to {target}"
+        assert sorted(set(range(SETTLED + 1, max(got))) - got) == [], f"lost on the way to {target}"
+
+
+def _answered(line: str) -> int:
+    """The number of the ping that a line of output is the answer to; 0 for any other line."""
+    found = re.search(r"icmp_seq=(\d+)", line)
+    return int(found[1]) if found else 0
 
 
 def without_database(lab: Lab) -> contextlib.AbstractContextManager[None]:

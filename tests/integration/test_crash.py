@@ -12,6 +12,7 @@ import pytest
 from cni_world import Cni, finish, launch_agent, new_container, path
 from lab_world import eventually, running
 
+from ovsnet import names
 from ovsnet.lab.node import AGENT
 from ovsnet.lab.state import Process
 
@@ -169,6 +170,21 @@ def test_nothing_is_leaked_when_the_next_start_is_killed_too(cni: Cni, delay: fl
             cni.delete(each)
         cni.assert_nothing_leaked()
         assert cni.attached() == set()
+
+
+def test_an_identity_whose_interface_never_moved_is_taken_back(cni: Cni) -> None:
+    """The agent died when the row was written and the interface was still where the spares are."""
+    with cni.pod() as (container, answer):
+        kill_agent(cni)
+        rows = cni.rows()
+        of_pod = rows[answer.document["interfaces"][0]["name"]].external_ids
+        spare = next(name for name, row in rows.items() if row.role == names.ROLE_SPARE)
+        half = {**of_pod, names.KEY_CONTAINER: new_container(), names.KEY_IPS: "10.244.1.14"}
+        cni.tool("ovs-vsctl", "set", "Port", spare, *(f'external_ids:{k}="{v}"' for k, v in half.items()))
+        start_agent(cni)
+        cni.assert_nothing_leaked()
+        assert cni.attached() == {(container, "eth0")}
+    assert_all_free(cni)
 
 
 @pytest.mark.slow

@@ -182,9 +182,12 @@ def exchange(lab: Lab, first: str, second: str) -> None:
         node.ip([f"address delete {old}/24 dev br-phy"])
     for node, new in ((one, was[second]), (other, was[first])):
         node.ip([f"address add {new}/24 dev br-phy", "route replace default via 192.0.2.1 dev br-phy"])
-    for node in lab.nodes:  # as if the time had passed after which neighbours are asked again
+    # As if the time had passed after which neighbours are asked again. Purging too: vswitchd learns from answers
+    # that it sees itself, not from those for which the datapath still has a flow of a moment ago.
+    for node in lab.nodes:
         node.run(["ip", "neighbour", "flush", "all"], check=True)
         node.run(["ovs-appctl", "tnl/neigh/flush"], check=True)
+        node.run(["ovs-appctl", "revalidator/purge"], check=True)
     for name, address in ((first, was[second]), (second, was[first])):
         documents[name]["status"]["addresses"][0]["address"] = address
         write_atomically(manifest(lab, name), yaml.safe_dump(documents[name]))

@@ -17,7 +17,7 @@ from typing import Any
 from ovs.db import idl
 
 from ovsnet.errors import OvsnetError, SwitchUnavailable
-from ovsnet.rows import BridgeRow, Change, PortRow
+from ovsnet.rows import BridgeRow, Change, PortRow, SetReleased
 from ovsnet.switch import operations, schema
 from ovsnet.switch.cache import Cache
 from ovsnet.switch.replica import Change as RowChange
@@ -64,6 +64,8 @@ class Ovsdb:
         self._up = asyncio.Event()
         self._pending: dict[Any, asyncio.Future[str]] = {}
         self._changed: list[asyncio.Future[None]] = []
+        self._queue: list[tuple[Sequence[Change], asyncio.Future[None]]] = []
+        self._worker: asyncio.Task[None] | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._complaint: asyncio.TimerHandle | None = None
         self._complained = False
@@ -117,9 +119,50 @@ class Ovsdb:
         """Carries out the changes in one transaction; returns when the server has them and the rows show them.
 
         Adding a port that is there already and is ours brings it in line; deleting one that is not
-        there does nothing. Raises SwitchUnavailable without a server, and OvsnetError for a row that
-        is not ours or with the server's words when it refuses.
+        there does nothing. One transaction is under way at a time, and what is asked for meanwhile shares the
+        next: vswitchd looks at its ports once for all of it. Raises SwitchUnavailable without a server, and
+        OvsnetError for a row that is not ours or with the server's words when it refuses.
         """
+        await self.begin(changes)
+
+    def begin(self, changes: Sequence[Change]) -> asyncio.Future[None]:
+        """Like `apply`, but under way with the loop's next turn."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((changes, waiter))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        return waiter
+
+    async def _work(self) -> None:
+        batch: list[tuple[Sequence[Change], asyncio.Future[None]]] = []
+        try:
+            while self._queue:
+                batch = [(changes, waiter) for changes, waiter in self._queue if not waiter.done()]
+                self._queue = []
+                failed = await self._settle(batch)
+                if failed is not None and not isinstance(failed, SwitchUnavailable) and len(batch) > 1:
+                    # A transaction is all or nothing: whoever is to blame, the others are served.
+                    for each in batch:
+                        _answer([each], await self._settle([each]))
+                else:
+                    _answer(batch, failed)
+        except BaseException as error:
+            # Nobody may wait for ever, whatever it was.
+            _answer([*batch, *self._queue], error)
+            self._queue = []
+            raise
+        finally:
+            self._worker = None
+
+    async def _settle(self, batch: Sequence[tuple[Sequence[Change], object]]) -> OvsnetError | None:
+        """The changes of all in one transaction; why that failed."""
+        try:
+            await self._commit(_merged(changes for changes, _ in batch))
+        except OvsnetError as error:
+            return error
+        return None
+
+    async def _commit(self, changes: Sequence[Change]) -> None:
         conflicts = 0
         try:
             async with asyncio.timeout(self._patience):
@@ -277,6 +320,23 @@ class Ovsdb:
         log.warning("ovsdb-server at %s does not answer; waiting for it", self._remote)
         self._complained = True
         self._complain_in(silence, min(2 * silence, _MOST_SILENCE))
+
+
+def _answer(batch: Iterable[tuple[object, asyncio.Future[None]]], error: BaseException | None) -> None:
+    for _, waiter in batch:
+        if waiter.done():
+            continue
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+
+def _merged(all_changes: Iterable[Sequence[Change]]) -> list[Change]:
+    """Of what replaces a whole value, such as SetReleased, the last: nobody will see the others."""
+    changes = [change for changes in all_changes for change in changes]
+    last = max((i for i, change in enumerate(changes) if isinstance(change, SetReleased)), default=0)
+    return [change for i, change in enumerate(changes) if i == last or not isinstance(change, SetReleased)]
 
 
 def _words(error: str) -> str:

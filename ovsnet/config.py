@@ -235,16 +235,6 @@ class Config(Section):
             extra={"unit": "seconds"},
         ),
     ] = 60
-    spare_ports: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=256,
-            description="How many pod ports are kept ready, to make the start of a pod quicker. Should be about the "
-            "number of pods that start at once; 0 makes each port when it is needed.",
-            extra={"unit": "ports"},
-        ),
-    ] = 8
     mtu: Annotated[
         Literal["auto"] | Annotated[int, Meta(ge=576, le=65535)],
         Meta(

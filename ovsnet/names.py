@@ -15,7 +15,7 @@ GATEWAY = "ovsnet0"
 
 # external_ids of a Bridge or Port row. A row without OWNER is somebody else's and never touched.
 OWNER = "ovsnet"
-ROLE_BRIDGE, ROLE_GATEWAY, ROLE_TUNNEL, ROLE_SPARE, ROLE_POD = "bridge", "gateway", "tunnel", "spare", "pod"
+ROLE_BRIDGE, ROLE_GATEWAY, ROLE_TUNNEL, ROLE_POD = "bridge", "gateway", "tunnel", "pod"
 KEY_CONTAINER = "ovsnet-container"
 KEY_NETNS = "ovsnet-netns"
 KEY_IFNAME = "ovsnet-ifname"
@@ -53,11 +53,6 @@ def kind_of(cookie: int) -> str | None:
 def host_interface(token: str) -> str:
     """The end of a pod's veth pair that is in the bridge. token: 8 hexadecimal digits."""
     return f"pod-{token}"
-
-
-def spare_interface(token: str) -> str:
-    """The other end while no pod has it."""
-    return f"spare-{token}"
 
 
 def token_of(host_interface: str) -> str:

@@ -7,7 +7,7 @@ idempotent in the sense that a plan carried out leaves nothing to plan.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ovsnet import encap, names, recall, state
 from ovsnet.config import Config
@@ -30,9 +30,9 @@ class PortPlan(Frozen):
     numbers: dict[str, int]
 
 
-def free_numbers(rows: Iterable[PortRow], start: int) -> Iterator[int]:
-    """OpenFlow port numbers from `start` on that no row has or has asked for."""
-    used = {number for row in rows for number in (row.ofport, row.ofport_request)}
+def free_numbers(rows: Iterable[PortRow], start: int, claimed: Collection[int] = ()) -> Iterator[int]:
+    """OpenFlow port numbers from `start` on that no row has or has asked for, and nobody has claimed."""
+    used = {number for row in rows for number in (row.ofport, row.ofport_request)} | set(claimed)
     number = start
     while True:
         if number not in used:

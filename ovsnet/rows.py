@@ -60,7 +60,7 @@ class PortRow(Frozen):
 
     @property
     def role(self) -> str | None:
-        """pod, spare, tunnel, gateway; None when the row is not ours."""
+        """pod, tunnel, gateway; None when the row is not ours."""
         return self.external_ids.get(names.OWNER)
 
     @property

@@ -20,7 +20,7 @@ from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
-from ovsnet.agent.pool import Pool
+from ovsnet.agent.wiring import Wiring
 from ovsnet.config import Config, Datapath
 from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable
 from ovsnet.model import Node, Tunnels
@@ -57,7 +57,7 @@ class Agent:
         host: HostSide,
         renderer: Renderer,
         installer: Installer,
-        pool: Pool,
+        wiring: Wiring,
         attachments: Attachments,
     ) -> None:
         self.config = config
@@ -68,7 +68,7 @@ class Agent:
         self.host = host
         self.renderer = renderer
         self.installer = installer
-        self.pool = pool
+        self.wiring = wiring
         self.attachments = attachments
         self.topology: Topology | None = None
         self.complaints = Complaints(log)
@@ -108,7 +108,6 @@ class Agent:
             "complaints": self.complaints.current(),
             "pods": len(self.attachments.pods()),
             "peers": len(self.topology.peers) if self.topology else 0,
-            "spares": len(self.pool),
             "flows": sum(map(len, self.installer.installed.values())),
             "modifications": self.installer.modifications,
             "mtu": self.topology.mtu if self.topology else 0,
@@ -180,12 +179,11 @@ class Agent:
         port_plan = plan.ports(plan.desired_ports(self.config, topo), self.ovsdb.ports())
         if port_plan.changes:
             await self.ovsdb.apply(port_plan.changes)
-        self.pool.mtu = topo.mtu
         self.attachments.serve(topo)
         if before is not None and before != topo.mtu:
             await self.attachments.set_mtu(topo.mtu)
         await self.attachments.restore()
-        await self.pool.reconcile()
+        await self.wiring.clear_up()
         if self.installer.stale:
             await self._require_switch()
         objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.attachments.pods())
@@ -240,7 +238,7 @@ class Agent:
         if not self._datapath:
             self._datapath = self._choose_datapath(row)
             # In user space nobody else computes the checksums that a pod leaves out.
-            self.pool.tx_off = self._datapath == "netdev"
+            self.wiring.tx_off = self._datapath == "netdev"
         spec = BridgeSpec(
             name=self.config.bridge,
             datapath_type=self._datapath,
@@ -310,11 +308,7 @@ class Agent:
             for rows in (before, self._rows)
             if (row := rows.get(name)) is not None
         }
-        if (
-            roles - {names.ROLE_POD, names.ROLE_SPARE}
-            or self.ovsdb.bridge() is None
-            or (names.ROLE_SPARE in roles and self.pool.robbed())
-        ):
+        if roles - {names.ROLE_POD} or self.ovsdb.bridge() is None:
             self.wake()
 
     async def _watch_switch(self) -> None:

@@ -21,11 +21,11 @@ from ovsnet.agent.agent import Agent
 from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
-from ovsnet.agent.pool import Pool
+from ovsnet.agent.wiring import Wiring
 from ovsnet.cni.server import CniServer
 from ovsnet.config import Config
-from ovsnet.host.links import Links
 from ovsnet.host.nft import Ruleset
+from ovsnet.host.worker import LinkWorker
 from ovsnet.render import Renderer
 from ovsnet.store.file import FileStore
 from ovsnet.switch.openflow import OpenFlow, management_socket
@@ -43,15 +43,20 @@ def main(config: Config) -> None:
 async def run(config: Config) -> None:
     """Composes and runs the agent until a signal stops it, in order."""
     name = config.node_name or socket.gethostname().lower()
-    links = await Links.open()
+    links = LinkWorker()
     ovsdb = Ovsdb(config.ovsdb, config.bridge)
     openflow = OpenFlow(management_socket(config.ovsdb, config.bridge))
     host = HostSide(Ruleset(resources.templates_dir()))
     renderer = Renderer(resources.flows_dir())
     installer = Installer(openflow)
-    pool = Pool(ovsdb, links, config.spare_ports)
+    wiring = Wiring(ovsdb, links)
     attachments = Attachments(
-        config, ovsdb=ovsdb, links=links, pool=pool, installer=installer, renderer=renderer
+        config,
+        ovsdb=ovsdb,
+        links=links,
+        wiring=wiring,
+        installer=installer,
+        renderer=renderer,
     )
     agent = Agent(
         config,
@@ -62,7 +67,7 @@ async def run(config: Config) -> None:
         host=host,
         renderer=renderer,
         installer=installer,
-        pool=pool,
+        wiring=wiring,
         attachments=attachments,
     )
     attachments.trouble = agent.trouble
@@ -81,7 +86,6 @@ async def run(config: Config) -> None:
     finally:
         # Requests under way still need OVSDB and the loop to come to an end.
         await server.close()
-        await pool.close()
         stopped.cancel()
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):

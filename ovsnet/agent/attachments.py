@@ -2,8 +2,8 @@
 
 Owns the list of pods and the allocator; both are rebuilt from OVSDB rows at start and are in step
 with them ever after. An ADD answers when identity, interface and flows are in place; its identity
-is one transaction, so that a crash leaves either an attachment that DEL or GC finds, or a spare with
-a missing end that the next start removes. Requests about one interface are served one by one.
+is one transaction, so that a crash leaves either an attachment that DEL or GC finds, or something half
+made that the next start removes (`wiring`). Requests about one interface are served one by one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 from ovsnet import ipam, names, state
 from ovsnet.agent import checking, requests
 from ovsnet.agent.installer import Installer
-from ovsnet.agent.pool import Pool, Spare
+from ovsnet.agent.wiring import Wiring
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult
 from ovsnet.config import Config
@@ -34,7 +34,7 @@ from ovsnet.errors import (
     SwitchUnavailable,
     UnknownContainer,
 )
-from ovsnet.host.links import Links
+from ovsnet.host.worker import LinkWorker
 from ovsnet.model import Pod
 from ovsnet.render import Renderer, cookie_of
 from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetIdentity, SetReleased
@@ -62,15 +62,15 @@ class Attachments:
         config: Config,
         *,
         ovsdb: Ovsdb,
-        links: Links,
-        pool: Pool,
+        links: LinkWorker,
+        wiring: Wiring,
         installer: Installer,
         renderer: Renderer,
     ) -> None:
         self._config = config
         self._ovsdb = ovsdb
         self._links = links
-        self._pool = pool
+        self._wiring = wiring
         self._installer = installer
         self._renderer = renderer
         self.trouble: Callable[[], OvsnetError | None] = lambda: None
@@ -108,16 +108,14 @@ class Attachments:
         )
 
     async def adopt(self) -> None:
-        """Removes what interrupted requests, dead pods and a reboot left, and takes over the spares."""
-        pairs = await self._links.list_ours()
-        # Of an ADD that was interrupted the row may be written and the interface not moved yet.
-        attached = pairs.hosts - pairs.spares
-        gone = [pod for pod in self._pods.values() if names.token_of(pod.port) not in attached]
+        """Removes what interrupted requests, dead pods and a reboot left."""
+        links = await self._links.list_ours()
+        gone = [pod for pod in self._pods.values() if names.token_of(pod.port) not in links]
         for pod in gone:
-            log.info("pod %s: no interface of it leads to %s; releasing %s", pod.title, pod.port, _text(pod))
+            log.info("pod %s: its interface %s is gone; releasing %s", pod.title, pod.port, _text(pod))
         await asyncio.gather(*(self._remove(pod) for pod in gone))
         rows = self._ovsdb.ports()
-        nobodys = [token for token in pairs.hosts if names.host_interface(token) not in rows]
+        nobodys = [token for token in links if names.host_interface(token) not in rows]
         if nobodys:
             log.info("removing %d interfaces that belong to no pod", len(nobodys))
         await asyncio.gather(*(self._links.detach(token) for token in nobodys))
@@ -126,7 +124,6 @@ class Attachments:
                 log.warning("port %s has lost its identity; removing it", row.name)
                 await self._ovsdb.apply([DeletePort(name=row.name)])
                 await self._links.detach(names.token_of(row.name))
-        await self._pool.adopt(pairs.spares & pairs.hosts)
 
     async def set_mtu(self, mtu: int) -> None:
         """Gives running pods another MTU, in bytes: what is too big for a tunnel would be lost in silence."""
@@ -154,10 +151,10 @@ class Attachments:
         async with contextlib.AsyncExitStack() as alone:
             for key in wrong:
                 await alone.enter_async_context(self._alone(*key))
-            pairs = await self._links.list_ours()
+            links = await self._links.list_ours()
             rows = self._ovsdb.ports()
             pods = [self._pods[key] for key in wrong if key in self._pods and _differs(self._pods[key], rows)]
-            alive = [pod for pod in pods if names.token_of(pod.port) in pairs.hosts]
+            alive = [pod for pod in pods if names.token_of(pod.port) in links]
             for pod in alive:
                 log.warning("pod %s: port %s was altered by someone else; restoring it", pod.title, pod.port)
             await self._ovsdb.apply([_restoration(pod, rows) for pod in alive])
@@ -195,34 +192,29 @@ class Attachments:
             wanted = [each.address for each in request.addresses]
             ips = allocator.allocate(requests.owner(request), time.time(), wanted)
             try:
-                spare = await self._pool.take()
-                try:
-                    return await self._attach(request, requests.pod(request, ips, spare), spare, topo)
-                except BaseException:
-                    await self._pool.discard(spare.token)
-                    raise
+                with self._wiring.slot() as (token, ofport):
+                    return await self._attach(request, requests.pod(request, ips, token, ofport), topo)
             except BaseException:
                 # Not `allocator`: the node's ranges may have changed meanwhile.
                 self._known().allocator.withdraw(ips)
                 raise
 
-    async def _attach(self, request: Request, pod: Pod, spare: Spare, topo: Topology) -> AddResult:
+    async def _attach(self, request: Request, pod: Pod, topo: Topology) -> AddResult:
         cookie = cookie_of(pod)
         spec = requests.attach_spec(request, pod, topo)
         key = (pod.container, pod.ifname)
         self._pods[key] = pod
-        identity: Change = SetIdentity(name=pod.port, external_ids=state.identity(pod))
         flows = self._installer.begin({cookie: self._renderer.object(pod)})
-        row = asyncio.create_task(self._ovsdb.apply([identity]))
         try:
-            # Both are on their way before the kernel makes this loop wait for the interface to move.
-            await asyncio.sleep(0)
-            await self._links.attach(spec)
-            if spare.mtu != topo.mtu:
-                await self._links.set_mtu(pod.port, topo.mtu)
-            await asyncio.gather(flows, row)
+            number = await self._wiring.connect(spec, pod.ofport, state.identity(pod))
+            await flows
+            if number != pod.ofport:
+                # vswitchd had given the one asked for to somebody else.
+                pod = self._pods[key] = msgspec.structs.replace(pod, ofport=number)
+                await self._installer.change({cookie: self._renderer.object(pod)})
         except BaseException:
-            await asyncio.gather(flows, row, return_exceptions=True)
+            await asyncio.gather(flows, return_exceptions=True)
+            await self._wiring.disconnect(spec.token)
             del self._pods[key]
             with contextlib.suppress(OvsnetError):
                 await self._installer.change({cookie: ()})
@@ -300,7 +292,7 @@ class Attachments:
         changes: list[Change] = [SetReleased(value=allocator.released_text(time.time()))]
         if self._ovsdb.port(pod.port) is not None:
             changes.append(DeletePort(name=pod.port))
-        row = asyncio.create_task(self._ovsdb.apply(changes))
+        row = self._ovsdb.begin(changes)
         flows = self._installer.begin({cookie: ()})
         try:
             await asyncio.sleep(0)

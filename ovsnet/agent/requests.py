@@ -9,7 +9,6 @@ import ipaddress
 from collections.abc import Iterable
 
 from ovsnet import names
-from ovsnet.agent.pool import Spare
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult, Interface, Route, attachment
 from ovsnet.errors import (
@@ -26,8 +25,8 @@ from ovsnet.state import Topology
 _DEFAULT_ROUTE = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 
 
-def pod(request: Request, ips: tuple[IPAddress, ...], spare: Spare) -> Pod:
-    """The pod that the request describes, on a spare's port.
+def pod(request: Request, ips: tuple[IPAddress, ...], token: str, ofport: int) -> Pod:
+    """The pod that the request describes, on the port of that token and OpenFlow number.
 
     Without Kubernetes' arguments the container stands for the pod.
     """
@@ -38,8 +37,8 @@ def pod(request: Request, ips: tuple[IPAddress, ...], spare: Spare) -> Pod:
         ifname=request.ifname,
         netns=request.netns,
         network=request.network,
-        port=names.host_interface(spare.token),
-        ofport=spare.ofport,
+        port=names.host_interface(token),
+        ofport=ofport,
         mac=request.mac.mac if request.mac else names.mac_of(ips[0]),
         ips=ips,
     )

@@ -106,22 +106,6 @@ def _port(view: View, row: PortRow) -> dict[str, Any]:
     }
 
 
-def _spare_row(ports: list[dict[str, Any]]) -> tuple[str, ...]:
-    """One row for all spare ports: they differ in nothing but their numbers."""
-    return f"{len(ports)} spare", "", "spare", ports[0]["type"], f"ofport {spans(ports)}", ""
-
-
-def spans(ports: list[dict[str, Any]]) -> str:
-    """Their OpenFlow ports, neighbours as FIRST-LAST."""
-    found: list[list[int]] = []
-    for number in sorted(port["ofport"] for port in ports):
-        if found and number == found[-1][-1] + 1:
-            found[-1] = [found[-1][0], number]
-        else:
-            found.append([number])
-    return ", ".join("-".join(map(str, span)) for span in found)
-
-
 def _print(summary: dict[str, Any]) -> None:
     from ovsnet.cli import console as output
 
@@ -155,15 +139,11 @@ def ports_table(ports: list[dict[str, Any]]) -> Table:
     from rich.text import Text
 
     headings = ("PORT", "OFPORT", "ROLE", "TYPE", "WHO", "ADDRESSES")
-    spares = [port for port in ports if port["role"] == "spare" and port["ofport"] and not port["error"]]
     rows: list[tuple[str | Text, ...]] = []
     for port in ports:
-        if port not in spares:
-            number = "" if port["ofport"] is None else str(port["ofport"])
-            who = Text(port["error"], style="red") if port["error"] else Text(port["who"])
-            rows.append((port["name"], number, port["role"], port["type"], who, " ".join(port["addresses"])))
-        elif port is spares[0]:
-            rows.append(_spare_row(spares))
+        number = "" if port["ofport"] is None else str(port["ofport"])
+        who = Text(port["error"], style="red") if port["error"] else Text(port["who"])
+        rows.append((port["name"], number, port["role"], port["type"], who, " ".join(port["addresses"])))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, heading in enumerate(headings):
         # On a narrow terminal who and addresses fold; the other columns stay as wide as what is in them.

@@ -28,7 +28,7 @@ class AttachSpec(Frozen):
     """A pod's interface as it shall be in its namespace."""
 
     token: str
-    """Of the spare pair that becomes this attachment."""
+    """Of the pair that becomes this attachment: it names the host's end."""
     netns: int
     """Open file descriptor of the pod's network namespace."""
     ifname: str
@@ -58,14 +58,6 @@ class PodInterface(Frozen):
     def gateways(self) -> tuple[IPAddress, ...]:
         """Next hops of the default routes."""
         return tuple(r.next_hop for r in self.routes if r.next_hop is not None and r.cidr.prefixlen == 0)
-
-
-class VethPairs(Frozen):
-    """The pairs of ours whose host end is in the agent's namespace, by token."""
-
-    hosts: frozenset[str]
-    spares: frozenset[str]
-    """Those whose other end is here too: no pod has it. `hosts - spares` are in pods, or half moved."""
 
 
 class UplinkChoice(Frozen):

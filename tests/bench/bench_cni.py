@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from bench_lab import Plugin, await_pool, plugins, reconfigure, running, sandboxes
+from bench_lab import Plugin, plugins, running, sandboxes
 from figures import Figure, figure, percentile
-
-from ovsnet.lab.node import Node
 
 ALONE, AT_ONCE = 30, 20
 ROUNDS = 8
 """Of AT_ONCE calls each."""
+PAUSE = 0.2
+"""Seconds before each call or round of calls, so that none is measured with the work that another left behind."""
 _REFERENCE = "bridge"
 Samples = dict[tuple[str, str, int], list[float]]
 """Milliseconds by plugin, command and how many at once."""
@@ -25,34 +26,22 @@ def run(say: Callable[[str], None]) -> Iterator[Figure]:
         running(nodes=1, pods=0, agent={"reuseAfter": 0}) as lab,
         plugins(lab.nodes[0], AT_ONCE) as both,
     ):
-        node = lab.nodes[0]
         samples: Samples = defaultdict(list)
         say("CNI: alone")
-        rounds(node, both, 1, ALONE, samples)
+        rounds(both, 1, ALONE, samples)
         say(f"CNI: {AT_ONCE} at once")
-        rounds(node, both, AT_ONCE, ROUNDS, samples)
+        rounds(both, AT_ONCE, ROUNDS, samples)
         yield from judge(samples)
-        say("CNI: other numbers of spare ports")
-        for spares, count, repeat in ((0, 1, ALONE // 3), (AT_ONCE, AT_ONCE, ROUNDS // 2)):
-            reconfigure(node, sparePorts=spares)
-            others: Samples = defaultdict(list)
-            rounds(node, both, count, repeat, others)
-            add, reference = others["ovsnet", "ADD", count], others[_REFERENCE, "ADD", count]
-            title = "alone" if count == 1 else f"{count} at once"
-            yield figure(
-                f"CNI ADD, {title}, p50", "ms", add, reference, _REFERENCE, note=f"sparePorts: {spares}"
-            )
 
 
-def rounds(node: Node, both: tuple[Plugin, Plugin], count: int, repeat: int, samples: Samples) -> None:
+def rounds(both: tuple[Plugin, Plugin], count: int, repeat: int, samples: Samples) -> None:
     """Both plugins in turns, who is first alternating; the first round warms up and does not count."""
     for number in range(-1, repeat):
         for plugin in both if number % 2 else reversed(both):
             names = sandboxes(plugin, count)
-            await_pool(node)
+            time.sleep(PAUSE)
             add = plugin.add(names)
-            if count > 1:
-                await_pool(node)
+            time.sleep(PAUSE)
             delete = plugin.delete(names)
             if number >= 0:
                 samples[plugin.name, "ADD", count] += add

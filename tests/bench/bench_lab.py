@@ -17,14 +17,12 @@ from typing import Any
 
 import msgspec
 import on_node
-import yaml
 
 from ovsnet.cni import framing
 from ovsnet.lab import files
 from ovsnet.lab.lab import Lab
-from ovsnet.lab.node import AGENT, Node
+from ovsnet.lab.node import Node
 from ovsnet.lab.spec import LabSpec
-from ovsnet.lab.state import wait_for
 
 REFERENCE_NETNS = "/run/netns/reference"
 _INTERPRETER = "/usr/bin/python3"
@@ -160,23 +158,3 @@ def health(node: Node) -> dict[str, Any]:
     answer = on_node.ask(f"{node.root}{files.CNI_SOCKET}", framing.frame({"OVSNET_COMMAND": "health"}))
     report: dict[str, Any] = json.loads(framing.unframe_reply(answer)[1])
     return report
-
-
-def await_pool(node: Node) -> None:
-    """Returns when the agent has as many spare ports as it is to keep, as between two pods of real life."""
-    size = read_config(node).get("sparePorts", 8)
-    if not wait_for(lambda: health(node)["spares"] >= size, 30, 0.05):
-        raise RuntimeError(f"the agent has {health(node)['spares']} spare ports instead of {size}")
-
-
-def read_config(node: Node) -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load(node.private("/etc/ovsnet/agent.yaml").read_text())
-    return config
-
-
-def reconfigure(node: Node, **settings: Any) -> None:
-    """Restarts the agent with other settings."""
-    path = node.private("/etc/ovsnet/agent.yaml")
-    node.kill(AGENT)
-    path.write_text(yaml.safe_dump({**read_config(node), **settings}))
-    node.start(AGENT)

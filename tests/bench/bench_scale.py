@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from bench_lab import OVSNET, Helper, Plugin, await_pool, health, plugins, running, sandboxes
+from bench_cni import PAUSE
+from bench_lab import OVSNET, Helper, Plugin, health, plugins, running, sandboxes
 from figures import Figure, figure
 
 from ovsnet.cni import framing
@@ -72,7 +73,7 @@ def lone(node: Node, ours: Plugin, start: int) -> tuple[list[float], list[float]
     names = sandboxes(ours, FEW, start)
     for number in range(-1, ROUNDS):
         for name in names:
-            await_pool(node)
+            time.sleep(PAUSE)
             before = health(node)["modifications"]
             taken = ours.add([name])
             if number >= 0:

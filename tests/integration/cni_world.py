@@ -164,19 +164,10 @@ class Cni:
         """Everything of ours that belongs to nobody."""
         rows, links = self.rows(), self.links()
         pods = {pod.port: pod for pod in state.pods(rows)}
-        ours = {name for name, row in rows.items() if row.role in (names.ROLE_POD, names.ROLE_SPARE)}
+        ours = {name for name, row in rows.items() if row.role == names.ROLE_POD}
         found = [f"link {name} without a row" for name in links - ours if name.startswith("pod-")]
         found += [f"row {name} without a link" for name in ours - links]
-        for name in ours:
-            far = names.spare_interface(names.token_of(name)) in links
-            if rows[name].role == names.ROLE_SPARE and not far:
-                found.append(f"spare {name} without its other end")
-            elif rows[name].role == names.ROLE_POD and (far or name not in pods):
-                found.append(f"pod's row {name} is half a spare's")
-        hosts = {
-            names.host_interface(name.removeprefix("spare-")) for name in links if name.startswith("spare-")
-        }
-        found += [f"other end of {name} without it" for name in hosts - links]
+        found += [f"row {name} without an identity" for name in ours - pods.keys()]
         known = {names.cookie("pod", pod.key) for pod in pods.values()}
         installed = {cookie for cookie in self.cookies() if names.kind_of(cookie) in ("pod", None)}
         found += [f"flows of nobody: {cookie:#x}" for cookie in installed - known]

@@ -22,8 +22,6 @@ from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
 
 SETTLED = 20
 """Pings before the one from which on none may be lost."""
-SPARES = 8
-"""Of a pool that is full."""
 SECONDS = 8.0
 """Within which ports work again after vswitchd came back, on a busy machine; usually it is one."""
 RECONNECT = 20.0
@@ -50,7 +48,6 @@ def cni(node: Node) -> Cni:
 @pytest.fixture(autouse=True)
 def as_before(cni: Cni) -> Iterator[None]:
     """No test leaves the node otherwise than it was: same flows, same pods, no leak."""
-    eventually(lambda: sum(row.role == "spare" for row in cni.rows().values()) == SPARES)
     flows, attached = dump(cni.node), cni.attached()
     yield
     eventually(lambda: cni.call("STATUS").status == 0, 20)
@@ -123,7 +120,7 @@ def said_since(node: Node, mark: int) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_agent_comes_back_unnoticed(lab: Lab, cni: Cni, number: int) -> None:
-    """Connections go on before, during and after; ports stay what they were, spares are taken over."""
+    """Connections go on before, during and after; ports stay what they were."""
     uuids, rows = cni.port_uuids(), cni.rows()
     with lossless(lab, "a1", *targets(lab)):
         cni.node.kill(AGENT, number)
@@ -131,8 +128,6 @@ def test_an_agent_comes_back_unnoticed(lab: Lab, cni: Cni, number: int) -> None:
         cni.node.start(AGENT)
     assert cni.port_uuids() == uuids
     assert cni.rows() == rows
-    with cni.pod() as (_, answer):
-        assert answer.document["interfaces"][0]["name"] in uuids, "not one of the spares of before"
 
 
 def test_flows_are_never_removed_by_a_start(lab: Lab, cni: Cni) -> None:
@@ -190,10 +185,7 @@ def test_ovsdb_server_comes_back_unnoticed(lab: Lab, cni: Cni) -> None:
         eventually(lambda: cni.call("STATUS").status == 0, RECONNECT)
         cni.delete("c1")
     eventually(lambda: reaches_all(lab), RECONNECT)
-    spares = {name for name in uuids if name.startswith("pod-")}
-    assert {
-        name: uuid for name, uuid in cni.port_uuids().items() if name in uuids and name not in spares
-    } == {name: uuid for name, uuid in uuids.items() if name not in spares}
+    assert cni.port_uuids() == uuids
 
 
 def test_ovs_vswitchd_comes_back_with_all_flows(lab: Lab, cni: Cni) -> None:
@@ -210,8 +202,7 @@ def test_ovs_vswitchd_comes_back_with_all_flows(lab: Lab, cni: Cni) -> None:
         eventually(lambda: cni.call("STATUS").status == 0, SECONDS)
         cni.add("c1")
     assert said_since(cni.node, mark).count("went away") == 1
-    after = cni.port_uuids()
-    assert all(after[name] == uuid for name, uuid in uuids.items() if not name.startswith("pod-"))
+    assert cni.port_uuids() == uuids
 
 
 def test_a_del_works_while_ovs_vswitchd_is_away(lab: Lab, cni: Cni) -> None:
@@ -265,18 +256,13 @@ def test_a_bridge_deleted_by_hand_is_made_again_with_its_pods(lab: Lab, cni: Cni
         pass
 
 
-@pytest.mark.parametrize("port", ["ovsnet0", "vxl", "spare"])
+@pytest.mark.parametrize("port", ["ovsnet0", "vxl"])
 def test_a_port_deleted_by_hand_is_made_again(lab: Lab, cni: Cni, port: str) -> None:
     rows = cni.rows()
-    name = next(name for name, row in rows.items() if name.startswith(port) or row.role == port)
+    name = next(name for name in rows if name.startswith(port))
     role = rows[name].role
     cni.tool("ovs-vsctl", "del-port", "br-int", name)
-    eventually(
-        lambda: (
-            sum(row.role == role and (row.ofport or 0) > 0 for row in cni.rows().values()) == 1
-            or role == "spare"
-        )
-    )
+    eventually(lambda: sum(row.role == role and (row.ofport or 0) > 0 for row in cni.rows().values()) == 1)
     eventually(lambda: reaches_all(lab), SECONDS)
     assert lab.exec("a1", ["ping", "-c1", "-W2", "10.244.1.1"]).returncode == 0
     assert tunnels(cni.node)["node-b"]["remote_ip"] == "192.0.2.12"

@@ -81,7 +81,7 @@ def pods(node: Node) -> dict[str, list[str]]:
 
 
 def interfaces(node: Node) -> list[str]:
-    """Host ends of pods in use: those of spares have no carrier."""
+    """Host ends of pods."""
     links = json.loads(node.run(["ip", "-j", "link", "show"], check=True).stdout)
     return sorted(
         link["ifname"] for link in links if link["ifname"].startswith("pod-") and link["operstate"] == "UP"

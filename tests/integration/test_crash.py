@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from cni_world import Cni, finish, launch_agent, new_container, path
-from lab_world import eventually, running
+from lab_world import running
 
-from ovsnet import names
 from ovsnet.lab.node import AGENT
 from ovsnet.lab.state import Process
 
 SWEEPS = {"ADD": range(0, 100, 4), "DEL": range(0, 80, 4)}
 """Milliseconds between the start of the first client and the kill; that of the second is 2 or 3 ms later.
 An ADD takes 50 to 60, two at once up to 90; a DEL 40 to 50."""
-RANGE = {"podCIDRs": ["10.244.1.0/28"], "reuseAfter": 0, "sparePorts": 3}
+RANGE = {"podCIDRs": ["10.244.1.0/28"], "reuseAfter": 0}
 FREE = 13
 """Addresses of a /28 without those of network, gateway and broadcast."""
 
@@ -94,7 +93,7 @@ def test_nothing_is_leaked_whenever_the_agent_is_killed(cni: Cni, command: str) 
 
 def settled(cni: Cni, before: set[str]) -> None:
     """The kernel takes a namespace apart in the background; wait for it, where there was an interface in it."""
-    orphans = {name for name in before if name.startswith("pod-") and f"spare-{name[4:]}" not in before}
+    orphans = {name for name in before if name.startswith("pod-")}
     end = time.monotonic() + 0.3
     while orphans and orphans <= cni.links() and time.monotonic() < end:
         time.sleep(0.01)
@@ -110,7 +109,7 @@ WATCHES: dict[str, tuple[list[str], Callable[[str], bool]]] = {
         lambda line: "ovsnet-container" in line,
     ),
     "flows": (["ovs-ofctl", "monitor", "br-int", "watch:!initial"], flows_of_a_pod),
-    "link": (["ip", "-o", "monitor", "link"], lambda line: "pod-" in line or "spare-" in line),
+    "link": (["ip", "-o", "monitor", "link"], lambda line: "pod-" in line),
 }
 
 
@@ -172,31 +171,14 @@ def test_nothing_is_leaked_when_the_next_start_is_killed_too(cni: Cni, delay: fl
         assert cni.attached() == set()
 
 
-def test_an_identity_whose_interface_never_moved_is_taken_back(cni: Cni) -> None:
-    """The agent died when the row was written and the interface was still where the spares are."""
-    with cni.pod() as (container, answer):
+def test_a_link_that_never_got_a_row_goes(cni: Cni) -> None:
+    """The agent died between the two."""
+    with cni.namespaces("half"):
         kill_agent(cni)
-        rows = cni.rows()
-        of_pod = rows[answer.document["interfaces"][0]["name"]].external_ids
-        spare = next(name for name, row in rows.items() if row.role == names.ROLE_SPARE)
-        half = {**of_pod, names.KEY_CONTAINER: new_container(), names.KEY_IPS: "10.244.1.14"}
-        cni.tool("ovs-vsctl", "set", "Port", spare, *(f'external_ids:{k}="{v}"' for k, v in half.items()))
+        cni.tool("ip", "link", "add", "pod-0000beef", "type", "veth", "peer", "eth0", "netns", "half")
         start_agent(cni)
         cni.assert_nothing_leaked()
-        assert cni.attached() == {(container, "eth0")}
-    assert_all_free(cni)
-
-
-@pytest.mark.slow
-def test_the_agent_is_killed_while_it_makes_spares(cni: Cni) -> None:
-    for milliseconds in (5, 15, 25, 40):
-        for name in [name for name in cni.rows() if name.startswith("pod-")]:
-            cni.tool("ovs-vsctl", "--if-exists", "del-port", "br-int", name)
-        time.sleep(milliseconds / 1000)
-        kill_agent(cni)
-        start_agent(cni)
-        cni.assert_nothing_leaked()
-    eventually(lambda: sum(row.role == "spare" for row in cni.rows().values()) == RANGE["sparePorts"])
+        assert cni.add("half").status == 0
 
 
 def test_a_pod_is_known_again_after_the_kill(cni: Cni) -> None:

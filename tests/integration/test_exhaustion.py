@@ -19,7 +19,6 @@ SMALL = {
     "podCIDRs": ["10.244.1.0/29"],
     "excludedAddresses": ["10.244.1.6"],
     "reuseAfter": REST,
-    "sparePorts": 2,
 }
 FREE = 4
 """Of eight: without network, gateway, broadcast and the one that is excluded."""
@@ -124,6 +123,6 @@ def test_a_full_disk_under_the_database(cni: Cni, full_disk: None) -> None:
         eventually(lambda: cni.call("ADD", "c1", netns=path("c1")).status == 0, 20)
         cni.delete("c1")
     assert cni.attached() == before
-    # A spare's row that could not be deleted goes with the next comparison.
+    # What could not be removed goes with the next comparison.
     wake_agents(cni.node)
     cni.assert_nothing_leaked()

@@ -1,21 +1,27 @@
-"""Pods' veth pairs on a real kernel, from spare to gone."""
+"""Pods' veth pairs on a real kernel, from made to gone, and the child process that works on them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 
 import msgspec
 import pytest
 from host_world import World, run
 
+import ovsnet
 from ovsnet.errors import AlreadyAttached, HostFailure
-from ovsnet.host.links import Links
-from ovsnet.host.types import AttachSpec, RouteSpec, VethPairs
+from ovsnet.host.types import AttachSpec, RouteSpec
+from ovsnet.host.worker import LinkWorker
 
 TOKEN, OTHER = "0000000a", "0000000b"
 ETH_P_ALL = 3
@@ -28,8 +34,8 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture
-async def links(world: World) -> AsyncIterator[Links]:
-    links = await Links.open()
+async def links(world: World) -> AsyncIterator[LinkWorker]:
+    links = LinkWorker()
     yield links
     links.close()
 
@@ -46,27 +52,32 @@ def spec_for(netns: int, token: str = TOKEN, ifname: str = "eth0", host: int = 5
     )
 
 
-async def test_a_spare_waits_silently(links: Links) -> None:
-    await links.create_spares([TOKEN, OTHER], mtu=1450, tx_off=True)
-    pairs = await links.list_ours()
-    assert pairs.hosts == pairs.spares == {TOKEN, OTHER}
+async def attach(links: LinkWorker, spec: AttachSpec, tx_off: bool = False) -> None:
+    await links.make(spec)
+    await links.set_up(spec, tx_off)
+
+
+async def test_the_hosts_end_is_silent(world: World, links: LinkWorker) -> None:
+    await links.make(spec_for(world.add("pod")))
     host = run(f"ip link show pod-{TOKEN}")
     assert ",UP" in host
     assert "NOARP" in host
-    assert "mtu 1450" in host
-    assert "DOWN" in run(f"ip -br link show spare-{TOKEN}")
+    assert "mtu 1400" in host
     assert run(f"ip -6 addr show pod-{TOKEN}") == ""
-    features = run(f"ethtool -k spare-{TOKEN}")
-    assert "tx-checksumming: off" in features
-    assert "tx-tcp-segmentation: off" in features
+    assert "DOWN" in world.run("pod", "ip -br link show eth0")
 
 
-async def test_the_offload_stays_on_unless_it_is_to_be_off(links: Links) -> None:
-    await links.create_spares([TOKEN], mtu=1450, tx_off=False)
-    assert "tx-checksumming: on" in run(f"ethtool -k spare-{TOKEN}")
+@pytest.mark.parametrize("off", [True, False])
+async def test_the_offload_stays_on_unless_it_is_to_be_off(
+    world: World, links: LinkWorker, off: bool
+) -> None:
+    await attach(links, spec_for(world.add("pod")), tx_off=off)
+    features = world.run("pod", "ethtool -k eth0")
+    assert f"tx-checksumming: {'off' if off else 'on'}" in features
+    assert f"tx-tcp-segmentation: {'off' if off else 'on'}" in features
 
 
-async def test_a_pod_gets_what_was_asked_for(world: World, links: Links) -> None:
+async def test_a_pod_gets_what_was_asked_for(world: World, links: LinkWorker) -> None:
     netns = world.add("pod")
     spec = msgspec.structs.replace(
         spec_for(netns),
@@ -75,9 +86,8 @@ async def test_a_pod_gets_what_was_asked_for(world: World, links: Links) -> None
             RouteSpec(cidr=ip_network("198.51.100.0/24"), next_hop=ip_address("169.254.7.7")),
         ),
     )
-    await links.create_spares([TOKEN], mtu=1450, tx_off=True)
+    await attach(links, spec)
     host_index = int((run(f"ip -o link show pod-{TOKEN}")).split(":")[0])
-    await links.attach(spec)
     found = await links.inspect(netns, "eth0")
     assert found is not None
     assert (found.mac, found.mtu, found.up, found.peer) == (spec.mac, 1400, True, host_index)
@@ -89,29 +99,25 @@ async def test_a_pod_gets_what_was_asked_for(world: World, links: Links) -> None
     assert "tentative" not in shown
     assert "fe80::858:aff:fef4:105" in shown
     assert "127.0.0.1" in world.run("pod", "ip addr show lo")
-    assert "tx-checksumming: off" in world.run("pod", "ethtool -k eth0")
     assert world.run("pod", "cat /proc/sys/net/ipv6/conf/eth0/accept_ra").strip() == "0"
     assert await links.inspect(netns, "eth1") is None
-    pairs = await links.list_ours()
-    assert pairs == VethPairs(hosts=frozenset({TOKEN}), spares=frozenset())
+    assert await links.list_ours() == {TOKEN}
 
 
-async def test_ipv6_that_the_runtime_turned_off_is_turned_on(world: World, links: Links) -> None:
+async def test_ipv6_that_the_runtime_turned_off_is_turned_on(world: World, links: LinkWorker) -> None:
     netns = world.add("pod")
     for scope in ("all", "default"):
         world.run("pod", f"sysctl -qw net.ipv6.conf.{scope}.disable_ipv6=1")
-    await links.create_spares([TOKEN], mtu=1450, tx_off=False)
-    await links.attach(spec_for(netns))
+    await attach(links, spec_for(netns))
     found = await links.inspect(netns, "eth0")
     assert found is not None
     assert found.addresses == spec_for(netns).addresses
 
 
-async def test_a_second_interface_leaves_the_default_route_alone(world: World, links: Links) -> None:
+async def test_a_second_interface_leaves_the_default_route_alone(world: World, links: LinkWorker) -> None:
     netns = world.add("pod")
-    await links.create_spares([TOKEN, OTHER], mtu=1450, tx_off=False)
-    await links.attach(spec_for(netns))
-    await links.attach(spec_for(netns, OTHER, "net1", host=6))
+    await attach(links, spec_for(netns))
+    await attach(links, spec_for(netns, OTHER, "net1", host=6))
     first, second = await links.inspect(netns, "eth0"), await links.inspect(netns, "net1")
     assert first is not None
     assert second is not None
@@ -120,13 +126,12 @@ async def test_a_second_interface_leaves_the_default_route_alone(world: World, l
     assert second.addresses == spec_for(netns, host=6).addresses
 
 
-async def test_an_interface_that_exists_is_not_replaced(world: World, links: Links) -> None:
+async def test_an_interface_that_exists_is_not_replaced(world: World, links: LinkWorker) -> None:
     netns = world.add("pod")
-    await links.create_spares([TOKEN, OTHER], mtu=1450, tx_off=False)
-    await links.attach(spec_for(netns))
+    await attach(links, spec_for(netns))
     with pytest.raises(AlreadyAttached, match="eth0"):
-        await links.attach(spec_for(netns, OTHER))
-    assert (await links.list_ours()).spares == {OTHER}
+        await attach(links, spec_for(netns, OTHER))
+    assert await links.list_ours() == {TOKEN}
     assert await links.inspect(netns, "eth0") is not None
 
 
@@ -139,42 +144,39 @@ async def test_an_interface_that_exists_is_not_replaced(world: World, links: Lin
         ),
         ({"mac": "01:00:5e:00:00:01"}, "01:00:5e:00:00:01"),
         ({"mtu": 9}, "MTU 9"),
-        ({"token": "00000fff"}, "spare-00000fff is gone"),
     ],
 )
 async def test_a_failure_leaves_nothing(
-    world: World, links: Links, change: dict[str, object], words: str
+    world: World, links: LinkWorker, change: dict[str, object], words: str
 ) -> None:
     netns = world.add("pod")
-    await links.create_spares([TOKEN], mtu=1450, tx_off=False)
     with pytest.raises(HostFailure, match=words):
-        await links.attach(msgspec.structs.replace(spec_for(netns), **change))
+        await attach(links, msgspec.structs.replace(spec_for(netns), **change))
+    await links.detach(TOKEN)
     assert await links.inspect(netns, "eth0") is None
     assert len(world.run("pod", "ip -br link").splitlines()) == 1
-    if "token" not in change:
-        assert (await links.list_ours()).hosts == frozenset()
+    assert await links.list_ours() == frozenset()
 
 
 async def test_detaching_finds_the_pair_wherever_it_is_and_also_when_it_is_not(
-    world: World, links: Links
+    world: World, links: LinkWorker
 ) -> None:
     netns = world.add("pod")
     tokens = [f"{number:08x}" for number in range(12)]
-    await links.create_spares(tokens, mtu=1450, tx_off=False)
-    await links.attach(spec_for(netns, tokens[0]))
+    for number, token in enumerate(tokens):
+        await attach(links, spec_for(netns, token, f"net{number}", host=number + 5))
     run("ip link add bystander type veth peer name other")
     await links.detach(tokens[0])
     await links.detach(tokens[0])
-    assert await links.inspect(netns, "eth0") is None
+    assert await links.inspect(netns, "net0") is None
     await asyncio.gather(*(links.detach(token) for token in tokens))
-    assert (await links.list_ours()).hosts == frozenset()
+    assert await links.list_ours() == frozenset()
     assert "bystander" in run("ip -br link")
 
 
-async def test_the_mtu_of_a_running_pod_follows(world: World, links: Links) -> None:
+async def test_the_mtu_of_a_running_pod_follows(world: World, links: LinkWorker) -> None:
     netns = world.add("pod")
-    await links.create_spares([TOKEN], mtu=1450, tx_off=False)
-    await links.attach(spec_for(netns))
+    await attach(links, spec_for(netns))
     await links.set_mtu(f"pod-{TOKEN}", 1300)
     await links.set_mtu("eth0", 1300, netns)
     assert "mtu 1300" in run(f"ip link show pod-{TOKEN}")
@@ -185,24 +187,23 @@ async def test_the_mtu_of_a_running_pod_follows(world: World, links: Links) -> N
         await links.set_mtu("pod-none", 1300)
 
 
-async def test_no_descriptor_is_left_open_and_no_thread_started(world: World, links: Links) -> None:
+async def test_no_descriptor_is_left_open_and_no_thread_started(world: World, links: LinkWorker) -> None:
     netns = world.add("pod")
-    await links.create_spares([TOKEN, OTHER], mtu=1450, tx_off=True)
+    await links.list_ours()
     before, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
-    await links.attach(spec_for(netns))
+    await attach(links, spec_for(netns))
     with pytest.raises(AlreadyAttached):
-        await links.attach(spec_for(netns, OTHER))
+        await attach(links, spec_for(netns, OTHER))
     await links.inspect(netns, "eth0")
     await links.detach(TOKEN)
     assert len(os.listdir("/proc/self/fd")) == before
     assert threading.active_count() == threads
 
 
-async def test_checksums_are_right_on_the_wire_when_offload_is_off(world: World, links: Links) -> None:
+async def test_checksums_are_right_on_the_wire_when_offload_is_off(world: World, links: LinkWorker) -> None:
     """What OVS's userspace datapath reads from the host end must be complete."""
     netns = world.add("pod")
-    await links.create_spares([TOKEN], mtu=1450, tx_off=True)
-    await links.attach(spec_for(netns))
+    await attach(links, spec_for(netns), tx_off=True)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire, world.socket("pod", socket.AF_INET) as pod:
         wire.bind((f"pod-{TOKEN}", ETH_P_ALL))
         wire.settimeout(5)
@@ -216,3 +217,93 @@ async def test_checksums_are_right_on_the_wire_when_offload_is_off(world: World,
     total = sum(int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2))
     assert segment[6:8] != b"\0\0"
     assert total % 0xFFFF == 0
+
+
+# --- the child process -----------------------------------------------------------------------------
+
+
+def children(pid: int | str = "self") -> list[int]:
+    """Processes that a process has started and that have not ended."""
+    listed = Path(f"/proc/{pid}/task/{os.getpid() if pid == 'self' else pid}/children").read_text().split()
+    return [int(each) for each in listed]
+
+
+async def test_a_child_that_dies_fails_what_is_under_way_and_is_replaced(
+    world: World, links: LinkWorker
+) -> None:
+    netns, before = world.add("pod"), set(children())
+    await attach(links, spec_for(netns))
+    (child,) = set(children()) - before
+    os.kill(child, signal.SIGSTOP)
+    under_way = [asyncio.create_task(links.inspect(netns, "eth0")) for _ in range(20)]
+    leaving = asyncio.create_task(links.detach(OTHER))
+    await asyncio.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    outcomes = await asyncio.gather(*under_way, leaving, return_exceptions=True)
+    failed = [each for each in outcomes if isinstance(each, HostFailure)]
+    assert failed
+    assert "died" in str(failed[0])
+    assert len(failed) < len(outcomes), "what the dead child had not been sent is done by the next"
+    assert await links.list_ours() == {TOKEN}
+    assert child not in children()
+
+
+async def test_a_request_that_nobody_waits_for_any_more_is_done_before_the_next(
+    world: World, links: LinkWorker
+) -> None:
+    netns = world.add("pod")
+    task = asyncio.create_task(links.make(spec_for(netns)))
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await links.list_ours() == {TOKEN}
+
+
+async def test_a_namespace_that_its_owner_has_closed_is_still_the_one_meant(
+    world: World, links: LinkWorker
+) -> None:
+    netns, other = world.add("pod"), world.add("other")
+    await links.list_ours()
+    mine = os.dup(netns)
+    task = asyncio.create_task(links.make(spec_for(mine)))
+    await asyncio.sleep(0)
+    os.dup2(other, mine)
+    await task
+    os.close(mine)
+    assert await links.inspect(netns, "eth0") is not None
+    assert await links.inspect(other, "eth0") is None
+
+
+async def test_closing_ends_the_child(world: World) -> None:
+    before = children()
+    links = LinkWorker()
+    await links.list_ours()
+    assert len(children()) == len(before) + 1
+    links.close()
+    assert children() == before
+
+
+WITH_A_CHILD = """
+import asyncio
+from ovsnet.host.worker import LinkWorker
+async def main():
+    await LinkWorker().list_ours()
+    print("ready", flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_child_ends_with_its_agent(world: World, number: int) -> None:
+    root = Path(ovsnet.__file__).parents[1]
+    agent = subprocess.Popen([sys.executable, "-c", WITH_A_CHILD], stdout=subprocess.PIPE, cwd=root)
+    assert agent.stdout is not None
+    assert agent.stdout.readline() == b"ready\n"
+    (child,) = children(agent.pid)
+    agent.send_signal(number)
+    agent.communicate(timeout=10)
+    for _ in range(500):
+        if not Path(f"/proc/{child}").exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError("the child outlives its agent")

@@ -79,7 +79,7 @@ def test_show_tells_what_every_port_is(lab: Lab, node: Node) -> None:
 def test_show_for_people(node: Node) -> None:
     done = ask(node, "show")
     assert done.returncode == (0 if running_agent(node) else 1)
-    for words in ("node-a", "default/a1", "10.244.1.", "node-b", "vxlan", "ovsnet0", "spare"):
+    for words in ("node-a", "default/a1", "10.244.1.", "node-b", "vxlan", "ovsnet0"):
         assert words in done.stdout
     assert ("agent ready" if running_agent(node) else "agent away") in done.stdout
 

@@ -37,7 +37,7 @@ BRIDGE = SetBridge(
         external_ids={names.OWNER: names.ROLE_BRIDGE},
     )
 )
-SPARE = {names.OWNER: names.ROLE_SPARE}
+MARK = {names.OWNER: names.ROLE_TUNNEL}
 
 
 @contextlib.asynccontextmanager
@@ -75,8 +75,8 @@ def stopped() -> Iterator[Sandbox]:
         ovs.stop()
 
 
-def spare(number: int) -> PortSpec:
-    return PortSpec(name=f"pod-{number:08x}", external_ids=SPARE, ofport_request=100 + number)
+def pod_port(number: int) -> PortSpec:
+    return PortSpec(name=f"pod-{number:08x}", external_ids=MARK, ofport_request=100 + number)
 
 
 def tunnel(number: int) -> PortSpec:
@@ -176,12 +176,12 @@ async def test_makes_the_bridge_in_a_database_that_was_never_used(stopped: Sandb
 
 async def test_adopts_what_an_earlier_run_left(sandbox: Sandbox) -> None:
     async with connected(sandbox) as database:
-        await database.apply([AddPort(spec=spare(1)), AddPort(spec=tunnel(1))])
-        await database.wait_ofports([spare(1).name, tunnel(1).name], 10)
+        await database.apply([AddPort(spec=pod_port(1)), AddPort(spec=tunnel(1))])
+        await database.wait_ofports([pod_port(1).name, tunnel(1).name], 10)
         left = database.ports()
     async with connected(sandbox) as database:
         assert database.ports() == left
-        await database.apply([BRIDGE, AddPort(spec=spare(1))])
+        await database.apply([BRIDGE, AddPort(spec=pod_port(1))])
         assert database.ports() == left
 
 
@@ -190,15 +190,15 @@ async def test_keys_and_rows_of_others_stay_as_they_are(sandbox: Sandbox) -> Non
     sandbox.vsctl("set", "bridge", "br-int", "external_ids:theirs=1", "other_config:hwaddr=02:00:00:00:00:01")
     sandbox.vsctl("set", "bridge", "br-int", "external_ids:ovsnet=bridge")
     async with connected(sandbox) as database:
-        await database.apply([AddPort(spec=spare(1))])
+        await database.apply([AddPort(spec=pod_port(1))])
         sandbox.vsctl("add-port", "br-int", "eth9", "--", "set", "port", "eth9", "external_ids:a=b")
-        sandbox.vsctl("set", "port", spare(1).name, "external_ids:theirs=2")
+        sandbox.vsctl("set", "port", pod_port(1).name, "external_ids:theirs=2")
         ids = {names.OWNER: names.ROLE_POD, names.KEY_POD: "web"}
         await database.apply(
-            [SetIdentity(name=spare(1).name, external_ids=ids), SetReleased(value="10.0.0.1=5")]
+            [SetIdentity(name=pod_port(1).name, external_ids=ids), SetReleased(value="10.0.0.1=5")]
         )
-        await database.apply([SetIdentity(name=spare(1).name, external_ids=SPARE), BRIDGE])
-        assert database.ports()[spare(1).name].external_ids == SPARE | {"theirs": "2"}
+        await database.apply([SetIdentity(name=pod_port(1).name, external_ids=MARK), BRIDGE])
+        assert database.ports()[pod_port(1).name].external_ids == MARK | {"theirs": "2"}
         row = database.bridge()
         assert row is not None
         assert row.external_ids == {
@@ -215,9 +215,9 @@ async def test_keys_and_rows_of_others_stay_as_they_are(sandbox: Sandbox) -> Non
         assert theirs is not None
         assert theirs.role is None
         for change in (
-            AddPort(spec=PortSpec(name="eth9", external_ids=SPARE)),
-            SetPort(spec=PortSpec(name="eth9", external_ids=SPARE)),
-            SetIdentity(name="eth9", external_ids=SPARE),
+            AddPort(spec=PortSpec(name="eth9", external_ids=MARK)),
+            SetPort(spec=PortSpec(name="eth9", external_ids=MARK)),
+            SetIdentity(name="eth9", external_ids=MARK),
             DeletePort(name="eth9"),
         ):
             with pytest.raises(OvsnetError, match="port eth9 exists on bridge br-int and is not ovsnet's"):
@@ -258,10 +258,10 @@ async def test_a_bridge_that_lost_its_mark_alone_is_still_ours(sandbox: Sandbox)
 
 
 async def test_a_port_of_another_bridge_is_refused(sandbox: Sandbox) -> None:
-    sandbox.vsctl("add-br", "br-ex", "--", "add-port", "br-ex", spare(1).name)
+    sandbox.vsctl("add-br", "br-ex", "--", "add-port", "br-ex", pod_port(1).name)
     async with connected(sandbox) as database:
         with pytest.raises(OvsnetError, match="is in bridge br-ex, not in br-int"):
-            await database.apply([AddPort(spec=spare(1))])
+            await database.apply([AddPort(spec=pod_port(1))])
 
 
 async def test_a_port_is_brought_in_line_and_replaced_in_one_transaction(sandbox: Sandbox) -> None:
@@ -280,7 +280,7 @@ async def test_a_port_is_brought_in_line_and_replaced_in_one_transaction(sandbox
         assert (row.options, row.external_ids, row.mtu_request) == (after.options, after.external_ids, 1400)
         assert row.ofport_request == before.ofport_request
         geneve = PortSpec(
-            name=before.name, type="geneve", options={"remote_ip": "192.0.2.9"}, external_ids=SPARE
+            name=before.name, type="geneve", options={"remote_ip": "192.0.2.9"}, external_ids=MARK
         )
         await database.apply([DeletePort(name=before.name), AddPort(spec=geneve)])
         row = database.ports()[before.name]
@@ -293,19 +293,19 @@ async def test_a_port_is_brought_in_line_and_replaced_in_one_transaction(sandbox
 
 async def test_changes_that_are_under_way_at_once_all_happen(sandbox: Sandbox) -> None:
     async with connected(sandbox) as database:
-        await asyncio.gather(*(database.apply([AddPort(spec=spare(number))]) for number in range(40)))
+        await asyncio.gather(*(database.apply([AddPort(spec=pod_port(number))]) for number in range(40)))
         assert len(database.ports()) == 41
-        removals = [database.apply([DeletePort(name=spare(number).name)]) for number in range(0, 40, 2)]
-        additions = [database.apply([AddPort(spec=spare(number))]) for number in range(40, 60)]
+        removals = [database.apply([DeletePort(name=pod_port(number).name)]) for number in range(0, 40, 2)]
+        additions = [database.apply([AddPort(spec=pod_port(number))]) for number in range(40, 60)]
         await asyncio.gather(*removals, *additions)
-        wanted = {"br-int", *(spare(number).name for number in [*range(1, 40, 2), *range(40, 60)])}
+        wanted = {"br-int", *(pod_port(number).name for number in [*range(1, 40, 2), *range(40, 60)])}
         assert set(database.ports()) == wanted == {"br-int", *sandbox.vsctl("list-ports", "br-int").split()}
 
 
 async def test_two_clients_lose_nothing_of_each_other(sandbox: Sandbox) -> None:
     async with connected(sandbox) as one, connected(sandbox) as two:
         await asyncio.gather(
-            *(client.apply([AddPort(spec=spare(2 * number + which))])
+            *(client.apply([AddPort(spec=pod_port(2 * number + which))])
               for number in range(20) for which, client in enumerate((one, two)))
         )  # fmt: skip
         for client in (one, two):
@@ -315,28 +315,28 @@ async def test_two_clients_lose_nothing_of_each_other(sandbox: Sandbox) -> None:
 
 async def test_a_port_that_another_client_removed_meanwhile_is_reported(sandbox: Sandbox) -> None:
     async with connected(sandbox) as one, connected(sandbox) as two:
-        await one.apply([AddPort(spec=spare(1))])
-        await until(two, lambda: two.port(spare(1).name) is not None)
-        removal = asyncio.create_task(one.apply([DeletePort(name=spare(1).name)]))
+        await one.apply([AddPort(spec=pod_port(1))])
+        await until(two, lambda: two.port(pod_port(1).name) is not None)
+        removal = asyncio.create_task(one.apply([DeletePort(name=pod_port(1).name)]))
         identity = asyncio.create_task(
-            two.apply([SetIdentity(name=spare(1).name, external_ids={"ovsnet": "pod"})])
+            two.apply([SetIdentity(name=pod_port(1).name, external_ids={"ovsnet": "pod"})])
         )
         await removal
         with contextlib.suppress(OvsnetError):  # it may have come first
             await identity
-        with pytest.raises(OvsnetError, match=f"bridge br-int has no port {spare(1).name}"):
-            await two.apply([SetIdentity(name=spare(1).name, external_ids={"ovsnet": "pod"})])
+        with pytest.raises(OvsnetError, match=f"bridge br-int has no port {pod_port(1).name}"):
+            await two.apply([SetIdentity(name=pod_port(1).name, external_ids={"ovsnet": "pod"})])
 
 
 async def test_a_server_that_does_not_answer_is_told_from_rows_that_are_never_as_they_seem(
     sandbox: Sandbox,
 ) -> None:
     async with connected(sandbox) as other, Hush(sandbox) as hush, driven(hush.remote, 1.0) as database:
-        await other.apply([AddPort(spec=spare(1))])
+        await other.apply([AddPort(spec=pod_port(1))])
         await database.wait_connected()
-        change = SetIdentity(name=spare(1).name, external_ids={"ovsnet": "pod"})
+        change = SetIdentity(name=pod_port(1).name, external_ids={"ovsnet": "pod"})
         hush.silent = True
-        await other.apply([DeletePort(name=spare(1).name)])
+        await other.apply([DeletePort(name=pod_port(1).name)])
         with pytest.raises(SwitchUnavailable, match=r"not what they seemed, in \d+ attempts within 1 s"):
             await database.apply([change])
         sandbox.ovsdb.freeze()
@@ -347,17 +347,17 @@ async def test_a_server_that_does_not_answer_is_told_from_rows_that_are_never_as
 
 async def test_the_server_refuses_in_its_own_words_and_nothing_of_it_happens(sandbox: Sandbox) -> None:
     async with connected(sandbox) as database:
-        bad = PortSpec(name="bad", external_ids=SPARE, ofport_request=99_999_999)
+        bad = PortSpec(name="bad", external_ids=MARK, ofport_request=99_999_999)
         with pytest.raises(OvsnetError, match=r"constraint violation.*99999999") as refused:
-            await database.apply([AddPort(spec=spare(1)), AddPort(spec=bad)])
+            await database.apply([AddPort(spec=pod_port(1)), AddPort(spec=bad)])
         assert not isinstance(refused.value, SwitchUnavailable)
         assert set(database.ports()) == {"br-int"}
 
 
 async def test_an_identity_writes_one_column_and_does_not_call_vswitchd(sandbox: Sandbox) -> None:
     async with connected(sandbox) as database:
-        await database.apply([AddPort(spec=spare(1))])
-        await database.wait_ofports([spare(1).name], 10)
+        await database.apply([AddPort(spec=pod_port(1))])
+        await database.wait_ofports([pod_port(1).name], 10)
         asked = sandbox.vsctl("--no-wait", "get", "Open_vSwitch", ".", "next_cfg")
         monitor = await asyncio.create_subprocess_exec(
             "ovsdb-client", "monitor", sandbox.remote, "Open_vSwitch", "ALL", "--format=json", stdout=-1, limit=1 << 20
@@ -365,7 +365,7 @@ async def test_an_identity_writes_one_column_and_does_not_call_vswitchd(sandbox:
         assert monitor.stdout is not None
         try:
             seen = await _heading(monitor.stdout, set())
-            await database.apply([SetIdentity(name=spare(1).name, external_ids={"ovsnet": "pod"})])
+            await database.apply([SetIdentity(name=pod_port(1).name, external_ids={"ovsnet": "pod"})])
             tables = await _heading(monitor.stdout, seen)
         finally:
             monitor.kill()
@@ -386,46 +386,46 @@ async def _heading(stream: asyncio.StreamReader, seen: set[str]) -> set[str]:
 
 async def test_what_vswitchd_can_not_open_is_told_in_its_words(sandbox: Sandbox) -> None:
     async with connected(sandbox) as database:
-        bad = PortSpec(name="gre-bad", type="gre", external_ids=SPARE)
+        bad = PortSpec(name="gre-bad", type="gre", external_ids=MARK)
         await database.apply([AddPort(spec=bad)])
         with pytest.raises(OvsnetError, match=r"can't open port gre-bad: .*requires valid 'remote_ip'"):
             await database.wait_ofports(["gre-bad"], 10)
         with pytest.raises(OvsnetError, match="has no port nobody"):
             await database.wait_ofports(["nobody"], 10)
         sandbox.vswitchd.freeze()
-        await database.apply([AddPort(spec=spare(1)), AddPort(spec=spare(2))])
+        await database.apply([AddPort(spec=pod_port(1)), AddPort(spec=pod_port(2))])
         with pytest.raises(
-            SwitchUnavailable, match=f"did not take up port {spare(1).name} and 1 more within 0.3 s"
+            SwitchUnavailable, match=f"did not take up port {pod_port(1).name} and 1 more within 0.3 s"
         ):
-            await database.wait_ofports([spare(1).name, spare(2).name], 0.3)
+            await database.wait_ofports([pod_port(1).name, pod_port(2).name], 0.3)
         sandbox.vswitchd.thaw()
-        assert await database.wait_ofports([spare(1).name, spare(2).name], 10) == {
-            spare(1).name: 101,
-            spare(2).name: 102,
+        assert await database.wait_ofports([pod_port(1).name, pod_port(2).name], 10) == {
+            pod_port(1).name: 101,
+            pod_port(2).name: 102,
         }
 
 
 async def test_survives_the_death_of_the_server(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "ovsnet.switch")
     async with connected(sandbox) as database:
-        await database.apply([AddPort(spec=spare(1))])
+        await database.apply([AddPort(spec=pod_port(1))])
         sandbox.ovsdb.freeze()
-        pending = asyncio.create_task(database.apply([AddPort(spec=spare(2))]))
+        pending = asyncio.create_task(database.apply([AddPort(spec=pod_port(2))]))
         await asyncio.sleep(0.1)
         sandbox.ovsdb.kill()
         with pytest.raises(SwitchUnavailable, match="lost during a change"):
             await pending
         assert not database.connected
-        assert spare(1).name in database.ports()
+        assert pod_port(1).name in database.ports()
         told: list[bool] = []
         database.subscribe(lambda: told.append(database.connected))
         await asyncio.to_thread(sandbox.ovsdb.start)
         async with asyncio.timeout(10):
             await database.wait_connected()
         assert told == [True]
-        assert set(database.ports()) == {"br-int", spare(1).name}
-        await database.apply([AddPort(spec=spare(3)), DeletePort(name=spare(1).name)])
-        assert set(database.ports()) == {"br-int", spare(3).name}
+        assert set(database.ports()) == {"br-int", pod_port(1).name}
+        await database.apply([AddPort(spec=pod_port(3)), DeletePort(name=pod_port(1).name)])
+        assert set(database.ports()) == {"br-int", pod_port(3).name}
         words = [record.message for record in caplog.records]
         assert words == [
             f"ovsdb-server at {sandbox.remote} went away; waiting for it",
@@ -435,7 +435,7 @@ async def test_survives_the_death_of_the_server(sandbox: Sandbox, caplog: pytest
 
 async def test_rows_that_vanished_while_the_server_was_away_are_gone(sandbox: Sandbox) -> None:
     async with connected(sandbox) as database:
-        await database.apply([AddPort(spec=spare(number)) for number in range(3)])
+        await database.apply([AddPort(spec=pod_port(number)) for number in range(3)])
         sandbox.vswitchd.kill()
         sandbox.ovsdb.kill()
         (sandbox.folder / "conf.db").unlink()
@@ -450,14 +450,14 @@ async def test_rows_that_vanished_while_the_server_was_away_are_gone(sandbox: Sa
 
 async def test_a_bridge_that_is_removed_and_made_again_is_followed(sandbox: Sandbox) -> None:
     async with connected(sandbox) as database:
-        await database.apply([AddPort(spec=spare(1))])
+        await database.apply([AddPort(spec=pod_port(1))])
         sandbox.vsctl("del-br", "br-int")
         await until(database, lambda: database.bridge() is None)
         assert database.ports() == {}
         with pytest.raises(OvsnetError, match="bridge br-int does not exist"):
-            await database.apply([AddPort(spec=spare(1))])
-        await database.apply([BRIDGE, AddPort(spec=spare(2))])
-        assert set(database.ports()) == {"br-int", spare(2).name}
+            await database.apply([AddPort(spec=pod_port(1))])
+        await database.apply([BRIDGE, AddPort(spec=pod_port(2))])
+        assert set(database.ports()) == {"br-int", pod_port(2).name}
 
 
 async def test_a_thousand_tunnels_are_one_cheap_transaction(sandbox: Sandbox) -> None:
@@ -476,7 +476,7 @@ async def test_a_thousand_tunnels_are_one_cheap_transaction(sandbox: Sandbox) ->
                 assert third.ports() == other.ports() == database.ports()
         before = database.ports()
         busy = time.process_time()
-        await database.apply([SetIdentity(name=specs[0].name, external_ids=SPARE)])
+        await database.apply([SetIdentity(name=specs[0].name, external_ids=MARK)])
         assert time.process_time() - busy < 0.05
         assert [name for name, row in database.ports().items() if before[name] is not row] == [specs[0].name]
 

@@ -25,7 +25,6 @@ udpPort: 6082
 podCIDRs: [10.244.1.0/24, 10.244.9.0/25, "fd00:10:244:1::/64"]
 excludedAddresses: [10.244.1.10, 10.244.9.0/29, 10.244.1.20 - 10.244.1.29]
 reuseAfter: 2.5
-sparePorts: 0
 mtu: 1400
 egress:
   masquerade: false
@@ -83,7 +82,7 @@ MISTAKES = {
     "misspelt choice": ("encapsulation: vlxan", "encapsulation", "did you mean vxlan?"),
     "out of range": ("vni: 16777216", "vni", "from 0 to 16777215"),
     "boolean as number": ("vni: true", "vni", "found true"),
-    "fraction": ("sparePorts: 1.5", "sparePorts", "a whole number from 0 to 256"),
+    "fraction": ("vni: 1.5", "vni", "a whole number from 0 to 16777215"),
     "not a number": ("reuseAfter: .nan", "reuseAfter", "from 0 to 86400"),
     "port of gre": ("{encapsulation: gre, udpPort: 4789}", "udpPort", "GRE has no UDP port"),
     "port of another": ("udpPort: 6081", "udpPort", "6081 is that of geneve"),

@@ -50,7 +50,6 @@ valid = st.fixed_dictionaries(
         "vni": st.integers(0, 2**24 - 1),
         "udpPort": st.none() | st.integers(1, 65535),
         "reuseAfter": st.floats(0, 86400),
-        "sparePorts": st.integers(0, 256),
         "mtu": st.just("auto") | st.integers(1280, 65535),
         "log": st.sampled_from([{}, {"level": "debug"}, {"format": "json"}]),
     },

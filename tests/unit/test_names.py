@@ -44,11 +44,9 @@ def test_tunnels_of_many_addresses_have_many_names() -> None:
     assert len({names.tunnel_interface("vxlan", address) for address in addresses}) == len(addresses)
 
 
-def test_the_ends_of_a_pair_are_named_by_its_token() -> None:
+def test_the_hosts_end_of_a_pair_is_named_by_its_token() -> None:
     assert names.host_interface("00c0ffee") == "pod-00c0ffee"
-    assert names.spare_interface("00c0ffee") == "spare-00c0ffee"
     assert names.token_of("pod-00c0ffee") == "00c0ffee"
-    assert len(names.spare_interface("00c0ffee")) <= 15
 
 
 @settings(deadline=None)

@@ -104,7 +104,7 @@ def rows(draw: st.DrawFn) -> list[PortRow]:
             st.sampled_from([names.GATEWAY, *TUNNEL_NAMES, "old-1", "pod-1", "pod-2", "eth7"]), unique=True
         )
     ):
-        roles = {"pod-1": names.ROLE_POD, "pod-2": names.ROLE_SPARE, "eth7": None}
+        roles = {"pod-1": names.ROLE_POD, "pod-2": names.ROLE_POD, "eth7": None}
         role = roles[name] if name in roles else draw(st.sampled_from(OURS))
         ids = {names.OWNER: role} if role else {}
         if draw(st.booleans()):
@@ -198,7 +198,7 @@ def test_numbers_are_unique_and_come_true(before: list[PortRow], desired: list[P
     assert {name: after.get(name) for name in live} == {name: database.by_name[name].ofport for name in live}
 
 
-@pytest.mark.parametrize("role", [None, names.ROLE_POD, names.ROLE_SPARE])
+@pytest.mark.parametrize("role", [None, names.ROLE_POD])
 def test_a_name_that_someone_else_has_is_an_error(role: str | None) -> None:
     row = PortRow(name=names.GATEWAY, type="internal", external_ids={names.OWNER: role} if role else {})
     with pytest.raises(OvsnetError, match="ovsnet0 exists on the bridge") as caught:

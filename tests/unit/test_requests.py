@@ -8,7 +8,6 @@ import pytest
 
 from ovsnet import names, state
 from ovsnet.agent import requests
-from ovsnet.agent.pool import Spare
 from ovsnet.cni.netconf import FixedMac, NetworkConfig
 from ovsnet.cni.protocol import Args, Command, Request
 from ovsnet.config import Config
@@ -23,7 +22,7 @@ from ovsnet.errors import (
 from ovsnet.model import IPAddress, Node, Pod
 from ovsnet.rows import PortRow
 
-SPARE = Spare(token="00c0ffee", ofport=16, mtu=1450)
+TOKEN, OFPORT = "00c0ffee", 16
 ADDRESS4, ADDRESS6 = ipaddress.ip_address("10.244.1.5"), ipaddress.ip_address("fd00:1::5")
 
 
@@ -49,8 +48,8 @@ def request(args: Args | None = None, mac: str = "", netns_fd: int | None = 9) -
     )
 
 
-def test_a_pod_on_a_spares_port() -> None:
-    pod = requests.pod(request(), (ADDRESS4, ADDRESS6), SPARE)
+def test_a_pod_on_its_port() -> None:
+    pod = requests.pod(request(), (ADDRESS4, ADDRESS6), TOKEN, OFPORT)
     assert (pod.title, pod.container, pod.ifname, pod.network) == ("default/web", "c0ffee", "eth0", "ovsnet")
     assert (pod.port, pod.ofport) == ("pod-00c0ffee", 16)
     assert pod.mac == names.mac_of(ADDRESS4)
@@ -62,12 +61,14 @@ def _row(pod: Pod) -> PortRow:
 
 
 def test_without_kubernetes_the_container_is_the_pod() -> None:
-    pod = requests.pod(request(Args()), (ADDRESS4,), SPARE)
+    pod = requests.pod(request(Args()), (ADDRESS4,), TOKEN, OFPORT)
     assert (pod.namespace, pod.name, pod.title) == ("", "c0ffee", "c0ffee")
 
 
 def test_a_mac_that_was_asked_for() -> None:
-    assert requests.pod(request(mac="02:00:00:00:00:01"), (ADDRESS4,), SPARE).mac == "02:00:00:00:00:01"
+    assert (
+        requests.pod(request(mac="02:00:00:00:00:01"), (ADDRESS4,), TOKEN, OFPORT).mac == "02:00:00:00:00:01"
+    )
 
 
 def test_messages_name_who_holds_an_address() -> None:
@@ -88,14 +89,14 @@ def test_addresses_and_gateways(
     ips: tuple[IPAddress, ...], cidrs: tuple[str, ...], with_prefix: list[str], gateways: list[str]
 ) -> None:
     topo = topology(*cidrs)
-    pod = requests.pod(request(), ips, SPARE)
+    pod = requests.pod(request(), ips, TOKEN, OFPORT)
     assert [str(address) for address in requests.addresses(pod, topo)] == with_prefix
     assert [str(gateway) for gateway in requests.gateways(ips, topo)] == gateways
 
 
 def test_what_the_host_is_asked_for() -> None:
     topo = topology()
-    spec = requests.attach_spec(request(), requests.pod(request(), (ADDRESS6, ADDRESS4), SPARE), topo)
+    spec = requests.attach_spec(request(), requests.pod(request(), (ADDRESS6, ADDRESS4), TOKEN, OFPORT), topo)
     assert (spec.token, spec.netns, spec.ifname, spec.mtu) == ("00c0ffee", 9, "eth0", topo.mtu)
     assert [str(gateway) for gateway in spec.gateways] == ["10.244.1.1", "fd00:1::1"]
 
@@ -103,13 +104,13 @@ def test_what_the_host_is_asked_for() -> None:
 def test_one_default_route_for_each_family() -> None:
     topo = topology("10.244.1.0/24", "10.244.2.0/24")
     ips = (ADDRESS4, ipaddress.ip_address("10.244.2.5"))
-    spec = requests.attach_spec(request(), requests.pod(request(), ips, SPARE), topo)
+    spec = requests.attach_spec(request(), requests.pod(request(), ips, TOKEN, OFPORT), topo)
     assert [str(gateway) for gateway in spec.gateways] == ["10.244.1.1"]
 
 
 def test_the_result() -> None:
     topo = topology()
-    pod = requests.pod(request(), (ADDRESS4, ADDRESS6), SPARE)
+    pod = requests.pod(request(), (ADDRESS4, ADDRESS6), TOKEN, OFPORT)
     answer = requests.result(pod, requests.attach_spec(request(), pod, topo), topo)
     host, inner = answer.interfaces
     assert (host.name, host.sandbox) == ("pod-00c0ffee", "")

@@ -274,7 +274,7 @@ def identity(**changed: str | None) -> dict[str, str]:
     [
         {},
         {"note": "someone else's"},
-        identity(**{names.OWNER: names.ROLE_SPARE}),
+        identity(**{names.OWNER: names.ROLE_TUNNEL}),
         identity(**{names.OWNER: None}),
         identity(**{names.KEY_IPS: None}),
         identity(**{names.KEY_IPS: "10.244.1.5 nonsense"}),

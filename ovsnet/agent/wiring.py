@@ -1,0 +1,107 @@
+"""A pod's port and interface: a veth pair made in the pod's namespace, and the row that puts it into the bridge.
+
+Owns the order of these steps, so that a crash between any two leaves an attachment that DEL finds, or a link
+that the next start removes; and the OpenFlow port numbers of ports whose rows are under way. Knows nothing of
+flows, addresses or requests. Called by `attachments`, and by the loop for what could not be removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import Protocol
+
+from ovsnet import names, plan
+from ovsnet.errors import OvsnetError
+from ovsnet.host.types import AttachSpec
+from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec
+
+log = logging.getLogger("ovsnet.wiring")
+
+_PATIENCE = 10.0
+"""Seconds that vswitchd has to take up a port."""
+
+
+class Database(Protocol):
+    """What is needed of `switch.ovsdb.Ovsdb`."""
+
+    def ports(self) -> Mapping[str, PortRow]: ...
+
+    async def apply(self, changes: list[Change]) -> None: ...
+
+    async def wait_ofports(self, names: list[str], patience: float) -> dict[str, int]: ...
+
+
+class Links(Protocol):
+    """What is needed of `host.worker.LinkWorker`."""
+
+    async def make(self, spec: AttachSpec) -> None: ...
+
+    async def set_up(self, spec: AttachSpec, tx_off: bool) -> None: ...
+
+    async def detach(self, token: str) -> None: ...
+
+
+class Wiring:
+    """Ports for pods. Its methods raise what `Links` and `Database` raise."""
+
+    def __init__(self, database: Database, links: Links) -> None:
+        self._database = database
+        self._links = links
+        self._claimed: set[int] = set()
+        self._leftover: set[str] = set()
+        """Tokens whose row could not be deleted yet."""
+        self.tx_off = False
+        """Whether pods compute checksums themselves, as OVS's userspace datapath needs. Set by the agent."""
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[tuple[str, int]]:
+        """A token and an OpenFlow port number that nobody else has, while a pod is attached by them."""
+        number = next(plan.free_numbers(self._database.ports().values(), plan.POD_NUMBERS, self._claimed))
+        self._claimed.add(number)
+        try:
+            yield secrets.token_hex(4), number
+        finally:
+            self._claimed.discard(number)
+
+    async def connect(self, spec: AttachSpec, ofport: int, identity: Mapping[str, str]) -> int:
+        """Gives the pod its interface and a port with that identity; the OpenFlow number that it got.
+
+        ofport: the number to ask for. identity: external_ids of the Port row. Raises AlreadyAttached when the
+        pod has an interface of that name. After a failure `disconnect` has to be called.
+        """
+        name = names.host_interface(spec.token)
+        # A row without a link would make vswitchd complain; a link without a row is removed by the next start.
+        await self._links.make(spec)
+        port = PortSpec(name=name, external_ids=dict(identity), ofport_request=ofport)
+        await _all(
+            self._database.apply([AddPort(spec=port)]),
+            self._links.set_up(spec, self.tx_off),
+        )
+        return (await self._database.wait_ofports([name], _PATIENCE))[name]
+
+    async def disconnect(self, token: str) -> None:
+        """Removes a port and its pair, as far as they are there. What can't be removed now goes later."""
+        name = names.host_interface(token)
+        try:
+            if name in self._database.ports():
+                await self._database.apply([DeletePort(name=name)])
+            self._leftover.discard(token)
+        except OvsnetError as error:
+            self._leftover.add(token)
+            log.warning("port %s can't be removed now: %s", name, error)
+        await self._links.detach(token)
+
+    async def clear_up(self) -> None:
+        """Tries again to remove what could not be removed."""
+        await asyncio.gather(*map(self.disconnect, list(self._leftover)))
+
+
+async def _all(*steps: Awaitable[None]) -> None:
+    """All of them, side by side; when all have ended, raises what the first that failed raised."""
+    for outcome in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

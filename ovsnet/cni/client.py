@@ -62,14 +62,14 @@ def main() -> int:
             code, stdout = _ask(_socket_path(stdin), stdin, deadline)
     except Failure as failure:
         code, stdout = 1, _error(failure, stdin)
-    return code if _write(stdout) else 1
+    return code if _write(1, stdout) else 1
 
 
 def _command() -> bytes:
     command = posix.environ.get(b"CNI_COMMAND", b"")
     if not command:
         usage = "" if "--version" in sys.argv[1:] else USAGE
-        posix.write(2, f"{usage}ovsnet CNI plugin, specification versions {', '.join(VERSIONS)}\n".encode())
+        _write(2, f"{usage}ovsnet CNI plugin, specification versions {', '.join(VERSIONS)}\n".encode())
         raise Failure(4, "CNI_COMMAND: missing", "one of ADD, DEL, CHECK, GC, STATUS, VERSION")
     return command
 
@@ -81,8 +81,14 @@ def _timeout() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 86400:
-        raise Failure(4, f"OVSNET_TIMEOUT: {text!r} is no number of seconds", "1 to 86400, or leave it unset")
+        raise Failure(
+            4, f"OVSNET_TIMEOUT: '{_shown(text)}' is no number of seconds", "1 to 86400, or leave it unset"
+        )
     return seconds
+
+
+def _shown(text: bytes) -> str:
+    return text.decode("utf-8", "backslashreplace")
 
 
 def _read_stdin(deadline: float) -> bytes:
@@ -126,7 +132,7 @@ def _ask(path: bytes, stdin: bytes, deadline: float) -> tuple[int, bytes]:
     if problem:
         variables.append(b"OVSNET_NETNS_ERROR=" + problem.encode())
     body = b"\0".join([*variables, b"", stdin])
-    name = path.decode("utf-8", "backslashreplace")
+    name = _shown(path)
     agent = _connect(path, name, deadline)
     try:
         _send(agent, b"OVSNET1 %d\n%s" % (len(body), body), netns, deadline)
@@ -155,11 +161,11 @@ def _open_netns() -> tuple[int, str]:
 
 def _connect(path: bytes, name: str, deadline: float) -> _socket.socket:
     """Blocking, with the kernel's time-out: where it may not block, a full backlog is an error at once."""
-    agent = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     left = max(1, int((deadline - time.monotonic()) * 1e6))
     timeval = b"".join(part.to_bytes(8, sys.byteorder) for part in divmod(left, 1_000_000))
-    agent.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeval)
     try:
+        agent = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        agent.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeval)
         agent.connect(path)
     except OSError as error:
         why = error.strerror or str(error)
@@ -219,11 +225,11 @@ def _error(failure: Failure, stdin: bytes) -> bytes:
     return json.dumps(document).encode()
 
 
-def _write(data: bytes) -> bool:
-    """To standard output; False if nobody reads it."""
+def _write(stream: int, data: bytes) -> bool:
+    """False if nobody reads it."""
     try:
         while data:
-            data = data[posix.write(1, data) :]
+            data = data[posix.write(stream, data) :]
     except OSError:
         return False
     return True

@@ -196,12 +196,19 @@ venv_is_current() {
 
 # --- lab and test -----------------------------------------------------------------------------------
 
+# Prints what compiles the CNI executable, which is optional: nothing where only apt's packages are known.
+missing_compiler_packages() {
+  command -v apt-get >/dev/null || return 0
+  command -v cc gcc clang tcc >/dev/null || printf 'gcc\n'
+  [[ -e /usr/include/stdio.h ]] || printf 'libc6-dev\n'
+}
+
 # Packages and .venv of a checkout. Arguments: more tools than the lab needs.
 prepare_checkout() {
   lock /run/lock/ovsnet-bootstrap.lock
   allow_services
   local -a packages
-  mapfile -t packages < <(needed_packages "$@")
+  mapfile -t packages < <(needed_packages "$@"; missing_compiler_packages)
   install_packages no "${packages[@]}"
   make_venv "$TREE/.venv" editable -e "$TREE" 'tox>=4.11'
 }
@@ -305,13 +312,13 @@ make_parents() {
   remember dir "$dir"
 }
 
-# install_file SOURCE PATH MODE. A file of somebody else is kept beside it.
+# install_file SOURCE PATH MODE [WHAT IT IS]. A file of somebody else is kept beside it.
 install_file() {
-  local source=$1 path=$ROOT$2 mode=$3
+  local source=$1 path=$ROOT$2 mode=$3 kind=${4-}
   if [[ -f $path ]] && cmp -s "$source" "$path" && [[ $(stat -c %a "$path") == "$mode" ]]; then
     return
   fi
-  change "write $path" place_file "$source" "$path" "$mode"
+  change "write $path${kind:+ ($kind)}" place_file "$source" "$path" "$mode"
 }
 
 place_file() {
@@ -422,8 +429,8 @@ install_node() {
   # shellcheck disable=SC2064  # the folder's name is to be filled in now
   trap "rm -rf '$rendered'; allow_services" EXIT
   facts=$(PYTHONDONTWRITEBYTECODE=1 "$command" node-files --config "$config" "$rendered") || exit 1
-  local watched socket bridge
-  { read -r watched; read -r socket; read -r bridge; } <<<"$facts"
+  local watched socket bridge plugin
+  { read -r watched; read -r socket; read -r bridge; read -r plugin || true; } <<<"$facts"
   install_file "$config" /etc/ovsnet/agent.yaml 644
   if [[ $DRY_RUN == no ]]; then
     remember socket "$socket"
@@ -435,7 +442,7 @@ install_node() {
   install_file "$rendered/ovsnet.service" /etc/systemd/system/ovsnet.service 644
   local agent_changes=$((CHANGES - before))
   node_plugins
-  install_file "$rendered/ovsnet" /opt/cni/bin/ovsnet 755
+  install_file "$rendered/ovsnet" /opt/cni/bin/ovsnet 755 "$plugin"
   # Last: a runtime takes the network for ready when this file is there.
   install_file "$rendered/10-ovsnet.conflist" /etc/cni/net.d/10-ovsnet.conflist 644
   start_node "$agent_changes"

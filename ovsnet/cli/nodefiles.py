@@ -35,7 +35,7 @@ _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # n
 def node_files(path: Path, installed_as: str, prefix: str, folder: Path) -> None:
     """Render a node's files into FOLDER, and print what bootstrap.sh must know, one fact a line.
 
-    The folder of manifests that the agent watches, its socket, its bridge.
+    The folder of manifests that the agent watches, its socket, its bridge, and which CNI executable it is.
     """
     loaded = config.load(path)
     if problems := refused(loaded):
@@ -57,8 +57,9 @@ def node_files(path: Path, installed_as: str, prefix: str, folder: Path) -> None
             config_file=installed_as,
         )
         (folder / name).write_text(text.lstrip("\n"), encoding="utf-8")
-    (folder / EXECUTABLE).write_text(executable.text(), encoding="utf-8")
-    click.echo("\n".join((loaded.store.file, loaded.cni_socket, loaded.bridge)))
+    made = executable.made()
+    (folder / EXECUTABLE).write_bytes(made.content)
+    click.echo("\n".join((loaded.store.file, loaded.cni_socket, loaded.bridge, made.kind)))
 
 
 def runtime_directory(path: str) -> str:

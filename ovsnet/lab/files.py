@@ -77,10 +77,10 @@ def uplink_filter(uplink: str) -> str:
     )
 
 
-def cni_executable() -> str:
+def cni_executable() -> bytes:
     """The thin client that is installed as /opt/cni/bin/ovsnet."""
     try:
-        return executable.text()
+        return executable.made().content
     except HostFailure as error:
         raise LabError(error.message, error.hint) from error
 

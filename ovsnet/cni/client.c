@@ -1,9 +1,9 @@
-/* The executable /opt/cni/bin/ovsnet, compiled: passes a CNI call to the agent and prints its answer.
+/* The executable /opt/cni/bin/ovsnet in C: passes a CNI call to the agent and prints its answer.
 
-   The same program as client.py, which is installed where there is no C compiler; that one says what it owns and
-   which variables it knows. The tests run against both. Runtimes start it for every pod, and a start of Python
-   takes twenty times as long as all of this. `executable` compiles it. The framing is described in
-   framing.py. Everything that goes wrong ends in fail(); nothing is given back, because the process ends. */
+   The same program as client.py, which says what it owns, what it never does and which variables it knows; that one
+   is installed where no C compiler is. The tests run against both. Runtimes start it for every pod, and a start of
+   Python takes twenty times as long as all of this. `executable` compiles it. The framing is that of framing.py.
+   Everything that goes wrong ends in fail(); nothing is freed or closed, because the process ends. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -147,8 +147,6 @@ static _Noreturn void fail(int code, const char *hint, const char *const *messag
     _exit(1);
 }
 
-/* What the call is. */
-
 static const char *variable(const char *name)
 {
     const char *text = getenv(name);
@@ -283,8 +281,6 @@ static char *request(const char *problem, size_t *size)
     return data;
 }
 
-/* The way to the agent. */
-
 /* Blocking, with the kernel's time-out: where it may not block, a full backlog is an error at once. */
 static int reach(const char *path)
 {
@@ -292,14 +288,14 @@ static int reach(const char *path)
     const char *why = "AF_UNIX path too long";
     if (strlen(path) < sizeof address.sun_path) {
         strcpy(address.sun_path, path);
-        double left = deadline - now();
+        double left = deadline - now() > 1e-6 ? deadline - now() : 0;
         struct timeval limit = {(time_t)left, (suseconds_t)((left - (double)(time_t)left) * 1e6)};
-        if (left < 1e-6) /* 0 would be no limit */
-            limit = (struct timeval){0, 1};
+        limit.tv_usec += limit.tv_sec == 0 && limit.tv_usec == 0; /* 0 would be no limit */
         int agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), done = -1;
         if (agent >= 0 && setsockopt(agent, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0)
-            while ((done = connect(agent, (struct sockaddr *)&address, sizeof address)) < 0 && errno == EINTR)
-                ;
+            do
+                done = connect(agent, (struct sockaddr *)&address, sizeof address);
+            while (done < 0 && errno == EINTR);
         if (done == 0)
             return agent;
         why = strerror(errno);
@@ -333,7 +329,7 @@ static bool send_all(int agent, char *data, size_t size, int netns)
     return shutdown(agent, SHUT_WR) == 0;
 }
 
-/* Until the agent closes; more than fits comes back as MAX_REPLY bytes, which no reply has. errno as above. */
+/* Until the agent closes or there is more than a reply is ever. errno as above. */
 static bool receive(int agent, char *reply, size_t *size)
 {
     for (*size = 0; *size < MAX_REPLY;) {

@@ -4,7 +4,8 @@
 Owns nothing but the way to the agent; what a call means, the agent decides. It alone answers VERSION, and
 calls that reach no agent: code 11, "try again later", and 50 for STATUS. Runtimes start it for every
 pod, so it is one file that imports C modules only (a start takes about 10 ms, most of it Python's own);
-`json` comes in when something is wrong. `executable` compiles it into what is installed. The framing is
+`json` comes in when something is wrong. Where a C compiler is, client.c is installed, which is the same
+program: what changes here changes there. `executable` makes what is installed of either. The framing is
 described in ovsnet/cni/framing.py.
 
     OVSNET_SOCKET    the agent's socket; else "agentSocket" of the configuration, else the default

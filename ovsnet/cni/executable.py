@@ -78,7 +78,7 @@ def made(path: str | None = None) -> Executable:
     return Executable(interpreted(), kind)
 
 
-def compilers(path: str | None) -> Iterator[str]:
+def compilers(path: str | None = None) -> Iterator[str]:
     """Each once: cc is most often one of the others."""
     seen = set()
     for name in COMPILERS:

@@ -1,8 +1,8 @@
 """What travels on the agent's socket: bytes to variables, standard input and back.
 
 Pure. Owns the framing, never the meaning of what is framed (that is `protocol`). `listener` and
-`server` read with it, the command line asks for `health` with it. The executable (`client`) has its own
-copy because it imports nothing; a test holds the two together.
+`server` read with it, the command line asks for `health` with it. The executable (`client`, client.c) has
+its own copy because it imports nothing; tests hold them together.
 
     request   OVSNET1 <length>\\n            length: bytes that follow, at most 1 MiB
               NAME=VALUE\\0 ... \\0          every CNI_* variable; an empty one ends them

@@ -1,10 +1,12 @@
-"""The executable against the server over a real socket: answers, faults, and many at once."""
+"""Both executables against the server over a real socket: answers, faults, and many at once.
+
+That the two do the same byte by byte is in `test_cni_executables`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import importlib.util
 import ipaddress
 import json
@@ -21,10 +23,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import cni_programs
 import pytest
 import pytest_asyncio
+from cni_programs import Program
 
-from ovsnet.cni import client, executable, framing
+from ovsnet.cni import client, framing
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult, Interface, attachment
 from ovsnet.cni.server import CniServer
@@ -41,6 +45,8 @@ def config(**keys: Any) -> bytes:
 
 
 CONFIG = config()
+python_only = pytest.mark.parametrize("program", ["python"], indirect=True)
+"""For what the executable in Python has alone, and for what concerns the server alone."""
 
 
 class Memory:
@@ -96,22 +102,15 @@ class Memory:
         return {"attachments": len(self.attached)}
 
 
-@functools.cache
-def program() -> str:
-    """What is installed, for the interpreter that runs these tests."""
-    return executable.text(sys.executable)
-
-
 class World:
     """A server with its backend, and ways to call it."""
 
-    def __init__(self, folder: Path, netns: str) -> None:
+    def __init__(self, folder: Path, netns: str, program: Program) -> None:
         self.path = folder / "run" / "agent.sock"
         self.backend = Memory()
         self.server = CniServer(self.path, self.backend, delivery=0.5)
         self.executable = folder / "ovsnet"
-        self.executable.write_text(program())
-        self.executable.chmod(0o755)
+        self.command = program.put(folder)
         self.netns = netns
 
     async def process(self, command: str, variables: Mapping[str, str] | None = None) -> Process:
@@ -125,9 +124,7 @@ class World:
             "OVSNET_SOCKET": str(self.path),
         }
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-IS",
-            self.executable,
+            *self.command,
             env={name: value for name, value in (sound | dict(variables or {})).items() if value},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -167,9 +164,15 @@ def netns() -> Iterator[str]:
     holder.stdout.close()
 
 
+@pytest.fixture(params=cni_programs.KINDS)
+def program(request: pytest.FixtureRequest) -> Program:
+    """One after the other."""
+    return cni_programs.program(request.param)
+
+
 @pytest_asyncio.fixture
-async def world(tmp_path: Path, netns: str) -> AsyncIterator[World]:
-    world = World(tmp_path, netns)
+async def world(tmp_path: Path, netns: str, program: Program) -> AsyncIterator[World]:
+    world = World(tmp_path, netns, program)
     await world.server.start()
     before = len(os.listdir("/proc/self/fd"))
     yield world
@@ -180,6 +183,7 @@ async def world(tmp_path: Path, netns: str) -> AsyncIterator[World]:
     assert not world.path.exists()
 
 
+@python_only
 async def test_another_interpreter_runs_the_source(world: World) -> None:
     magic = f"MAGIC = {importlib.util.MAGIC_NUMBER!r}"
     program = "PROGRAM = "
@@ -194,6 +198,7 @@ async def test_another_interpreter_runs_the_source(world: World) -> None:
     assert (await world.run("VERSION"))[1]["cniVersion"] == "1.1.0"
 
 
+@python_only
 async def test_the_interpreter_that_compiled_it_does_not_read_the_source(world: World) -> None:
     lines = world.executable.read_text().splitlines()
     world.executable.write_text(
@@ -202,15 +207,6 @@ async def test_the_interpreter_that_compiled_it_does_not_read_the_source(world: 
         )
     )
     assert (await world.run("STATUS"))[0] == 0
-
-
-def test_the_executable_is_the_same_whenever_it_is_made() -> None:
-    assert executable.text(sys.executable) == program()
-
-
-def test_without_an_interpreter_there_is_no_executable() -> None:
-    with pytest.raises(HostFailure, match="/nowhere/python3"):
-        executable.text("/nowhere/python3")
 
 
 async def settled() -> None:
@@ -263,8 +259,8 @@ async def test_the_life_of_an_attachment(world: World) -> None:
     assert not world.backend.attached
 
 
-async def test_version_and_usage_need_no_agent(tmp_path: Path, netns: str) -> None:
-    world = World(tmp_path, netns)
+async def test_version_and_usage_need_no_agent(tmp_path: Path, netns: str, program: Program) -> None:
+    world = World(tmp_path, netns, program)
     versions = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]
     expected = {"cniVersion": "0.4.0", "supportedVersions": versions}
     assert await world.run("VERSION", b'{"cniVersion": "0.4.0"}') == (0, expected)
@@ -277,7 +273,7 @@ async def test_version_and_usage_need_no_agent(tmp_path: Path, netns: str) -> No
 
 async def test_closed_standard_streams(world: World) -> None:
     environment = {"CNI_COMMAND": "STATUS", "OVSNET_SOCKET": str(world.path), "OVSNET_TIMEOUT": "1"}
-    run = f"{sys.executable} -IS {world.executable}"
+    run = " ".join(world.command)
     for line, status, said in (
         (f"{run} <&-", 1, b'"code": 5, "msg": "stdin: Bad file descriptor"'),
         (f"sleep 2 | {run}", 1, b'"code": 5, "msg": "stdin has no end"'),
@@ -312,16 +308,20 @@ async def test_the_configuration_names_the_socket(world: World) -> None:
 @pytest.mark.parametrize(
     ("command", "code"), [("ADD", 11), ("DEL", 11), ("CHECK", 11), ("GC", 11), ("STATUS", 50)]
 )
-async def test_without_an_agent(tmp_path: Path, netns: str, command: str, code: int) -> None:
-    world = World(tmp_path, netns)
+async def test_without_an_agent(
+    tmp_path: Path, netns: str, program: Program, command: str, code: int
+) -> None:
+    world = World(tmp_path, netns, program)
     status, answer = await world.run(command, config(cniVersion="0.4.0"))
     assert (status, answer["code"], answer["cniVersion"]) == (1, code, "0.4.0")
     assert str(world.path) in answer["msg"]
     assert "start" in answer["details"]
 
 
-async def test_a_stale_socket_is_no_agent_and_is_replaced(tmp_path: Path, netns: str) -> None:
-    world = World(tmp_path, netns)
+async def test_a_stale_socket_is_no_agent_and_is_replaced(
+    tmp_path: Path, netns: str, program: Program
+) -> None:
+    world = World(tmp_path, netns, program)
     world.path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(world.path))
@@ -419,8 +419,8 @@ AGENT = """
 """
 
 
-async def test_an_agent_killed_in_the_middle_of_a_call(tmp_path: Path, netns: str) -> None:
-    world = World(tmp_path, netns)
+async def test_an_agent_killed_in_the_middle_of_a_call(tmp_path: Path, netns: str, program: Program) -> None:
+    world = World(tmp_path, netns, program)
     root = Path(client.__file__).parents[2]
     agent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", textwrap.dedent(AGENT), world.path, cwd=root, stdout=subprocess.PIPE
@@ -440,9 +440,9 @@ async def test_an_agent_killed_in_the_middle_of_a_call(tmp_path: Path, netns: st
 
 
 async def test_a_stopping_agent_lets_calls_end_and_tells_the_rest_to_come_again(
-    tmp_path: Path, netns: str
+    tmp_path: Path, netns: str, program: Program
 ) -> None:
-    world = World(tmp_path, netns)
+    world = World(tmp_path, netns, program)
     await world.server.start()
     world.backend.gate.clear()
     idle = connect(world)
@@ -468,6 +468,7 @@ GARBAGE = [
 ]
 
 
+@python_only
 @pytest.mark.parametrize("garbage", GARBAGE, ids=lambda data: repr(data[:12]))
 async def test_garbage_is_closed_without_an_answer(
     world: World, caplog: pytest.LogCaptureFixture, garbage: bytes
@@ -484,6 +485,7 @@ async def test_garbage_is_closed_without_an_answer(
     assert await world.run("STATUS") == (0, None)
 
 
+@python_only
 @pytest.mark.parametrize("count", [1, 2, 5])
 async def test_descriptors_that_come_with_garbage_are_closed(world: World, count: int) -> None:
     read, write = os.pipe()
@@ -496,6 +498,7 @@ async def test_descriptors_that_come_with_garbage_are_closed(world: World, count
     os.close(read)
 
 
+@python_only
 async def test_descriptors_in_the_middle_of_a_request_are_closed(world: World) -> None:
     read, write = os.pipe()
     connection = connect(world)
@@ -508,6 +511,7 @@ async def test_descriptors_in_the_middle_of_a_request_are_closed(world: World) -
     os.close(read)
 
 
+@python_only
 async def test_hanging_clients_hold_up_nobody_and_are_closed(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -523,6 +527,7 @@ async def test_hanging_clients_hold_up_nobody_and_are_closed(
     )
 
 
+@python_only
 async def test_a_client_that_never_reads_holds_nothing(world: World) -> None:
     connection = connect(world)
     connection.sendall(framing.frame({"OVSNET_COMMAND": "health"}))
@@ -530,6 +535,7 @@ async def test_a_client_that_never_reads_holds_nothing(world: World) -> None:
     connection.close()
 
 
+@python_only
 async def test_health_for_the_command_line(world: World) -> None:
     connection = connect(world)
     connection.sendall(framing.frame({"OVSNET_COMMAND": "health"}))
@@ -537,6 +543,7 @@ async def test_health_for_the_command_line(world: World) -> None:
     assert (code, json.loads(stdout)) == (0, {"attachments": 0})
 
 
+@python_only
 async def test_only_root_reaches_the_socket(world: World, caplog: pytest.LogCaptureFixture) -> None:
     assert stat.S_IMODE(world.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(world.path.parent.stat().st_mode) == 0o700
@@ -559,6 +566,7 @@ async def test_only_root_reaches_the_socket(world: World, caplog: pytest.LogCapt
     assert "comes from user 65534" in caplog.text
 
 
+@python_only
 async def test_a_live_agent_keeps_its_socket(world: World) -> None:
     with pytest.raises(HostFailure, match="another agent answers"):
         await CniServer(world.path, Memory()).start()

@@ -109,11 +109,12 @@ def machine(tmp_path: Path, tree: Path) -> Machine:
 
 
 def test_everything_is_in_its_place(machine: Machine) -> None:
-    machine.install()
+    said = machine.install()
     assert machine.path("etc/ovsnet/agent.yaml").read_bytes() == machine.config.read_bytes()
     assert machine.path("etc/ovsnet/cluster").is_dir()
     client = machine.path("opt/cni/bin/ovsnet")
-    assert client.read_text() == executable.text()
+    assert client.read_bytes() == executable.made().content
+    assert f"write {client} ({executable.made().kind})" in said
     assert client.stat().st_mode & 0o777 == 0o755
     conflist = json.loads(machine.path("etc/cni/net.d/10-ovsnet.conflist").read_text())
     assert conflist["plugins"][0]["type"] == "ovsnet"
@@ -162,6 +163,23 @@ def test_uninstall_keeps_what_a_user_changed_and_says_so(machine: Machine) -> No
     config.write_text("vni: 5\n")
     assert f"kept: {config} was changed" in machine.node("--uninstall")
     assert list(machine.content()) == ["etc", "etc/ovsnet", "etc/ovsnet/agent.yaml"]
+
+
+def test_a_compiler_that_fails_is_told(machine: Machine, tmp_path: Path) -> None:
+    compiler = tmp_path / "bin/cc"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\necho 'no such header' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    for other in executable.COMPILERS[1:]:
+        (compiler.parent / other).symlink_to("cc")
+    machine.environment["PATH"] = f"{compiler.parent}:{os.environ['PATH']}"
+    process = machine.start("--config", str(machine.config))
+    out, err = process.communicate(timeout=600)
+    client = machine.path("opt/cni/bin/ovsnet")
+    assert process.returncode == 0
+    assert client.read_bytes() == executable.interpreted()
+    assert f"write {client} (in Python: {compiler} can't make it)" in out
+    assert f"{compiler} can't make the CNI executable: no such header" in err
 
 
 def test_a_file_that_was_there_is_kept_and_put_back(machine: Machine) -> None:

@@ -29,6 +29,7 @@ def test_in_a_wheel(tmp_path: Path) -> None:
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+    assert (site / "ovsnet/cni/client.c").read_bytes() == (TREE / "ovsnet/cni/client.c").read_bytes()
     program = (
         "from ovsnet import resources as r; print(r.__file__, r.flows_dir(), r.templates_dir(), sep='\\n')"
     )

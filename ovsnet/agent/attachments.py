@@ -22,7 +22,7 @@ import msgspec
 from ovsnet import ipam, names, state
 from ovsnet.agent import checking, requests
 from ovsnet.agent.installer import Installer
-from ovsnet.agent.wiring import Wiring
+from ovsnet.agent.wiring import Wiring, together
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult
 from ovsnet.config import Config
@@ -42,6 +42,9 @@ from ovsnet.state import Topology
 from ovsnet.switch.ovsdb import Ovsdb
 
 log = logging.getLogger("ovsnet.pods")
+
+_FLOWS_PATIENCE = 2.0
+"""Seconds that a DEL waits for its flows to go before it goes on without."""
 
 Key = tuple[str, str]
 """Container ID and interface name: what identifies an attachment in the specification."""
@@ -278,7 +281,7 @@ class Attachments:
     # --- shared --------------------------------------------------------------------------------
 
     async def _remove(self, pod: Pod) -> None:
-        """Takes back address, row, flows and interface, side by side.
+        """Takes back address, flows, row and interface.
 
         Raises SwitchUnavailable if OVSDB is away, and then nothing has been done; if it goes in the
         middle the pod is still listed, and a repeated DEL does the rest.
@@ -292,20 +295,22 @@ class Attachments:
         changes: list[Change] = [SetReleased(value=allocator.released_text(time.time()))]
         if self._ovsdb.port(pod.port) is not None:
             changes.append(DeletePort(name=pod.port))
-        row = self._ovsdb.begin(changes)
         flows = self._installer.begin({cookie: ()})
         try:
-            await asyncio.sleep(0)
-            await self._links.detach(names.token_of(pod.port))
-            await row
+            # First of all, as vswitchd takes some 10 ms for each port that goes and answers nobody meanwhile; but
+            # one that hangs must not keep the rest from being done.
+            await asyncio.wait([flows], timeout=_FLOWS_PATIENCE)
+            await together(self._ovsdb.begin(changes), self._links.detach(names.token_of(pod.port)))
             # Without a switch there is nothing to drop: the next replacement will not have them.
             with contextlib.suppress(SwitchUnavailable):
                 await flows
         except BaseException:
-            await asyncio.gather(row, flows, return_exceptions=True)
+            await asyncio.gather(flows, return_exceptions=True)
             if self._ovsdb.port(pod.port) is not None:
                 allocator.claim(pod.ips, pod.key)
                 self._pods[key] = pod
+                with contextlib.suppress(OvsnetError):
+                    await self._installer.change({cookie: self._renderer.object(pod)})
             raise
 
     def _forget(self, pod: Pod) -> None:

@@ -77,7 +77,7 @@ class Wiring:
         # A row without a link would make vswitchd complain; a link without a row is removed by the next start.
         await self._links.make(spec)
         port = PortSpec(name=name, external_ids=dict(identity), ofport_request=ofport)
-        await _all(
+        await together(
             self._database.apply([AddPort(spec=port)]),
             self._links.set_up(spec, self.tx_off),
         )
@@ -100,7 +100,7 @@ class Wiring:
         await asyncio.gather(*map(self.disconnect, list(self._leftover)))
 
 
-async def _all(*steps: Awaitable[None]) -> None:
+async def together(*steps: Awaitable[None]) -> None:
     """All of them, side by side; when all have ended, raises what the first that failed raised."""
     for outcome in await asyncio.gather(*steps, return_exceptions=True):
         if isinstance(outcome, BaseException):

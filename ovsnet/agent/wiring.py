@@ -77,11 +77,12 @@ class Wiring:
         # A row without a link would make vswitchd complain; a link without a row is removed by the next start.
         await self._links.make(spec)
         port = PortSpec(name=name, external_ids=dict(identity), ofport_request=ofport)
-        await together(
-            self._database.apply([AddPort(spec=port)]),
-            self._links.set_up(spec, self.tx_off),
-        )
-        return (await self._database.wait_ofports([name], _PATIENCE))[name]
+        await self._database.apply([AddPort(spec=port)])
+        number = (await self._database.wait_ofports([name], _PATIENCE))[name]
+        # The pod's end comes up when there is somebody at the other; its link's news would also make vswitchd look
+        # at all ports once more before it takes this one up.
+        await self._links.set_up(spec, self.tx_off)
+        return number
 
     async def disconnect(self, token: str) -> None:
         """Removes a port and its pair, as far as they are there. What can't be removed now goes later."""

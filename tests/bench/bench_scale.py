@@ -36,13 +36,13 @@ _LOOK = 0.05
 def run(say: Callable[[str], None]) -> Iterator[Figure]:
     with (
         running(nodes=1, pods=0, agent={"reuseAfter": 0}) as lab,
-        plugins(lab.nodes[0], PODS) as (ours, _),
+        plugins(lab.nodes[0], PODS) as (ours, theirs),
     ):
         node = lab.nodes[0]
         say(f"{PEERS} peers")
         yield from peers(lab, node)
         say(f"{PODS} pods")
-        yield from pods(node, ours)
+        yield from pods(node, ours, theirs)
         say(f"the agent's start with {PODS} pods and {PEERS} peers")
         write_atomically(manifest(lab), nodes())
         settled(node, PEERS)
@@ -53,7 +53,7 @@ def run(say: Callable[[str], None]) -> Iterator[Figure]:
 # the 200th pod
 
 
-def pods(node: Node, ours: Plugin) -> Iterator[Figure]:
+def pods(node: Node, ours: Plugin, theirs: Plugin) -> Iterator[Figure]:
     """Adds pods up to PODS; they stay."""
     first, first_mods = lone(node, ours, 0)
     ours_missing = sandboxes(ours, PODS - FEW)
@@ -64,6 +64,13 @@ def pods(node: Node, ours: Plugin) -> Iterator[Figure]:
     title = f"CNI ADD of the {PODS}th pod"
     reference = "the first"
     yield figure(title, "ms", last, first, reference, limit=1.2)
+    for start in range(0, PODS - FEW, _GROUP):
+        theirs.add(sandboxes(theirs, min(_GROUP, PODS - FEW - start), start))
+    samples: list[float] = []
+    for name in sandboxes(theirs, FEW, PODS - FEW):
+        time.sleep(PAUSE)
+        samples += theirs.add([name])
+    yield figure(title, "ms", last, samples, "bridge's")
     yield figure(f"{title}: flow modifications", "", last_mods, first_mods, reference, limit=1.0)
 
 

@@ -302,6 +302,26 @@ async def test_changes_that_are_under_way_at_once_all_happen(sandbox: Sandbox) -
         assert set(database.ports()) == wanted == {"br-int", *sandbox.vsctl("list-ports", "br-int").split()}
 
 
+async def test_who_shares_a_transaction_does_not_share_its_failure(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        bad = PortSpec(name="bad", external_ids=MARK, ofport_request=99_999_999)
+        specs = [pod_port(1), bad, pod_port(2), PortSpec(name="br-int", external_ids=MARK), pod_port(3)]
+        outcomes = await asyncio.gather(
+            *(database.apply([AddPort(spec=spec)]) for spec in specs), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes if outcome is not None] == [OvsnetError, OvsnetError]
+        assert outcomes[0] is outcomes[2] is outcomes[4] is None
+        assert set(database.ports()) == {"br-int", *(pod_port(number).name for number in (1, 2, 3))}
+
+
+async def test_of_two_lists_of_released_addresses_the_later_stays(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as database:
+        await asyncio.gather(*(database.apply([SetReleased(value=f"10.0.0.{last}=5")]) for last in (1, 2, 3)))
+        assert (
+            sandbox.vsctl("get", "bridge", "br-int", f"external_ids:{names.KEY_RELEASED}") == '"10.0.0.3=5"\n'
+        )
+
+
 async def test_two_clients_lose_nothing_of_each_other(sandbox: Sandbox) -> None:
     async with connected(sandbox) as one, connected(sandbox) as two:
         await asyncio.gather(

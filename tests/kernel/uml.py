@@ -1,0 +1,167 @@
+"""A kernel with openvswitch for hosts whose own has none: a user-mode Linux, built once and kept.
+
+Owns how it is built (Debian's kernel source, `uml.config`) and where it is kept: a folder named after the
+source's version and a hash of the fragment, so that a change of either builds anew and nothing stale is ever
+used. Never boots it; that is `guest`. Also a program: `python tests/kernel/uml.py` builds and prints the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FRAGMENT, CLOCK = HERE / "uml.config", HERE / "clock.c"
+SOURCES = Path("/usr/src")
+SERIES = "6.1"
+"""Debian 12's own, which is what its nodes run."""
+PACKAGES = (f"linux-source-{SERIES}", "flex", "bison", "bc", "make", "gcc", "libc6-dev", "xz-utils")
+_REQUIRED = (
+    "CONFIG_OPENVSWITCH=y",
+    "CONFIG_NF_CONNTRACK_ZONES=y",
+    "CONFIG_NET_SCH_NETEM=y",
+    "CONFIG_IP_SCTP=y",
+)
+_PROGRESS = 15.0
+"""Seconds between two lines about how far the build is."""
+_OBJECTS = 2300
+"""Roughly what is compiled; only the progress line goes by it."""
+
+
+class Unbuildable(Exception):
+    """Says what is missing and what to do."""
+
+
+def cache() -> Path:
+    """OVSNET_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("OVSNET_CACHE") or Path(base) / "ovsnet")
+
+
+def kernel() -> Path:
+    """The kernel's executable; its folder has `clock.so` as well. Builds them where they are missing.
+
+    Several at once wait for one another. Raises Unbuildable.
+    """
+    folder = cache() / f"uml-{_version()}-{_digest()}"
+    with _alone(folder.with_suffix(".lock")):
+        if not (folder / "linux").exists():
+            _build(folder)
+    return folder / "linux"
+
+
+def _version() -> str:
+    """Of the installed source package, "6.1.192-2"."""
+    query = ["dpkg-query", "-W", "-f", "${Version}", PACKAGES[0]]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise Unbuildable(f"no kernel source here: apt-get install {' '.join(PACKAGES)}") from None
+    return done.stdout.strip()
+
+
+def _digest() -> str:
+    """Of what decides the result, here."""
+    return hashlib.blake2b(FRAGMENT.read_bytes() + CLOCK.read_bytes(), digest_size=5).hexdigest()
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(folder: Path) -> None:
+    """Into a folder of another name, renamed when all is there: an interrupted build leaves nothing to trip over."""
+    begun = time.monotonic()
+    _say(f"building a user-mode Linux {SERIES} with openvswitch, about 4 minutes on two processors, once")
+    with tempfile.TemporaryDirectory(prefix="uml-", dir=folder.parent) as name:
+        work, done = Path(name) / "source", Path(name) / "done"
+        done.mkdir()
+        work.mkdir()
+        log = folder.parent / "uml-build.log"
+        with log.open("w") as output:
+            _run(
+                [
+                    "tar",
+                    "-xf",
+                    str(SOURCES / f"{PACKAGES[0]}.tar.xz"),
+                    "-C",
+                    str(work),
+                    "--strip-components=1",
+                ],
+                output,
+            )
+            _run(["make", "-C", str(work), "ARCH=um", "defconfig"], output)
+            merge = [
+                str(work / "scripts/kconfig/merge_config.sh"),
+                "-m",
+                "-O",
+                str(work),
+                str(work / ".config"),
+            ]
+            _run([*merge, str(FRAGMENT)], output, cwd=work)
+            _run(["make", "-C", str(work), "ARCH=um", "olddefconfig"], output)
+            _check(work / ".config")
+            jobs = f"-j{os.cpu_count() or 1}"
+            _run(["make", "-C", str(work), "ARCH=um", jobs, "linux"], output, counted=True)
+            _run(["gcc", "-shared", "-fPIC", "-O2", "-o", str(done / "clock.so"), str(CLOCK)], output)
+        shutil.copy2(work / "linux", done / "linux")
+        _run(["strip", str(done / "linux")], None)
+        shutil.copy2(work / ".config", done / "config")
+        done.rename(folder)
+    _say(f"built {folder / 'linux'} in {time.monotonic() - begun:.0f} s")
+
+
+def _check(config: Path) -> None:
+    """A symbol that another one excludes is dropped in silence by kconfig."""
+    lines = set(config.read_text().splitlines())
+    if missing := [each for each in _REQUIRED if each not in lines]:
+        raise Unbuildable(f"{PACKAGES[0]} does not give {', '.join(missing)}; see {FRAGMENT}")
+
+
+def _run(argv: Sequence[str], output: object, cwd: Path | None = None, *, counted: bool = False) -> None:
+    """One step, its output in the log; with `counted` a line now and then tells how many objects there are."""
+    log = getattr(output, "name", "")
+    start = Path(log).stat().st_size if log else 0
+    try:
+        process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, cwd=cwd)  # type: ignore[call-overload]
+    except OSError as error:
+        raise Unbuildable(f"{argv[0]}: {error.strerror}; apt-get install {' '.join(PACKAGES)}") from error
+    try:
+        while True:
+            try:
+                code = process.wait(_PROGRESS)
+                break
+            except subprocess.TimeoutExpired:
+                if counted:
+                    objects = Path(log).read_bytes()[start:].count(b"\n  CC ")
+                    _say(f"building the kernel: {min(99, 100 * objects // _OBJECTS)} %")
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if code:
+        raise Unbuildable(f"{' '.join(argv[:4])} failed with {code}; see {log}")
+
+
+def _say(text: str) -> None:
+    print(f"==> {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        print(kernel())
+    except Unbuildable as error:
+        sys.exit(f"error: {error}")

@@ -98,6 +98,11 @@ class Renderer:
         self._memo[cookie] = (obj, lines)
         return lines
 
+    @property
+    def objects(self) -> Mapping[int, Object]:
+        """What was rendered last, by cookie."""
+        return {cookie: obj for cookie, (obj, _) in self._memo.items()}
+
     def state(self, objects: Iterable[Object]) -> dict[int, Lines]:
         """Everything that must be installed for these objects, and nothing else."""
         rendered = {cookie_of(obj): self.object(obj) for obj in objects}

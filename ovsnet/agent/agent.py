@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from ovsnet import names, plan, recall, state
 from ovsnet.agent import changes
 from ovsnet.agent.attachments import Attachments
+from ovsnet.agent.auditor import Auditor
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
@@ -72,6 +73,7 @@ class Agent:
         self.attachments = attachments
         self.topology: Topology | None = None
         self.complaints = Complaints(log)
+        self.auditor = Auditor(installer, renderer, self.complaints, self.wake)
         self.on_ready: Callable[[], None] = lambda: None
         self._rows: Mapping[str, PortRow] = {}
         self._adopted = False
@@ -110,6 +112,7 @@ class Agent:
             "peers": len(self.topology.peers) if self.topology else 0,
             "flows": sum(map(len, self.installer.installed.values())),
             "modifications": self.installer.modifications,
+            "drift": dict(self.auditor.counts),
             "mtu": self.topology.mtu if self.topology else 0,
         }
 
@@ -133,8 +136,10 @@ class Agent:
                 async with asyncio.timeout(_PERIOD):
                     await self._wake.wait()
             except TimeoutError:
-                await self._audit()
+                self.auditor.due = True
             self._wake.clear()
+            if self.auditor.due:
+                await self.auditor.audit()
             try:
                 await self.sync()
             except OvsnetError as error:
@@ -144,19 +149,6 @@ class Agent:
             else:
                 self.complaints.over("sync", f"node {self.name}: all is as it should be")
                 retry = _RETRY
-
-    async def _audit(self) -> None:
-        """From time to time: does the switch still hold what was installed? The sync that follows repairs."""
-        try:
-            found = await self.installer.audit()
-        except OvsnetError as error:
-            self.complaints.about("audit", str(error))
-            return
-        self.complaints.over("audit")
-        if found:
-            log.warning(
-                "%d flows were changed by someone else, e.g. %s; writing all again", len(found), found[0]
-            )
 
     async def _await_store(self) -> None:
         """Gives the store a moment: what the rows remember is for when it is really away."""
@@ -317,7 +309,7 @@ class Agent:
             await self.ovsdb.wait_connected()
             await self.openflow.wait_up()
             self.wake()
-            await self.openflow.wait_down()
+            await self.openflow.wait_down(self.auditor.heard)
             if not self.installer.stale:
                 log.warning("ovs-vswitchd or bridge %s went away, and flows with it", self.config.bridge)
             self.installer.invalidate()

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from ovsnet import plan
+from ovsnet.agent.drift import Drift, Echo, remedy
 from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.model import Frozen
 from ovsnet.render import Lines, Rendered
 
 log = logging.getLogger("ovsnet.flows")
@@ -27,6 +29,14 @@ class Switch(Protocol):
     async def replace(self, lines: Iterable[str]) -> None: ...
 
     async def differences(self, lines: Iterable[str]) -> list[str]: ...
+
+
+class Audit(Frozen):
+    """How the switch differs from what was installed, and after how many modifications that was seen."""
+
+    lines: tuple[str, ...]
+    """Of `ovs-ofctl diff-flows`: - has, + lacks."""
+    modifications: int
 
 
 class Installer:
@@ -43,6 +53,9 @@ class Installer:
         self._wanted: dict[int, Lines] = {}
         self._waiters: list[tuple[frozenset[int], asyncio.Future[None]]] = []
         self._worker: asyncio.Task[None] | None = None
+        self._applying = asyncio.Lock()
+        """Held while a bundle is under way, whosever."""
+        self.echo = Echo()
         self._held: list[tuple[Mapping[int, Lines], asyncio.Future[None]]] | None = None
         """What is asked for while everything is replaced, and so must follow the replacement."""
 
@@ -91,19 +104,34 @@ class Installer:
         if changed:
             await self.change(changed)
 
-    async def audit(self) -> list[str]:
-        """What the switch holds beside what was installed (-), and what it lacks of it (+).
-
-        If that is anything, the next `settle` writes everything. Looks away while a change is under way.
-        """
+    async def audit(self) -> Audit | None:
+        """How the switch differs from what was installed; None when that can't be told while changes are under way."""
         if self.stale or self._worker is not None:
-            return []
+            return None
         before = self.modifications
         found = await self._switch.differences(line for lines in self.installed.values() for line in lines)
-        if not found or self.stale or self._worker is not None or before != self.modifications:
-            return []
-        self.invalidate()
-        return found
+        if self.stale or self._worker is not None or before != self.modifications:
+            return None
+        return Audit(lines=tuple(found), modifications=before)
+
+    async def repair(self, drifts: Iterable[Drift], modifications: int) -> bool:
+        """Undoes what an audit found; False if something was changed since, and nothing was undone.
+
+        modifications: of that audit.
+        """
+        async with self._applying:
+            if self.stale or modifications != self.modifications:
+                return False
+            lines = remedy(drifts)
+            await self._bundle(lines)
+            return True
+
+    async def _bundle(self, lines: list[str]) -> None:
+        self.echo.sent(lines)
+        try:
+            await self._switch.bundle(lines)
+        finally:
+            self.echo.answered()
 
     async def _replace(self, desired: Rendered) -> None:
         """Writes everything. What is asked for meanwhile is newer than `desired` and comes after it."""
@@ -112,7 +140,12 @@ class Installer:
             while self._worker is not None:
                 await asyncio.wait([self._worker])
             losses = self._losses
-            await self._switch.replace(line for lines in desired.values() for line in lines)
+            async with self._applying:
+                self.echo.replacing()
+                try:
+                    await self._switch.replace(line for lines in desired.values() for line in lines)
+                finally:
+                    self.echo.answered()
             self.installed = dict(desired)
             self._replaced = losses
         finally:
@@ -129,7 +162,8 @@ class Installer:
             while self._wanted:
                 wanted, self._wanted = self._wanted, {}
                 waiters, self._waiters = self._waiters, []
-                await self._apply(wanted, waiters)
+                async with self._applying:
+                    await self._apply(wanted, waiters)
         except BaseException as error:
             # Nobody may wait for ever, whatever it was.
             for _, waiter in (*waiters, *self._waiters):
@@ -162,7 +196,7 @@ class Installer:
         lines = plan.flows(before, wanted)
         if lines:
             try:
-                await self._switch.bundle(lines)
+                await self._bundle(lines)
             except OvsnetError as error:
                 if isinstance(error, SwitchUnavailable):
                     self.invalidate()

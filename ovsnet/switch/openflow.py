@@ -11,11 +11,12 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
 
 from ovsnet.errors import OvsnetError, SwitchUnavailable
-from ovsnet.switch import command
+from ovsnet.switch import command, monitor
+from ovsnet.switch.monitor import FlowChange
 
 _PATIENCE = 30
 """Seconds after which ovs-ofctl gives up on a vswitchd that lives and does not answer."""
@@ -90,18 +91,23 @@ class OpenFlow:
                 return
             await asyncio.sleep(_LOOK)
 
-    async def wait_down(self) -> None:
+    async def wait_down(self, changed: Callable[[FlowChange], None] = lambda change: None) -> None:
         """Returns when vswitchd, or the bridge in it, has gone: flows do not survive that.
 
-        Holds one connection that says hello, answers probes and asks for a sign of life now and then;
-        its end is the news. `silent` tells meanwhile whether vswitchd answers.
+        Holds one connection that says hello, answers probes, asks for a sign of life now and then, and hands
+        on what vswitchd tells of changes of flows; its end is the news. `silent` tells meanwhile whether vswitchd
+        answers.
         """
         connection = await self._connect()
         if connection is None:
             return
         loop = asyncio.get_running_loop()
         try:
-            await loop.sock_sendall(connection, _HEADER.pack(_OPENFLOW_14, _HELLO, _HEADER.size, 1))
+            asked_for = monitor.request()
+            size = _HEADER.size + len(asked_for)
+            hello = _HEADER.pack(_OPENFLOW_14, _HELLO, _HEADER.size, 1)
+            request = _HEADER.pack(_OPENFLOW_14, monitor.MULTIPART_REQUEST, size, 3)
+            await loop.sock_sendall(connection, hello + request + asked_for)
             buffer, asked = b"", False
             while True:
                 try:
@@ -117,15 +123,17 @@ class OpenFlow:
                 if not data:
                     return
                 self.silent = asked = False
-                buffer = await self._answer_probes(connection, buffer + data)
+                buffer = await self._read(connection, buffer + data, changed)
         except OSError:
             return
         finally:
             self.silent = False
             connection.close()
 
-    async def _answer_probes(self, connection: socket.socket, buffer: bytes) -> bytes:
-        """Answers each complete echo request in the buffer; gives back the incomplete rest."""
+    async def _read(
+        self, connection: socket.socket, buffer: bytes, changed: Callable[[FlowChange], None]
+    ) -> bytes:
+        """Answers each complete echo request in the buffer, hands on news; gives back the incomplete rest."""
         while len(buffer) >= _HEADER.size:
             version, kind, length, xid = _HEADER.unpack_from(buffer)
             if length < _HEADER.size or len(buffer) < length:
@@ -133,6 +141,9 @@ class OpenFlow:
             if kind == _ECHO_REQUEST:
                 reply = _HEADER.pack(version, _ECHO_REPLY, length, xid) + buffer[_HEADER.size : length]
                 await asyncio.get_running_loop().sock_sendall(connection, reply)
+            elif kind == monitor.MULTIPART_REPLY:
+                for change in monitor.changes(buffer[_HEADER.size : length]):
+                    changed(change)
             buffer = buffer[length:]
         return buffer
 

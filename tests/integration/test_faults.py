@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -105,17 +106,56 @@ def test_a_node_loses_power(lab: Lab, cni: Cni) -> None:
     assert_green(lab)
 
 
-@pytest.mark.slow
-def test_flows_that_someone_changed_are_written_again(lab: Lab, cni: Cni) -> None:
-    """The agent looks once in 30 s without news; what was deleted comes back, what was added goes."""
+NOTICED = 1.5
+"""Seconds within which a change of flows is noticed and undone, on a busy machine; usually it is 50 ms."""
+
+
+def test_flows_that_someone_changed_are_put_right_at_once_and_named(lab: Lab, cni: Cni) -> None:
+    """What was deleted comes back, what was altered is as it was, what was added goes; each is told with its object."""
     flows, mark = dump(cni.node), len(agent_log(cni.node))
     pod = next(pod for pod in state.pods(cni.rows()) if pod.title == "default/a1")
-    cni.tool("ovs-ofctl", "del-flows", "br-int", f"cookie={names.cookie('pod', pod.key):#x}/-1")
+    cookie = f"cookie={names.cookie('pod', pod.key):#x}/-1"
+    cni.tool("ovs-ofctl", "del-flows", "br-int", cookie)
+    eventually(lambda: dump(cni.node) == flows, NOTICED)
+    cni.tool("ovs-ofctl", "mod-flows", "br-int", f"{cookie},table=10,arp,actions=drop")
+    eventually(lambda: dump(cni.node) == flows, NOTICED)
     cni.tool("ovs-ofctl", "add-flow", "br-int", "cookie=0x77,priority=1,in_port=4321,actions=drop")
-    assert lab.exec("a1", ["ping", "-c1", "-W1", "10.244.1.1"]).returncode != 0
-    eventually(lambda: dump(cni.node) == flows, 45)
-    assert "changed by someone else" in agent_log(cni.node)[mark:]
+    eventually(lambda: dump(cni.node) == flows, NOTICED)
+    eventually(lambda: agent_log(cni.node)[mark:].count("removed after") == 1)
+    said = agent_log(cni.node)[mark:]
+    assert "flow of pod default/a1 in table classify deleted by someone else; restored after" in said
+    assert "flow of pod default/a1 in table spoof_guard altered by someone else; restored after" in said
+    assert "flow of an unknown owner (cookie 0x77) in table classify added by someone else; removed" in said
+    assert "Traceback" not in said
     assert lab.exec("a1", ["ping", "-c1", "-W2", "10.244.1.1"]).returncode == 0
+
+
+def test_our_own_changes_are_nobodys_drift(lab: Lab, cni: Cni) -> None:
+    """Pods come and go by the dozen: no comparison finds anything, and nothing is said of somebody else."""
+    mark = len(agent_log(cni.node))
+    with contextlib.ExitStack() as stack:
+        for _ in range(6):
+            stack.enter_context(cni.pod())
+    time.sleep(1.5)
+    assert "someone else" not in agent_log(cni.node)[mark:]
+
+
+def test_somebody_who_keeps_changing_flows_is_left_alone_after_a_while(lab: Lab, cni: Cni) -> None:
+    """Politely: one clear message, and only that object's flows; the others are put right as before."""
+    flows, mark = dump(cni.node), len(agent_log(cni.node))
+    fight = "cookie=0x78,priority=1,in_port=4322,actions=drop"
+    for _ in range(7):
+        cni.tool("ovs-ofctl", "add-flow", "br-int", fight)
+        time.sleep(0.4)
+    words = "somebody keeps changing it: flow of an unknown owner (cookie 0x78)"
+    eventually(lambda: words in agent_log(cni.node)[mark:])
+    assert agent_log(cni.node)[mark:].count("cookie 0x78) in table classify added") <= 6
+    assert any("cookie=0x78" in line for line in dump(cni.node))
+    pod = next(pod for pod in state.pods(cni.rows()) if pod.title == "default/a1")
+    cni.tool("ovs-ofctl", "del-flows", "br-int", f"cookie={names.cookie('pod', pod.key):#x}/-1")
+    eventually(lambda: set(flows) <= set(dump(cni.node)), NOTICED)
+    cni.tool("ovs-ofctl", "del-flows", "br-int", "cookie=0x78/-1")
+    assert dump(cni.node) == flows
 
 
 # --- taken and missing ---------------------------------------------------------------------------

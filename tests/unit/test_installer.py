@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from ovsnet.agent.drift import Echo, describe
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.render import Lines
@@ -264,16 +265,22 @@ async def test_a_replacement_that_fails_fails_what_waits_for_it(switch: Memory, 
             await task
 
 
-async def test_an_audit_finds_what_someone_else_did_and_the_next_settle_mends_it(
+async def test_an_audit_finds_what_someone_else_did_and_a_repair_undoes_it(
     switch: Memory, installer: Installer
 ) -> None:
-    assert await installer.audit() == []
+    found = await installer.audit()
+    assert found is not None
+    assert found.lines == ()
     switch.flows.clear()
     switch.flows["table=7"] = "cookie=0x9,table=7 actions=drop"
-    assert await installer.audit() == ["-cookie=0x9,table=7 actions=drop", f"+{flow(1)[0]}"]
-    await installer.settle({1: flow(1)})
+    found = await installer.audit()
+    assert found is not None
+    assert found.lines == ("-cookie=0x9,table=7 actions=drop", f"+{flow(1)[0]}")
+    drifts = describe(found.lines, {}, {})
+    assert await installer.repair(drifts, found.modifications)
+    assert switch.bundles[-1] == ["flow delete_strict cookie=0x9/-1,table=7", f"flow add {flow(1)[0]}"]
     assert switch.held == {*flow(1)}
-    assert await installer.audit() == []
+    assert not installer.stale, "pods can be added meanwhile"
 
 
 async def test_an_audit_looks_away_while_flows_change(switch: Memory, installer: Installer) -> None:
@@ -283,5 +290,39 @@ async def test_an_audit_looks_away_while_flows_change(switch: Memory, installer:
     await turn()
     switch.gate.set()
     await change
-    assert await audit == []
+    assert await audit is None
     assert not installer.stale
+
+
+async def test_a_repair_does_not_bring_back_what_was_removed_since(
+    switch: Memory, installer: Installer
+) -> None:
+    switch.flows.clear()
+    found = await installer.audit()
+    assert found is not None
+    await installer.change({1: ()})
+    assert not await installer.repair(describe(found.lines, {}, {}), found.modifications)
+    assert switch.held == set()
+
+
+async def test_a_repair_waits_for_the_bundle_under_way(switch: Memory, installer: Installer) -> None:
+    switch.flows.clear()
+    found = await installer.audit()
+    assert found is not None
+    switch.gate.clear()
+    change = asyncio.create_task(installer.change({1: ()}))
+    await turn()
+    repair = asyncio.create_task(installer.repair(describe(found.lines, {}, {}), found.modifications))
+    await turn()
+    switch.gate.set()
+    await change
+    assert not await repair
+    assert switch.held == set()
+
+
+async def test_news_of_own_changes_is_told_from_news_of_others(switch: Memory, installer: Installer) -> None:
+    installer.echo = Echo()  # without that of the replacement at the start
+    await installer.change({2: flow(2)})
+    assert installer.echo.is_ours(2)
+    assert not installer.echo.is_ours(2), "one change of ours, two that were told of"
+    assert not installer.echo.is_ours(3)

@@ -1,0 +1,132 @@
+"""Keeps flows as they were installed: hears of changes, compares, names what drifted, puts it right.
+
+Owns the suspicion that somebody else changed flows, and the count of what drifted. vswitchd tells of every change
+at once; those that are not our own lead to a comparison within a moment, and one is made from time to time without
+any news. Called by the agent's loop, which it wakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from ovsnet.agent.complaints import Complaints
+from ovsnet.agent.drift import Drift, Patience, describe
+from ovsnet.agent.installer import Installer
+from ovsnet.errors import OvsnetError
+from ovsnet.render import Renderer
+from ovsnet.switch.monitor import FlowChange
+
+log = logging.getLogger("ovsnet.drift")
+
+_GATHER = 0.02
+"""Seconds between a change and the comparison: whoever deletes one flow mostly deletes some more."""
+_BETWEEN = 0.25
+"""Seconds between two comparisons, however much happens."""
+_NAMED = 10
+"""Lines about one comparison, each about one object in one table."""
+
+
+class Auditor:
+    """`wake` is called when the loop should call `audit`."""
+
+    def __init__(
+        self, installer: Installer, renderer: Renderer, complaints: Complaints, wake: Callable[[], None]
+    ) -> None:
+        self._installer = installer
+        self._renderer = renderer
+        self._complaints = complaints
+        self._wake = wake
+        self._patience = Patience()
+        self._tables: Mapping[int, str] = {table.number: table.name for table in renderer.tables}
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard: float | None = None
+        """When the first change was heard of that no comparison has answered yet."""
+        self._last = 0.0
+        self.due = False
+        self.counts: collections.Counter[str] = collections.Counter()
+        """What drifted since the start, by kind."""
+
+    def heard(self, change: FlowChange) -> None:
+        """vswitchd tells of a change."""
+        if self._installer.echo.is_ours(change.cookie):
+            return
+        if self._heard is None:
+            self._heard = time.monotonic()
+        self._expect(_GATHER)
+
+    def suspect(self) -> None:
+        """A comparison is due, news or not."""
+        self.due = True
+        self._wake()
+
+    def _expect(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        when = max(loop.time() + seconds, self._last + _BETWEEN)
+        if self._timer is not None and self._timer.when() <= when:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.suspect()
+
+    async def audit(self) -> None:
+        """Compares and puts right. A switch that can't be asked is a complaint, not an error."""
+        self.due, self._last = False, asyncio.get_running_loop().time()
+        begun = self._heard if self._heard is not None else time.monotonic()
+        try:
+            await self._compare(begun)
+        except OvsnetError as error:
+            self._complaints.about("audit", str(error))
+        else:
+            self._complaints.over("audit")
+
+    async def _compare(self, begun: float) -> None:
+        if self._installer.stale:
+            # What is written next is everything.
+            self._heard = None
+            return
+        found = await self._installer.audit()
+        if found is None:
+            self._expect(_BETWEEN)
+            return
+        drifts = describe(found.lines, self._renderer.objects, self._tables)
+        todo = [drift for drift in drifts if self._patience.allows(drift.subject)]
+        if todo and not await self._installer.repair(todo, found.modifications):
+            self._expect(_BETWEEN)
+            return
+        self._heard = None
+        self._tell(todo, time.monotonic() - begun)
+        wait = self._patience.wait()
+        if wait is not None and len(todo) < len(drifts):
+            self._expect(wait)
+
+    def _tell(self, drifts: Sequence[Drift], seconds: float) -> None:
+        self.counts["flow"] += len(drifts)
+        kinds = collections.Counter((str(drift), drift.what) for drift in drifts)
+        for (words, what), count in kinds.most_common(_NAMED):
+            done = "removed" if what == "added" else "restored"
+            log.warning(
+                "%s%s by someone else; %s after %.0f ms",
+                f"{count} times: " if count > 1 else "",
+                words,
+                done,
+                1000 * seconds,
+            )
+        if len(kinds) > _NAMED:
+            log.warning("and so for %d other objects and tables", len(kinds) - _NAMED)
+        for subject in dict.fromkeys(drift.subject for drift in drifts):
+            pause = self._patience.repaired(subject)
+            if pause:
+                log.warning(
+                    "somebody keeps changing it: %s; it is left alone for %.0f s now. `ovs-ofctl monitor` and "
+                    "the log of ovs-vswitchd tell who is connected",
+                    subject,
+                    pause,
+                )

@@ -1,0 +1,162 @@
+"""What others changed under the agent's hands: whether it was others, what it was, and how long to fight over it.
+
+Pure but for a clock that it is given. `Echo` tells vswitchd's news of our own changes from news of others';
+`describe` names the objects behind a difference; `Patience` gives up politely where somebody keeps changing
+the same thing. Called by the agent's loop and its installer, and by `ovsnet audit`.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from ovsnet import names
+from ovsnet.model import Frozen, Object
+from ovsnet.render import kind_of
+
+_COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
+_TABLE = re.compile(r"^.table=(\d+)[ ,]")
+_ECHO = 0.25
+"""Seconds after the last of our own changes within which vswitchd has told of it, which it does with its answer."""
+
+
+class Echo:
+    """News of our own changes comes back to us as of anybody's: one piece for every flow that we changed."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._expected: collections.Counter[int] = collections.Counter()
+        self._until = 0.0
+        self._everything = 0.0
+
+    def sent(self, lines: Iterable[str]) -> None:
+        """These changes are about to be asked for."""
+        if self._clock() > self._until:
+            self._expected.clear()
+        self._expected.update(cookie_in(line) for line in lines)
+        self._until = math.inf
+
+    def replacing(self) -> None:
+        """Everything is about to be written: any number of changes of any flow."""
+        self._everything = math.inf
+
+    def answered(self) -> None:
+        """vswitchd has answered, or it won't."""
+        self._until = min(self._until, self._clock() + _ECHO)
+        self._everything = min(self._everything, self._clock() + _ECHO)
+
+    def is_ours(self, cookie: int) -> bool:
+        """Whether a change of a flow with that cookie, just heard of, can be one of ours."""
+        now = self._clock()
+        expected = now <= self._until and self._expected[cookie] > 0
+        if expected:
+            self._expected[cookie] -= 1
+        return expected or now <= self._everything
+
+
+class Drift(Frozen):
+    """One thing that is not as the agent left it. lines: of the comparison, - has, + lacks."""
+
+    subject: str
+    """"flow of pod default/a1 in table route": names the object."""
+    what: str
+    """deleted, altered or added."""
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.what}"
+
+
+def cookie_in(line: str) -> int:
+    """The cookie of a flow in any of ovs-ofctl's forms; 0 if it has none."""
+    found = _COOKIE.search(line)
+    return int(found[1], 16) if found else 0
+
+
+def describe(
+    differences: Iterable[str], objects: Mapping[int, Object], tables: Mapping[int, str]
+) -> list[Drift]:
+    """The lines of `ovs-ofctl diff-flows` as drifts; a flow with other actions is one.
+
+    objects: by cookie. tables: names by number.
+    """
+    by_flow: dict[str, dict[str, str]] = {}
+    for line in differences:
+        place = _COOKIE.sub("", line[1:].partition(" actions=")[0]).split()
+        by_flow.setdefault(" ".join(place), {})[line[:1]] = line
+    return [_drift(found, objects, tables) for found in by_flow.values()]
+
+
+def _drift(found: Mapping[str, str], objects: Mapping[int, Object], tables: Mapping[int, str]) -> Drift:
+    # What it should be names the object; only what nobody wants is named by what it is.
+    line = found.get("+") or found["-"]
+    table = _TABLE.match(line)
+    number = int(table[1]) if table else 0
+    where = f"table {tables.get(number, str(number))}"
+    cookie = cookie_in(line)
+    obj = objects.get(cookie)
+    if obj is not None:
+        who = f"{kind_of(obj)} {obj.title}"
+    else:
+        who = f"an unknown {names.kind_of(cookie) or 'owner'} (cookie {cookie:#x})"
+    what = "altered" if len(found) > 1 else "deleted" if "+" in found else "added"
+    return Drift(subject=f"flow of {who} in {where}", what=what, lines=tuple(found.values()))
+
+
+def remedy(drifts: Iterable[Drift]) -> list[str]:
+    """The bundle that undoes them, for `ovs-ofctl bundle`."""
+    deletions, additions = [], []
+    for drift in drifts:
+        lacks = [line[1:] for line in drift.lines if line.startswith("+")]
+        additions += [f"flow add {line}" for line in lacks]
+        if not lacks:
+            match = drift.lines[0][1:].partition(" actions=")[0]
+            cookie = f"cookie={cookie_in(match):#x}/-1"
+            deletions.append(
+                f"flow delete_strict {_COOKIE.sub(cookie, match) if _COOKIE.search(match) else match}"
+            )
+    return deletions + additions
+
+
+class Patience:
+    """How often the same thing is put right before it is left alone for a while."""
+
+    FREELY, WINDOW = 5, 60.0
+    """Repairs of one thing within so many seconds before anybody speaks of a fight."""
+    FIRST, LONGEST = 30.0, 600.0
+    """Seconds until the next repair then; doubles while the fight goes on."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._repairs: dict[str, collections.deque[float]] = {}
+        self._resting: dict[str, tuple[float, float]] = {}
+        """By subject: until when it is left alone, and for how long."""
+
+    def allows(self, subject: str) -> bool:
+        """Whether it may be put right now."""
+        until, _ = self._resting.get(subject, (0.0, 0.0))
+        return self._clock() >= until
+
+    def repaired(self, subject: str) -> float:
+        """Takes note of a repair. Seconds for which the subject is left alone from now on; 0: none."""
+        now = self._clock()
+        until, pause = self._resting.get(subject, (0.0, 0.0))
+        if pause and now - until > 2 * pause:
+            del self._resting[subject]
+            pause = 0.0
+        recent = self._repairs.setdefault(subject, collections.deque(maxlen=self.FREELY))
+        recent.append(now)
+        if not pause and (len(recent) < self.FREELY or now - recent[0] > self.WINDOW):
+            return 0.0
+        pause = min(2 * pause, self.LONGEST) if pause else self.FIRST
+        self._resting[subject] = now + pause, pause
+        return pause
+
+    def wait(self) -> float | None:
+        """Seconds until something that is left alone may be put right; None: nothing is."""
+        now = self._clock()
+        waits = [until - now for until, _ in self._resting.values() if until > now]
+        return min(waits, default=None)

@@ -1,0 +1,140 @@
+"""What drifted, in words; whose change it was; and when a fight is left alone."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from ovsnet import names
+from ovsnet.agent.drift import Drift, Echo, Patience, describe, remedy
+from ovsnet.model import Pod
+
+A1 = Pod(
+    namespace="default",
+    name="a1",
+    container="c1",
+    ifname="eth0",
+    netns="/run/netns/a1",
+    network="ovsnet",
+    port="pod-00c0ffee",
+    ofport=16,
+    mac="0a:58:0a:f4:01:05",
+    ips=(ipaddress.ip_address("10.244.1.5"),),
+)
+COOKIE = names.cookie("pod", A1.key)
+OBJECTS, TABLES = {COOKIE: A1}, {10: "spoof_guard", 0: "classify"}
+GUARD = f"table=10 priority=100,ip,in_port=16 cookie={COOKIE:#x}"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def said(*lines: str) -> list[str]:
+    return [str(drift) for drift in describe(lines, OBJECTS, TABLES)]
+
+
+def test_a_flow_that_is_missing_is_named_by_its_object_and_table() -> None:
+    assert said(f"+{GUARD} actions=goto_table:20") == ["flow of pod default/a1 in table spoof_guard deleted"]
+
+
+def test_other_actions_or_another_cookie_are_one_alteration() -> None:
+    assert said(f"-{GUARD} actions=drop", f"+{GUARD} actions=goto_table:20") == [
+        "flow of pod default/a1 in table spoof_guard altered"
+    ]
+    assert said("-table=10 priority=100,ip,in_port=16 cookie=0x7 actions=drop", f"+{GUARD} actions=drop") == [
+        "flow of pod default/a1 in table spoof_guard altered"
+    ]
+
+
+def test_a_flow_that_nobody_wants_is_named_by_what_it_is() -> None:
+    stale = names.cookie("pod", "gone")
+    assert said(
+        "-priority=0 actions=NORMAL",
+        "-table=77 priority=1 cookie=0x9 actions=drop",
+        f"-table=10 in_port=9 cookie={stale:#x} actions=drop",
+    ) == [
+        "flow of an unknown owner (cookie 0x0) in table classify added",
+        "flow of an unknown owner (cookie 0x9) in table 77 added",
+        f"flow of an unknown pod (cookie {stale:#x}) in table spoof_guard added",
+    ]
+
+
+def test_the_remedy_deletes_with_the_cookie_and_replaces_what_was_altered() -> None:
+    drifts = describe(
+        [
+            f"-{GUARD} actions=drop",
+            f"+{GUARD} actions=goto_table:20",
+            "-table=7 in_port=1 cookie=0x9 actions=drop",
+            "-priority=0 actions=NORMAL",
+            f"+table=20 in_port=16 cookie={COOKIE:#x} actions=drop",
+        ],
+        OBJECTS,
+        TABLES,
+    )
+    assert sorted(remedy(drifts)) == sorted(
+        [
+            f"flow add {GUARD} actions=goto_table:20",
+            f"flow add table=20 in_port=16 cookie={COOKIE:#x} actions=drop",
+            "flow delete_strict table=7 in_port=1 cookie=0x9/-1",
+            "flow delete_strict priority=0",
+        ]
+    )
+    assert [line.split()[1] for line in remedy(drifts)] == ["delete_strict"] * 2 + ["add"] * 2
+
+
+def test_an_echo_is_believed_for_as_many_changes_as_were_made_and_not_for_long() -> None:
+    clock = Clock()
+    echo = Echo(clock)
+    assert not echo.is_ours(1)
+    echo.sent(["flow add cookie=0x1,table=0 actions=drop", "flow delete_strict cookie=0x1/-1,table=1"])
+    echo.answered()
+    assert [echo.is_ours(1), echo.is_ours(1), echo.is_ours(1), echo.is_ours(2)] == [True, True, False, False]
+    echo.sent(["flow add cookie=0x1,table=0 actions=drop"])
+    clock.now += 30
+    echo.answered()
+    clock.now += 1.5
+    assert not echo.is_ours(1)
+    echo.replacing()
+    echo.answered()
+    assert echo.is_ours(7)
+    assert echo.is_ours(7)
+    clock.now += 1.5
+    assert not echo.is_ours(7)
+
+
+def test_a_fight_is_left_alone_longer_and_longer_and_forgotten_when_it_is_over() -> None:
+    clock = Clock()
+    patience = Patience(clock)
+    pauses = []
+    for _ in range(8):
+        clock.now += 1
+        if not patience.allows("x"):
+            wait = patience.wait()
+            assert wait is not None
+            clock.now += wait
+        pauses.append(patience.repaired("x"))
+    assert pauses == [0, 0, 0, 0, 30, 60, 120, 240]
+    assert not patience.allows("x")
+    assert patience.allows("y")
+    clock.now += 2000
+    assert patience.allows("x")
+    assert patience.wait() is None
+    assert patience.repaired("x") == 0
+
+
+def test_repairs_far_apart_are_no_fight() -> None:
+    clock = Clock()
+    patience = Patience(clock)
+    for _ in range(20):
+        clock.now += 61
+        assert patience.repaired("x") == 0
+
+
+def test_a_drift_reads_as_a_sentence() -> None:
+    assert str(Drift(subject="flow of node node-a in table arp", what="deleted", lines=())) == (
+        "flow of node node-a in table arp deleted"
+    )

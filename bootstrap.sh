@@ -217,10 +217,11 @@ link_command() {
   local link=/usr/local/bin/ovsnet target=$TREE/.venv/bin/ovsnet
   if [[ -L $link && $(readlink "$link") == "$target" ]]; then
     return
-  elif [[ -e $link || -L $link ]]; then
+  elif [[ -e $link ]]; then
     say "$link is something else's; use $target"
   else
-    ln -s "$target" "$link"
+    # Also in place of one that leads nowhere: a checkout that is gone.
+    ln -sfn "$target" "$link"
     say "linked $link to $target"
   fi
 }
@@ -293,7 +294,8 @@ forget() {
   local rest
   [[ -e $(manifest) ]] || return 0
   rest=$(awk -v kind="$1" -v path="$2" '!($1 == kind && $2 == path)' "$(manifest)")
-  printf '%s' "${rest:+$rest$'\n'}" >"$(manifest)"
+  printf '%s' "${rest:+$rest$'\n'}" >"$(manifest).new"
+  mv -f "$(manifest).new" "$(manifest)"
 }
 
 # Prints the checksum that a file had when it was installed; nothing if it is not ours.
@@ -514,7 +516,10 @@ bridges_left() {
   local bridge
   [[ -z $ROOT ]] || return 0
   while read -r bridge; do
-    if ovs-vsctl -t 2 br-exists "$bridge" 2>/dev/null; then
+    # 2 is "there is none"; anything else, such as no answer, does not tell.
+    local code=0
+    ovs-vsctl -t 2 br-exists "$bridge" 2>/dev/null || code=$?
+    if [[ $code -ne 2 ]]; then
       printf '%s\n' "$bridge"
     fi
   done < <(of_kind bridge | grep . || echo br-int)
@@ -600,7 +605,7 @@ run_node() {
     [[ $DRY_RUN == yes ]] || need_root
   elif [[ $DRY_RUN == no ]]; then
     LOG=${OVSNET_BOOTSTRAP_LOG:-$ROOT/var/log/ovsnet-bootstrap.log}
-    mkdir -p "$(dirname "$LOG")"
+    mkdir -p "$ROOT" "$(dirname "$LOG")"
   fi
   [[ $DRY_RUN == yes ]] || lock "${ROOT:-/run/lock/ovsnet-bootstrap.lock}"
   if [[ $uninstall == yes ]]; then
@@ -619,7 +624,8 @@ main() {
     test) run_test "$@" ;;
     node) run_node "$@" ;;
     -h | --help | help) usage ;;
-    *) usage >&2; exit 2 ;;
+    "") usage >&2; exit 2 ;;
+    *) printf 'error: there is no command %s\n\n' "$command" >&2; usage >&2; exit 2 ;;
   esac
 }
 

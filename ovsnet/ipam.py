@@ -194,10 +194,15 @@ class Allocator:
                 if freed is not None:
                     self._freed_before[address] = freed
 
-    def release(self, addresses: Iterable[IPAddress], now: float) -> None:
-        """Frees addresses that were in use; their cool-down begins. Others are left as they are."""
+    def release(self, addresses: Iterable[IPAddress], now: float, owner: str | None = None) -> None:
+        """Frees addresses that were in use; their cool-down begins. Others are left as they are.
+
+        owner: only those that it has.
+        """
         self._notice_clock(now)
         for address in addresses:
+            if owner is not None and self._taken.get(address) != owner:
+                continue
             if self._taken.pop(address, None) is not None:
                 self._freed_before.pop(address, None)
                 self._free(address, now)
@@ -216,13 +221,17 @@ class Allocator:
         """How full each range is."""
         return [self._counts(range_, now) for range_ in self._ranges]
 
-    def released_text(self, now: float) -> str:
-        """Addresses in their cool-down as "ADDRESS=UNIX_SECONDS ...", oldest first, for the Bridge row."""
+    def released_text(self, now: float, leaving: Iterable[IPAddress] = ()) -> str:
+        """Addresses in their cool-down as "ADDRESS=UNIX_SECONDS ...", oldest first, for the Bridge row.
+
+        leaving: addresses in use that will be released when the row is written.
+        """
         self._notice_clock(now)
         self._elsewhere = {a: when for a, when in self._elsewhere.items() if when > now - self._cool_down}
         cooling = [
             *self._elsewhere.items(),
             *((a, when) for a, when in self._all_freed(now - self._cool_down)),
+            *((a, now) for a in leaving if self._cool_down),
         ]
         newest = sorted(cooling, key=lambda item: item[1])[-MAX_RELEASED:]
         return " ".join(f"{address}={math.ceil(when)}" for address, when in newest)

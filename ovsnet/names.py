@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -38,6 +39,9 @@ KINDS = ("node", "pod", "peer")
 """Kinds of object that templates have macros for; the index + 1 is the top byte of a cookie."""
 
 
+_HOST_INTERFACE = re.compile(r"pod-[0-9a-f]{8}")
+
+
 def cookie(kind: str, key: str) -> int:
     """The cookie of an object's flows: 8 bits of kind, 56 bits of a stable hash of its key."""
     digest = hashlib.blake2b(f"{kind}/{key}".encode(), digest_size=7).digest()
@@ -53,6 +57,16 @@ def kind_of(cookie: int) -> str | None:
 def host_interface(token: str) -> str:
     """The end of a pod's veth pair that is in the bridge. token: 8 hexadecimal digits."""
     return f"pod-{token}"
+
+
+def holder(namespace: str, name: str, container: str, ifname: str) -> str:
+    """Who holds an address: one attachment, in words for messages."""
+    return f"{namespace}/{name} ({ifname}) of container {container}".removeprefix("/")
+
+
+def is_host_interface(name: str) -> bool:
+    """Whether a link of that name is one of ours."""
+    return _HOST_INTERFACE.fullmatch(name) is not None
 
 
 def token_of(host_interface: str) -> str:

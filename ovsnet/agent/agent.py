@@ -3,7 +3,7 @@
 Owns readiness and the order in which things are done. Never talks to OVS, the kernel or a runtime
 itself: `switch`, `host`, `store` and `cni` do. `sync` is idempotent, runs at start, after every
 event that concerns it and from time to time; it is the only writer of bridge, gateway, tunnels,
-routes and nftables. Pods come and go in `attachments`.
+routes and nftables. Pods come and go in `attachments`, `upkeep` keeps those that run.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from collections.abc import Callable, Mapping
 
 from ovsnet import names, plan, recall, state
 from ovsnet.agent import changes
-from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.auditor import Auditor
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.pods import Pods
+from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.config import Config, Datapath
 from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable
-from ovsnet.model import Node, Tunnels
+from ovsnet.model import Node
 from ovsnet.render import Renderer
 from ovsnet.rows import BridgeRow, BridgeSpec, PortRow, SetBridge
 from ovsnet.state import Topology
@@ -59,7 +60,8 @@ class Agent:
         renderer: Renderer,
         installer: Installer,
         wiring: Wiring,
-        attachments: Attachments,
+        pods: Pods,
+        upkeep: Upkeep,
     ) -> None:
         self.config = config
         self.name = name
@@ -70,10 +72,12 @@ class Agent:
         self.renderer = renderer
         self.installer = installer
         self.wiring = wiring
-        self.attachments = attachments
+        self.pods = pods
+        self.upkeep = upkeep
         self.topology: Topology | None = None
         self.complaints = Complaints(log)
         self.auditor = Auditor(installer, renderer, self.complaints, self.wake)
+        installer.on_loss = self.wake
         self.on_ready: Callable[[], None] = lambda: None
         self._rows: Mapping[str, PortRow] = {}
         self._adopted = False
@@ -108,7 +112,7 @@ class Agent:
             "ready": trouble is None,
             "trouble": str(trouble) if trouble else "",
             "complaints": self.complaints.current(),
-            "pods": len(self.attachments.pods()),
+            "pods": len(self.pods.all()),
             "peers": len(self.topology.peers) if self.topology else 0,
             "flows": sum(map(len, self.installer.installed.values())),
             "modifications": self.installer.modifications,
@@ -131,13 +135,16 @@ class Agent:
         await self._await_store()
         self._wake.set()
         retry = _RETRY
+        looked = time.monotonic()
         while True:
-            try:
-                async with asyncio.timeout(_PERIOD):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, looked + _PERIOD - time.monotonic())):
                     await self._wake.wait()
-            except TimeoutError:
-                self.auditor.due = True
             self._wake.clear()
+            if time.monotonic() >= looked + _PERIOD:
+                # However often it is woken: what nobody tells of is looked for.
+                looked, self.auditor.due = time.monotonic(), True
+                await self._look_at_pods()
             if self.auditor.due:
                 await self.auditor.audit()
             try:
@@ -149,6 +156,14 @@ class Agent:
             else:
                 self.complaints.over("sync", f"node {self.name}: all is as it should be")
                 retry = _RETRY
+
+    async def _look_at_pods(self) -> None:
+        """Pods whose interface somebody deleted: the runtime has to make them again, but people should know."""
+        if self._adopted:
+            try:
+                self.complaints.only("interface", await self.upkeep.broken())
+            except OvsnetError as error:
+                self.complaints.about("interfaces", str(error))
 
     async def _await_store(self) -> None:
         """Gives the store a moment: what the rows remember is for when it is really away."""
@@ -166,27 +181,25 @@ class Agent:
         started = time.monotonic()
         topo = await self._derive()
         await self._ensure_bridge()
-        gateway = self.ovsdb.port(names.GATEWAY)
-        before = gateway.mtu_request if gateway is not None else None
         port_plan = plan.ports(plan.desired_ports(self.config, topo), self.ovsdb.ports())
         if port_plan.changes:
             await self.ovsdb.apply(port_plan.changes)
-        self.attachments.serve(topo)
-        if before is not None and before != topo.mtu:
-            await self.attachments.set_mtu(topo.mtu)
-        await self.attachments.restore()
-        await self.wiring.clear_up()
+        self.pods.serve(topo, self.ovsdb.bridge(), self.ovsdb.ports())
+        await self.upkeep.restore()
+        if self._adopted:
+            await self.upkeep.sweep()
+            await self.upkeep.follow_mtu(topo.mtu)
         if self.installer.stale:
             await self._require_switch()
-        objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.attachments.pods())
+        objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.pods.all())
         settled = self.installer.settle(self.renderer.state(objects))
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
         self._tell(topo, time.monotonic() - started)
-        await self._adopt()
+        await self._adopt(topo)
         if self.topology is None:
-            log.info("node %s is ready: %d pods", self.name, len(self.attachments.pods()))
+            log.info("node %s is ready: %d pods", self.name, len(self.pods.all()))
             self.on_ready()
         self.topology = topo
 
@@ -214,7 +227,7 @@ class Agent:
             self.complaints.over("store")
             return recall.nodes(self.ovsdb.ports(), snapshot.nodes) if snapshot.unread else snapshot.nodes
         remembered = recall.nodes(self.ovsdb.ports(), {})
-        if self.config.tunnels is Tunnels.FLOW or self.name not in remembered:
+        if self.name not in remembered:
             raise NotReady(
                 f"the store {self.config.store.file} has not been read yet",
                 "does the folder exist and can it be read?",
@@ -276,10 +289,11 @@ class Agent:
         else:
             self.complaints.over("routes", "all routes to peers are in place")
 
-    async def _adopt(self) -> None:
+    async def _adopt(self, topo: Topology) -> None:
         """Once: what an earlier run left, when everything that is wanted is known."""
         if not self._adopted:
-            await self.attachments.adopt()
+            await self.upkeep.adopt()
+            await self.upkeep.follow_mtu(topo.mtu)
             self._adopted = True
 
     def _tell(self, topo: Topology, seconds: float) -> None:
@@ -292,7 +306,7 @@ class Agent:
         changed = [
             name for name in before.keys() | self._rows.keys() if before.get(name) is not self._rows.get(name)
         ]
-        if self._adopted and self.attachments.refresh(self._rows, changed):
+        if self._adopted and self.upkeep.refresh(self._rows, changed):
             self.wake()
         roles = {
             row.role

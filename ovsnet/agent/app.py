@@ -21,6 +21,8 @@ from ovsnet.agent.agent import Agent
 from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.pods import Pods
+from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.cni.server import CniServer
 from ovsnet.config import Config
@@ -50,8 +52,10 @@ async def run(config: Config) -> None:
     renderer = Renderer(resources.flows_dir())
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
+    pods = Pods(config)
     attachments = Attachments(
         config,
+        pods,
         ovsdb=ovsdb,
         links=links,
         wiring=wiring,
@@ -68,8 +72,10 @@ async def run(config: Config) -> None:
         renderer=renderer,
         installer=installer,
         wiring=wiring,
-        attachments=attachments,
+        pods=pods,
+        upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring),
     )
+    attachments.wake = agent.wake
     attachments.trouble = agent.trouble
     attachments.report = agent.report
     agent.on_ready = _notify_systemd

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from ovsnet import plan
@@ -48,6 +48,8 @@ class Installer:
         self._losses = 1
         self._replaced = 0
         """How often the switch lost what it held, and which of those losses was made good."""
+        self.on_loss: Callable[[], None] = lambda: None
+        """Called when everything is to be written again."""
         self.modifications = 0
         """Flow modifications sent since the start."""
         self._wanted: dict[int, Lines] = {}
@@ -67,6 +69,7 @@ class Installer:
     def invalidate(self) -> None:
         """The switch lost its flows, perhaps while they are being written."""
         self._losses += 1
+        self.on_loss()
 
     async def change(self, changed: Mapping[int, Lines]) -> None:
         """Gives objects new flows; no lines remove an object. Returns when that is installed.
@@ -76,7 +79,7 @@ class Installer:
         await self.begin(changed)
 
     def begin(self, changed: Mapping[int, Lines]) -> asyncio.Future[None]:
-        """Like `change`, but under way with the loop's next turn, for who is about to block the loop."""
+        """Like `change`, but under way with the loop's next turn."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._held is not None:
             self._held.append((changed, waiter))

@@ -45,8 +45,9 @@ def pod(request: Request, ips: tuple[IPAddress, ...], token: str, ofport: int) -
 
 
 def owner(request: Request) -> str:
-    """Who holds an address, for messages about it."""
-    return f"{request.title} of container {request.container}"
+    """Who will hold the addresses: the same as `pods.holder` says of the pod that comes of it."""
+    name = request.args.pod_name or request.container
+    return names.holder(request.args.pod_namespace, name, request.container, request.ifname)
 
 
 def addresses(pod: Pod, topo: Topology) -> tuple[IPInterface, ...]:

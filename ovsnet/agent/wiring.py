@@ -46,32 +46,40 @@ class Links(Protocol):
 
 
 class Wiring:
-    """Ports for pods. Its methods raise what `Links` and `Database` raise."""
+    """Ports for pods."""
 
     def __init__(self, database: Database, links: Links) -> None:
         self._database = database
         self._links = links
-        self._claimed: set[int] = set()
+        self._claimed: dict[str, int] = {}
+        """Token and OpenFlow port number of ADDs under way."""
         self._leftover: set[str] = set()
-        """Tokens whose row could not be deleted yet."""
+        """Tokens of which something may still be there."""
         self.tx_off = False
         """Whether pods compute checksums themselves, as OVS's userspace datapath needs. Set by the agent."""
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[tuple[str, int]]:
         """A token and an OpenFlow port number that nobody else has, while a pod is attached by them."""
-        number = next(plan.free_numbers(self._database.ports().values(), plan.POD_NUMBERS, self._claimed))
-        self._claimed.add(number)
+        taken = self._claimed.values()
+        number = next(plan.free_numbers(self._database.ports().values(), plan.POD_NUMBERS, taken))
+        token = secrets.token_hex(4)
+        self._claimed[token] = number
         try:
-            yield secrets.token_hex(4), number
+            yield token, number
         finally:
-            self._claimed.discard(number)
+            del self._claimed[token]
+
+    def ports(self) -> set[str]:
+        """Names of the ports of ADDs under way."""
+        return set(map(names.host_interface, self._claimed))
 
     async def connect(self, spec: AttachSpec, ofport: int, identity: Mapping[str, str]) -> int:
         """Gives the pod its interface and a port with that identity; the OpenFlow number that it got.
 
         ofport: the number to ask for. identity: external_ids of the Port row. Raises AlreadyAttached when the
-        pod has an interface of that name. After a failure `disconnect` has to be called.
+        pod has an interface of that name, and what `Links` and `Database` raise. After a failure `disconnect` has
+        to be called.
         """
         name = names.host_interface(spec.token)
         # A row without a link would make vswitchd complain; a link without a row is removed by the next start.
@@ -85,16 +93,24 @@ class Wiring:
         return number
 
     async def disconnect(self, token: str) -> None:
-        """Removes a port and its pair, as far as they are there. What can't be removed now goes later."""
+        """Removes a port and its pair, as far as they are there. What can't be removed now goes with `clear_up`.
+
+        A row that was asked for and not confirmed may come yet: `upkeep` sweeps rows that belong to nobody.
+        """
+        self._leftover.add(token)
         name = names.host_interface(token)
         try:
             if name in self._database.ports():
                 await self._database.apply([DeletePort(name=name)])
-            self._leftover.discard(token)
+            await self._links.detach(token)
         except OvsnetError as error:
-            self._leftover.add(token)
             log.warning("port %s can't be removed now: %s", name, error)
-        await self._links.detach(token)
+            return
+        self._leftover.discard(token)
+
+    def later(self, token: str) -> None:
+        """Leaves it to `clear_up` to remove a port and its pair."""
+        self._leftover.add(token)
 
     async def clear_up(self) -> None:
         """Tries again to remove what could not be removed."""

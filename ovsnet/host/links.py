@@ -23,7 +23,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP
 from ovsnet import names
 from ovsnet.errors import AlreadyAttached, HostFailure
 from ovsnet.host import netns, pod, sysctl
-from ovsnet.host.messages import Request, all_links, link, link_name
+from ovsnet.host.messages import Request, all_links, link, name_and_mtu
 from ovsnet.host.netlink import Netlink
 from ovsnet.host.types import AttachSpec, PodInterface
 
@@ -100,21 +100,29 @@ class Links:
         with Netlink(namespace) as inside:
             return pod.inspect(inside, ifname)
 
-    def list_ours(self) -> frozenset[str]:
-        """The tokens of the pairs whose host end is here. One dump, whose cost is the kernel's."""
+    def list_ours(self) -> dict[str, int]:
+        """The MTU of each pair whose host end is here, by token. One dump, whose cost is the kernel's."""
         veths = all_links(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}))
-        ends = self._ours.dump(rtnl.RTM_GETLINK, veths, "list links", link_name)
-        return frozenset(names.token_of(name) for name in ends if name.startswith(names.host_interface("")))
+        ends = self._ours.dump(rtnl.RTM_GETLINK, veths, "list links", name_and_mtu)
+        return {names.token_of(name): mtu for name, mtu in ends if names.is_host_interface(name)}
 
-    def set_mtu(self, name: str, mtu: int, namespace: int | None = None) -> None:
-        """Of a link here, or of one in the namespace of the descriptor."""
-        message = link(("IFLA_IFNAME", name), ("IFLA_MTU", mtu))
-        request = Request(rtnl.RTM_SETLINK, 0, message, f"set the MTU of {name} to {mtu}")
-        if namespace is None:
-            self._ours.apply([request])
-            return
+    def set_mtu(self, host: str, ifname: str, mtu: int, namespace: int) -> None:
+        """Of both ends of a pair, the host's last. Raises HostFailure, also where `ifname` is not the other end.
+
+        namespace: a descriptor; of what the path of a pod's namespace leads to now, which may be another's.
+        """
+        index = pod.index_of(host)
         with Netlink(namespace) as inside:
-            inside.apply([request])
+            found = pod.find(inside, ifname)
+            if found is None or not index or found.get_attr("IFLA_LINK") != index:
+                raise HostFailure(f"{ifname} there is not the other end of {host}", "is the pod gone?")
+            inside.apply([_set_mtu(ifname, mtu)])
+        self._ours.apply([_set_mtu(host, mtu)])
+
+
+def _set_mtu(name: str, mtu: int) -> Request:
+    message = link(("IFLA_IFNAME", name), ("IFLA_MTU", mtu))
+    return Request(rtnl.RTM_SETLINK, 0, message, f"set the MTU of {name} to {mtu}")
 
 
 def _make_pair(spec: AttachSpec) -> Request:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
+import sys
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
@@ -20,6 +22,9 @@ HEADER = 16
 """Bytes of struct nlmsghdr, with which every message starts."""
 _LINK = HEADER + 16
 """Where attributes start after struct ifinfomsg."""
+_ATTRIBUTE = struct.Struct("=HH")
+"""struct rtattr: length, type; attributes are aligned to 4 bytes (rtnetlink(7))."""
+_IFNAME, _MTU = 3, 4
 _SKIP_STATS = 8
 """RTEXT_FILTER_SKIP_STATS, which pyroute2 has no name for: counters are most of a link's message."""
 
@@ -74,12 +79,20 @@ def all_links(*filters: tuple[str, object]) -> bytes:
     return link(*filters, ("IFLA_EXT_MASK", _SKIP_STATS))
 
 
-def link_name(data: bytes) -> str:
-    """The name in a link's message. The kernel puts it first, so this decodes nothing after it.
+def name_and_mtu(data: bytes) -> tuple[str, int]:
+    """Of a link's message. Decodes nothing else.
 
     With all its 45 attributes a link takes pyroute2 0.3 ms, which for 2,000 links is more than half a second.
     """
-    first = ifinfmsg.asciiz(data, offset=_LINK)
-    first.decode()
-    name: str = first.value
-    return name
+    name, mtu, at = "", 0, _LINK
+    while at + _ATTRIBUTE.size <= len(data) and not (name and mtu):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < _ATTRIBUTE.size:
+            break
+        value = data[at + _ATTRIBUTE.size : at + length]
+        if kind == _IFNAME:
+            name = value.rstrip(b"\0").decode()
+        elif kind == _MTU:
+            mtu = int.from_bytes(value, sys.byteorder)
+        at += (length + 3) & ~3
+    return name, mtu

@@ -35,7 +35,7 @@ class Netlink(contextlib.AbstractContextManager["Netlink"]):
 
     def __init__(self, namespace: int | None = None) -> None:
         """In our namespace, or in that of the descriptor. Raises HostFailure."""
-        with netns.entered(namespace) if namespace is not None else contextlib.nullcontext():
+        with _kernel(), netns.entered(namespace) if namespace is not None else contextlib.nullcontext():
             sock = IPRSocket(ext_ack=True, strict_check=True)
             # pyroute2 makes it at the first touch.
             self._socket = sock.socket

@@ -4,8 +4,8 @@ Deleting a veth takes some 15 ms in which the caller does nothing but wait for R
 threads, so that wait belongs to somebody else: a child, forked from the agent, that carries out the methods of
 `Links` one at a time in the order in which they were asked for. Nothing in the agent itself ever enters a pod's
 namespace. The child ends when the agent does, however that ends, and does nothing more that a dead agent had
-asked for; when it dies itself, what was under way fails and the next request starts another. Owns the
-child and the socket between the two. Called by the agent's wiring and attachments.
+asked for; when it dies itself, what it was doing fails with HostFailure and another does the rest. Owns the
+child and the socket between the two. Called by the agent's wiring, attachments and upkeep.
 """
 
 from __future__ import annotations
@@ -13,21 +13,27 @@ from __future__ import annotations
 import asyncio
 import collections
 import gc
+import logging
 import os
 import pickle
 import signal
 import socket
+import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ovsnet.errors import HostFailure, OvsnetError
+from ovsnet.errors import HostFailure
 from ovsnet.host.links import Links
 from ovsnet.host.types import AttachSpec, PodInterface
 
+log = logging.getLogger("ovsnet.host")
+
 _LARGEST = 1 << 20
 """Bytes of a request or an answer."""
+_PATIENCE = 30.0
+"""Seconds that a request may take, with those before it; it is carried out all the same."""
 _AHEAD = 4
 """Requests that lie in the socket: enough to keep the child busy, few enough for the socket's buffer."""
 
@@ -35,7 +41,7 @@ _AHEAD = 4
 class _Call(NamedTuple):
     data: bytes
     netns: int | None
-    """Our own descriptor, closed when it has been sent."""
+    """Our own descriptor, kept until there is an answer: a child that dies does not take it along."""
     answer: asyncio.Future[Any]
 
 
@@ -54,8 +60,10 @@ class LinkWorker:
         self._deletion: asyncio.Task[None] | None = None
 
     def close(self) -> None:
-        """Ends the child, as soon as it has done what it is doing."""
-        self._end("the agent is stopping")
+        """Lets the child end, as soon as it has done what it is doing; what it had not begun fails."""
+        self._end(kill=False)
+        while self._queue:
+            self._fail(self._queue.popleft(), "ends with the agent")
 
     async def make(self, spec: AttachSpec) -> None:
         await self._call("make", spec, netns=spec.netns)
@@ -67,12 +75,12 @@ class LinkWorker:
         found: PodInterface | None = await self._call("inspect", ifname, netns=namespace)
         return found
 
-    async def list_ours(self) -> frozenset[str]:
-        tokens: frozenset[str] = await self._call("list_ours")
-        return tokens
+    async def list_ours(self) -> dict[str, int]:
+        mtus: dict[str, int] = await self._call("list_ours")
+        return mtus
 
-    async def set_mtu(self, name: str, mtu: int, namespace: int | None = None) -> None:
-        await self._call("set_mtu", name, mtu, netns=namespace)
+    async def set_mtu(self, host: str, ifname: str, mtu: int, namespace: int) -> None:
+        await self._call("set_mtu", host, ifname, mtu, netns=namespace)
 
     async def detach(self, token: str) -> None:
         """Those asked for while the child deletes others go together: the kernel waits as long for one."""
@@ -83,50 +91,67 @@ class LinkWorker:
         await gone
 
     async def _delete_leaving(self) -> None:
-        await asyncio.sleep(0)
-        while self._leaving:
-            leaving, self._leaving = self._leaving, []
-            outcome: object = None
-            try:
-                await self._call("detach", [token for token, _ in leaving])
-            except OvsnetError as error:
-                outcome = error
-            for _, gone in leaving:
-                _resolve(gone, outcome)
-        self._deletion = None
+        try:
+            await asyncio.sleep(0)
+            while self._leaving:
+                leaving, self._leaving = self._leaving, []
+                outcome: object = None
+                try:
+                    await self._call("detach", [token for token, _ in leaving])
+                except Exception as error:
+                    outcome = error
+                for _, gone in leaving:
+                    _resolve(gone, outcome)
+        finally:
+            self._deletion = None
 
     # --- the agent's side ------------------------------------------------------------------------
 
     async def _call(self, method: str, *arguments: object, netns: int | None = None) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        # A copy: the caller may give up, and close its own, before this is sent.
-        copy = os.dup(netns) if netns is not None else None
-        self._queue.append(_Call(pickle.dumps((method, arguments)), copy, answer))
+        try:
+            # A copy: the caller may give up, and close its own, before this is sent.
+            copy = os.dup(netns) if netns is not None else None
+        except OSError as error:
+            raise HostFailure(f"no descriptor left: {error.strerror}", "raise the agent's limit") from error
+        self._queue.append(_Call(pickle.dumps((method, arguments, netns is not None)), copy, answer))
         self._send()
-        return await answer
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await answer
+        except TimeoutError:
+            raise HostFailure(
+                f"the kernel has not done what it was asked for links within {_PATIENCE:g} s: {method}",
+                "its log (dmesg) may tell; repeat the request",
+            ) from None
 
     def _send(self) -> None:
         while self._queue and len(self._sent) < _AHEAD:
-            child = self._socket or self._start()
-            call = self._queue.popleft()
-            self._sent.append(call)
             try:
+                child = self._socket or self._start()
+                call = self._queue[0]
                 socket.send_fds(child, [call.data], [] if call.netns is None else [call.netns])
             except OSError as error:
-                self._end(f"cannot be asked: {error.strerror}")
-            finally:
-                if call.netns is not None:
-                    os.close(call.netns)
+                self._end()
+                self._fail(self._queue.popleft(), f"can't be asked: {error.strerror}")
+                continue
+            self._sent.append(self._queue.popleft())
 
     def _start(self) -> socket.socket:
+        """Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         agent = os.getpid()
         gc.freeze()  # what the child has from us is neither its to collect nor to copy
-        self._child = os.fork()
-        if self._child == 0:
-            _live(theirs, agent)
-        gc.unfreeze()
-        theirs.close()
+        try:
+            self._child = os.fork()
+            if self._child == 0:
+                _live(theirs, agent)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            gc.unfreeze()
+            theirs.close()
         ours.setblocking(False)
         self._socket = ours
         asyncio.get_running_loop().add_reader(ours, self._receive, ours)
@@ -139,26 +164,42 @@ class LinkWorker:
             return
         except OSError:
             data = b""
-        if not data:
-            self._end("died")
-            self._send()
-            return
-        call = self._sent.popleft()
-        _resolve(call.answer, pickle.loads(data))  # noqa: S301  # from our own child
+        if data:
+            call = self._sent.popleft()
+            _resolve(call.answer, pickle.loads(data))  # noqa: S301  # from our own child
+            _close(call)
+        else:
+            status = self._end()
+            log.warning("the agent's child process for links ended with status %s", status)
+            if self._queue:
+                # The first of what it had been sent is what it was doing; the others it had not begun.
+                self._fail(self._queue.popleft(), "died")
         self._send()
 
-    def _end(self, what: str) -> None:
+    def _end(self, *, kill: bool = True) -> int | None:
+        """Takes leave of the child; what it was sent is to be sent again. Its exit status, None if it still lives."""
         if self._socket is None:
-            return
+            return None
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
         self._socket = None
-        os.waitpid(self._child, 0)
-        sent, self._sent = self._sent, collections.deque()
-        for call in sent:
-            _resolve(
-                call.answer, HostFailure(f"the agent's child process for links {what}", "repeat the request")
-            )
+        self._queue.extendleft(reversed(self._sent))
+        self._sent.clear()
+        if kill:
+            os.kill(self._child, signal.SIGKILL)
+        pid, status = os.waitpid(self._child, 0 if kill else os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def _fail(self, call: _Call, what: str) -> None:
+        _resolve(
+            call.answer, HostFailure(f"the agent's child process for links {what}", "repeat the request")
+        )
+        _close(call)
+
+
+def _close(call: _Call) -> None:
+    if call.netns is not None:
+        os.close(call.netns)
 
 
 def _resolve(future: asyncio.Future[Any], outcome: object) -> None:
@@ -175,6 +216,7 @@ def _resolve(future: asyncio.Future[Any], outcome: object) -> None:
 
 def _live(requests: socket.socket, agent: int) -> None:
     """The child's whole life; never returns."""
+    code = 1
     try:
         signal.set_wakeup_fd(-1)
         # The agent ends when it has answered what is under way, and needs this process until then.
@@ -185,28 +227,33 @@ def _live(requests: socket.socket, agent: int) -> None:
         links = Links()
         while os.getppid() == agent and _serve(requests, links):
             pass
+        code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
 def _serve(requests: socket.socket, links: Links) -> bool:
     """One request; False when there will be no more."""
     data, fds, _, _ = socket.recv_fds(requests, _LARGEST, 1)
-    try:
-        if not data:
-            return False
-        answer: object
-        try:
-            method, arguments = pickle.loads(data)  # noqa: S301  # from the agent that forked us
-            answer = getattr(links, method)(*_placed(arguments, fds))
-        except Exception as error:
-            answer = error
-        requests.send(pickle.dumps(answer))
-    except OSError:
+    if not data:
         return False
+    answer: object
+    try:
+        method, arguments, placed = pickle.loads(data)  # noqa: S301  # from the agent that forked us
+        if placed != len(fds):
+            raise HostFailure("a namespace's descriptor did not arrive", "repeat the request")
+        answer = getattr(links, method)(*_placed(arguments, fds))
+    except Exception as error:
+        answer = error
     finally:
         for fd in fds:
             os.close(fd)
+    try:
+        requests.send(pickle.dumps(answer))
+    except OSError:
+        return False
     return True
 
 

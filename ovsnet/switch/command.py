@@ -24,8 +24,9 @@ class Finished(NamedTuple):
 
 async def run(argv: Sequence[str], text: str = "") -> Finished:
     """Runs to the end; a cancelled call kills its process. Raises SwitchUnavailable if it is not installed."""
-    files = [os.memfd_create(name) for name in ("in", "out", "err")]
+    files: list[int] = []
     try:
+        files += [os.memfd_create(name) for name in ("in", "out", "err")]
         _write(files[0], text.encode())
         process = _start(argv, files)
         try:
@@ -36,6 +37,10 @@ async def run(argv: Sequence[str], text: str = "") -> Finished:
         finally:
             process.wait()
         return Finished(process.returncode, _read(files[1]), _read(files[2]))
+    except OSError as error:
+        raise SwitchUnavailable(
+            f"cannot run {argv[0]}: {error.strerror}", "is the node out of processes or descriptors?"
+        ) from error
     finally:
         for file in files:
             os.close(file)

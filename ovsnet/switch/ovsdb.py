@@ -3,7 +3,7 @@
 Owns the IDL and drives it on the asyncio loop, without threads and without polling. Knows rows and
 changes as plain data (`ovsnet.rows`); what they are for is the callers' business. Never waits for
 ovs-vswitchd except in `wait_ofports`, and never touches the counter that tells vswitchd to answer
-(next_cfg). Called by the agent, its pool and its attachments, and by the inspection commands.
+(next_cfg). Called by the agent and by the inspection commands.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from ovs.db import idl
 
-from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
 from ovsnet.rows import BridgeRow, Change, PortRow, SetReleased
 from ovsnet.switch import operations, schema
 from ovsnet.switch.cache import Cache
@@ -46,6 +46,10 @@ class _Idl(idl.Idl):  # type: ignore[misc]  # `ovs` has no types
     @property
     def synchronised(self) -> bool:
         return bool(self.state == self.IDL_S_MONITORING and self.session.is_connected())
+
+
+class _Contended(SwitchUnavailable):
+    """Rows that a change depends on keep changing: it concerns that change, not the server."""
 
 
 class Ovsdb:
@@ -140,7 +144,8 @@ class Ovsdb:
                 batch = [(changes, waiter) for changes, waiter in self._queue if not waiter.done()]
                 self._queue = []
                 failed = await self._settle(batch)
-                if failed is not None and not isinstance(failed, SwitchUnavailable) and len(batch) > 1:
+                away = isinstance(failed, SwitchUnavailable) and not isinstance(failed, _Contended)
+                if failed is not None and not away and len(batch) > 1:
                     # A transaction is all or nothing: whoever is to blame, the others are served.
                     for each in batch:
                         _answer([each], await self._settle([each]))
@@ -171,7 +176,7 @@ class Ovsdb:
                     await self._next_batch(_CONFLICT_PAUSE)
         except TimeoutError:
             if conflicts:
-                raise SwitchUnavailable(
+                raise _Contended(
                     f"rows that a change depends on were not what they seemed, in {conflicts} attempts within "
                     f"{self._patience:g} s",
                     f"does another program keep changing the ports of {self._name}? "
@@ -235,10 +240,10 @@ class Ovsdb:
         if status == transaction.INCOMPLETE:
             status = await self._finished(transaction)
         if status not in (transaction.SUCCESS, transaction.UNCHANGED, transaction.TRY_AGAIN):
-            raise OvsnetError(
-                f"ovsdb-server refused the change: {_words(transaction.get_error())}",
-                "see its log, and ovs-vsctl show",
-            )
+            words = _words(transaction.get_error())
+            # A full disk, above all: that passes when somebody makes room.
+            kind = TryAgain if words.startswith("I/O error") else OvsnetError
+            raise kind(f"ovsdb-server refused the change: {words}", "see its log, and ovs-vsctl show")
         return status
 
     async def _finished(self, transaction: Any) -> str:

@@ -69,6 +69,8 @@ WITHIN_THE_NODE: list[Row] = [
         ip(NODE, GW4, "10.244.1.99", A1.mac),
         Dropped(table="route", priority=60),
     ),
+    ("the node's loopback", ip(A1, A1_4, "127.0.0.1", NODE.mac), Dropped(table="route", priority=200)),
+    ("the node's loopback, IPv6", ip(A1, A1_6, "::1", NODE.mac), Dropped(table="route", priority=200)),
     ("gateway to nobody", ip(NODE, GW4, OUTSIDE4, ROUTER.mac), Dropped(table="route", priority=0)),
 ]
 

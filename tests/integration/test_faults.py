@@ -158,6 +158,39 @@ def test_somebody_who_keeps_changing_flows_is_left_alone_after_a_while(lab: Lab,
     assert dump(cni.node) == flows
 
 
+@pytest.mark.parametrize("running", [True, False], ids=["agent running", "agent away"])
+def test_a_row_with_a_running_pods_identity_goes_and_the_pod_stays(lab: Lab, cni: Cni, running: bool) -> None:
+    """As of an ADD whose transaction was carried out after the agent had given it up."""
+    with cni.pod() as (container, answer):
+        port = answer.document["interfaces"][0]["name"]
+        ids = cni.rows()[port].external_ids
+        if not running:
+            cni.node.kill(AGENT)
+        cni.tool(
+            "ovs-vsctl", "--no-wait", "add-port", "br-int", "pod-00000000",
+            "--", "set", "Port", "pod-00000000", *(f'external_ids:{key}="{value}"' for key, value in ids.items()),
+        )  # fmt: skip
+        if not running:
+            cni.node.start(AGENT)
+        eventually(lambda: "pod-00000000" not in cni.rows())
+        cni.assert_nothing_leaked()
+        assert cni.check(container, answer.document).code == 0
+        with cni.pod() as (_, other):
+            assert other.addresses != answer.addresses
+    cni.assert_nothing_leaked()
+
+
+@pytest.mark.slow
+def test_a_pod_whose_interface_somebody_deleted_is_told(lab: Lab, cni: Cni) -> None:
+    """The runtime has to make it again; until then people are told, and DEL takes all of it back."""
+    with cni.pod() as (container, answer):
+        port = answer.document["interfaces"][0]["name"]
+        cni.tool("ip", "link", "delete", port)
+        eventually(lambda: f"its interface {port} is gone; delete the pod" in agent_log(cni.node), 45)
+        cni.delete(container)
+    cni.assert_nothing_leaked()
+
+
 # --- taken and missing ---------------------------------------------------------------------------
 
 BIND = """

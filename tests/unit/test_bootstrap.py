@@ -238,7 +238,7 @@ def test_the_bridge_that_keeps_open_vswitch_is_that_of_the_configuration(
     script = f"source {TREE}/bootstrap.sh help; manifest() {{ echo {manifest}; }}; bridges_left"
     tool = tmp_path / "ovs-vsctl"
     for there in ("br-int", "br-pods", "br-other"):
-        tool.write_text(f'#!/bin/sh\n[ "$4" = {there} ]\n')
+        tool.write_text(f'#!/bin/sh\n[ "$4" = {there} ] || exit 2\n')
         tool.chmod(0o755)
         done = subprocess.run(
             ["bash", "-c", script],
@@ -248,6 +248,11 @@ def test_the_bridge_that_keeps_open_vswitch_is_that_of_the_configuration(
             check=True,
         )
         assert done.stdout.endswith("\nbr-pods\n") == (there == "br-pods")
+    # No answer is not "there is none".
+    tool.write_text("#!/bin/sh\nexit 1\n")
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\nbr-pods\n")
 
 
 def refused(settings: str) -> str:

@@ -48,7 +48,8 @@ valid = st.fixed_dictionaries(
         "encapsulation": st.sampled_from(["vxlan", "geneve"]),
         "tunnels": st.sampled_from(["ports", "flow"]),
         "vni": st.integers(0, 2**24 - 1),
-        "udpPort": st.none() | st.integers(1, 65535),
+        # Not the other encapsulation's own port, which is refused.
+        "udpPort": st.none() | st.integers(1, 65535).filter(lambda port: port not in (4789, 6081)),
         "reuseAfter": st.floats(0, 86400),
         "mtu": st.just("auto") | st.integers(1280, 65535),
         "log": st.sampled_from([{}, {"level": "debug"}, {"format": "json"}]),

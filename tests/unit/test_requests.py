@@ -8,6 +8,7 @@ import pytest
 
 from ovsnet import names, state
 from ovsnet.agent import requests
+from ovsnet.agent.pods import holder
 from ovsnet.cni.netconf import FixedMac, NetworkConfig
 from ovsnet.cni.protocol import Args, Command, Request
 from ovsnet.config import Config
@@ -73,6 +74,10 @@ def test_a_mac_that_was_asked_for() -> None:
 
 def test_messages_name_who_holds_an_address() -> None:
     assert requests.owner(request()) == "default/web (eth0) of container c0ffee"
+    assert requests.owner(request(Args())) == "c0ffee (eth0) of container c0ffee"
+    for each in (request(), request(Args())):
+        pod = requests.pod(each, (ADDRESS4,), TOKEN, OFPORT)
+        assert holder(pod) == requests.owner(each), "else a DEL would not find its own addresses"
 
 
 @pytest.mark.parametrize(

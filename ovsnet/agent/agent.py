@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ovsnet import names, plan, recall, state
-from ovsnet.agent import changes
+from ovsnet.agent import changes, drift
 from ovsnet.agent.auditor import Auditor
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.hostside import HostSide
@@ -25,6 +25,8 @@ from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.config import Config, Datapath
 from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable
+from ovsnet.host.nft import TABLE
+from ovsnet.host.notices import Notices
 from ovsnet.model import Node
 from ovsnet.render import Renderer
 from ovsnet.rows import BridgeRow, BridgeSpec, PortRow, SetBridge
@@ -83,6 +85,7 @@ class Agent:
         self._adopted = False
         self._datapath = ""
         self._wake = asyncio.Event()
+        self._notices = Notices(names.GATEWAY, TABLE, self.wake)
 
     def wake(self) -> None:
         """Something happened that a sync should look at."""
@@ -97,6 +100,8 @@ class Agent:
         if self.topology is None or not self._adopted:
             reason = "; ".join(self.complaints.current()) or "the first comparison is under way"
             return NotReady(f"the agent of node {self.name} is not ready: {reason}", "see the agent's log")
+        if self.wiring.stuck:
+            return NotReady("the kernel does not finish work on links", "see the agent's log, and dmesg")
         if self.installer.stale or self.openflow.silent:
             return LimitedConnectivity(
                 f"ovs-vswitchd does not serve bridge {self.config.bridge}, or its flows are being written again",
@@ -124,6 +129,7 @@ class Agent:
         """Runs until cancelled."""
         self.ovsdb.subscribe(self._rows_changed)
         self.store.subscribe(self.wake)
+        self._notices.start()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.ovsdb.run())
             tasks.create_task(self.store.run())
@@ -184,6 +190,9 @@ class Agent:
         port_plan = plan.ports(plan.desired_ports(self.config, topo), self.ovsdb.ports())
         if port_plan.changes:
             await self.ovsdb.apply(port_plan.changes)
+            if topo == self.topology:
+                # Nothing else is wanted than before, so somebody else changed what there was.
+                self.auditor.tell("port", drift.ports(port_plan.changes))
         self.pods.serve(topo, self.ovsdb.bridge(), self.ovsdb.ports())
         await self.upkeep.restore()
         if self._adopted:
@@ -281,8 +290,12 @@ class Agent:
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)
         try:
-            for words in await self.host.reconcile(topo, self.config.egress):
-                log.info("%s", words)
+            done = await self.host.reconcile(topo, self.config.egress)
+            if topo == self.topology:
+                self.auditor.tell("host", [f"changed by someone else; {words}" for words in done])
+            else:
+                for words in done:
+                    log.info("%s", words)
         except RouteRefused as error:
             # It concerns the node's own way to some peers; pods don't take it.
             self.complaints.about("routes", str(error))

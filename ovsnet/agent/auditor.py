@@ -107,6 +107,14 @@ class Auditor:
         if wait is not None and len(todo) < len(drifts):
             self._expect(wait)
 
+    def tell(self, kind: str, words: Sequence[str]) -> None:
+        """Something else than flows had drifted and was put right."""
+        self.counts[kind] += len(words)
+        for each in words[:_NAMED]:
+            log.warning("%s", each)
+        if len(words) > _NAMED:
+            log.warning("and %d more like that", len(words) - _NAMED)
+
     def _tell(self, drifts: Sequence[Drift], seconds: float) -> None:
         self.counts["flow"] += len(drifts)
         kinds = collections.Counter((str(drift), drift.what) for drift in drifts)

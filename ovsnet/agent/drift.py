@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ovsnet import names
 from ovsnet.model import Frozen, Object
 from ovsnet.render import kind_of
+from ovsnet.rows import AddPort, Change, DeletePort, SetPort
 
 _COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
 _TABLE = re.compile(r"^.table=(\d+)[ ,]")
@@ -104,6 +105,22 @@ def _drift(found: Mapping[str, str], objects: Mapping[int, Object], tables: Mapp
         who = f"an unknown {names.kind_of(cookie) or 'owner'} (cookie {cookie:#x})"
     what = "altered" if len(found) > 1 else "deleted" if "+" in found else "added"
     return Drift(subject=f"flow of {who} in {where}", what=what, lines=tuple(found.values()))
+
+
+def ports(changes: Iterable[Change]) -> list[str]:
+    """Changes of the gateway's and tunnels' rows, although nothing else was wanted, as what others had done."""
+    words = []
+    for change in changes:
+        if isinstance(change, AddPort | SetPort):
+            ids = change.spec.external_ids
+            who = f"peer {ids[names.KEY_PEER]}" if names.KEY_PEER in ids else "the node itself"
+            if ids.get(names.OWNER) == names.ROLE_TUNNEL and names.KEY_PEER not in ids:
+                who = "all peers"
+            what = "deleted" if isinstance(change, AddPort) else "altered"
+            words.append(f"port {change.spec.name} of {who} {what} by someone else; restored")
+        elif isinstance(change, DeletePort):
+            words.append(f"port {change.name} of nobody added by someone else; removed")
+    return words
 
 
 def remedy(drifts: Iterable[Drift]) -> list[str]:

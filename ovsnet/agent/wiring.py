@@ -44,6 +44,9 @@ class Links(Protocol):
 
     async def detach(self, token: str) -> None: ...
 
+    @property
+    def stuck(self) -> bool: ...
+
 
 class Wiring:
     """Ports for pods."""
@@ -57,6 +60,11 @@ class Wiring:
         """Tokens of which something may still be there."""
         self.tx_off = False
         """Whether pods compute checksums themselves, as OVS's userspace datapath needs. Set by the agent."""
+
+    @property
+    def stuck(self) -> bool:
+        """Work on links does not come to an end."""
+        return self._links.stuck
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[tuple[str, int]]:

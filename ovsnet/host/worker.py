@@ -58,6 +58,8 @@ class LinkWorker:
         self._sent: collections.deque[_Call] = collections.deque()
         self._leaving: list[tuple[str, asyncio.Future[None]]] = []
         self._deletion: asyncio.Task[None] | None = None
+        self.stuck = False
+        """The last request got no answer in time: no pod can be attached or detached."""
 
     def close(self) -> None:
         """Lets the child end, as soon as it has done what it is doing; what it had not begun fails."""
@@ -118,8 +120,11 @@ class LinkWorker:
         self._send()
         try:
             async with asyncio.timeout(_PATIENCE):
-                return await answer
+                value = await answer
+            self.stuck = False
+            return value
         except TimeoutError:
+            self.stuck = True
             raise HostFailure(
                 f"the kernel has not done what it was asked for links within {_PATIENCE:g} s: {method}",
                 "its log (dmesg) may tell; repeat the request",

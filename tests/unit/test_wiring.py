@@ -50,7 +50,11 @@ class Pairs:
     def __init__(self) -> None:
         self.done: list[tuple[str, str]] = []
         self.failure: Exception | None = None
-        self.stuck = False
+        self.refuses = False
+
+    @property
+    def stuck(self) -> bool:
+        return False
 
     async def make(self, spec: AttachSpec) -> None:
         if isinstance(self.failure, AlreadyAttached):
@@ -63,7 +67,7 @@ class Pairs:
         self.done.append(("set up", spec.token))
 
     async def detach(self, token: str) -> None:
-        if self.stuck:
+        if self.refuses:
             raise HostFailure("the kernel is busy")
         self.done.append(("detach", token))
 
@@ -150,9 +154,9 @@ async def test_a_pair_that_can_not_go_now_goes_later(rows: Rows, pairs: Pairs) -
     wiring = Wiring(rows, pairs)
     with wiring.slot() as (token, ofport):
         await wiring.connect(spec(token), ofport, IDENTITY)
-    pairs.stuck = True
+    pairs.refuses = True
     await wiring.disconnect(token)
     assert rows.rows == {}
-    pairs.stuck = False
+    pairs.refuses = False
     await wiring.clear_up()
     assert pairs.done[-1] == ("detach", token)

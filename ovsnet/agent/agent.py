@@ -85,11 +85,19 @@ class Agent:
         self._adopted = False
         self._datapath = ""
         self._wake = asyncio.Event()
+        self._comparisons: list[asyncio.Future[None]] = []
         self._notices = Notices(names.GATEWAY, TABLE, self.wake)
 
     def wake(self) -> None:
         """Something happened that a sync should look at."""
         self._wake.set()
+
+    async def compare(self) -> None:
+        """Returns when everything has been compared and put right once more, or could not be."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._comparisons.append(done)
+        self.auditor.suspect()
+        await done
 
     def trouble(self) -> OvsnetError | None:
         """Why no ADD can be served now; None when the node is ready."""
@@ -147,6 +155,7 @@ class Agent:
                 async with asyncio.timeout(max(0.0, looked + _PERIOD - time.monotonic())):
                     await self._wake.wait()
             self._wake.clear()
+            comparisons, self._comparisons = self._comparisons, []
             if time.monotonic() >= looked + _PERIOD:
                 # However often it is woken: what nobody tells of is looked for.
                 looked, self.auditor.due = time.monotonic(), True
@@ -162,6 +171,9 @@ class Agent:
             else:
                 self.complaints.over("sync", f"node {self.name}: all is as it should be")
                 retry = _RETRY
+            for done in comparisons:
+                if not done.done():
+                    done.set_result(None)
 
     async def _look_at_pods(self) -> None:
         """Pods whose interface somebody deleted: the runtime has to make them again, but people should know."""

@@ -76,6 +76,7 @@ async def run(config: Config) -> None:
         upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring),
     )
     attachments.wake = agent.wake
+    attachments.compare = agent.compare
     attachments.trouble = agent.trouble
     attachments.report = agent.report
     agent.on_ready = _notify_systemd

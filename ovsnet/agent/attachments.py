@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -64,6 +64,7 @@ class Attachments:
         self._installer = installer
         self._renderer = renderer
         self.wake: Callable[[], None] = lambda: None
+        self.compare: Callable[[], Awaitable[None]] = _nothing
         self.trouble: Callable[[], OvsnetError | None] = lambda: None
         self.report: Callable[[], dict[str, object]] = dict
         """What is wrong with the node, and how it is; the agent's, which is made after this."""
@@ -176,6 +177,9 @@ class Attachments:
         if trouble is not None:
             raise requests.as_status(trouble, running=bool(self._pods.by_key))
 
+    async def audit(self) -> None:
+        await self.compare()
+
     def health(self) -> dict[str, object]:
         return self.report()
 
@@ -228,3 +232,7 @@ class Attachments:
         if trouble is not None:
             raise requests.as_try_again(trouble)
         return self._pods.serving()
+
+
+async def _nothing() -> None:
+    """Until the agent's loop is there."""

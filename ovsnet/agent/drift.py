@@ -107,8 +107,12 @@ def _drift(found: Mapping[str, str], objects: Mapping[int, Object], tables: Mapp
     return Drift(subject=f"flow of {who} in {where}", what=what, lines=tuple(found.values()))
 
 
-def ports(changes: Iterable[Change]) -> list[str]:
-    """Changes of the gateway's and tunnels' rows, although nothing else was wanted, as what others had done."""
+def ports(changes: Iterable[Change], *, done: bool = True) -> list[str]:
+    """Changes of the gateway's and tunnels' rows, although nothing else was wanted, as what others had done.
+
+    done: they have been carried out.
+    """
+    restored, removed = ("; restored", "; removed") if done else ("", "")
     words = []
     for change in changes:
         if isinstance(change, AddPort | SetPort):
@@ -117,9 +121,9 @@ def ports(changes: Iterable[Change]) -> list[str]:
             if ids.get(names.OWNER) == names.ROLE_TUNNEL and names.KEY_PEER not in ids:
                 who = "all peers"
             what = "deleted" if isinstance(change, AddPort) else "altered"
-            words.append(f"port {change.spec.name} of {who} {what} by someone else; restored")
+            words.append(f"port {change.spec.name} of {who} {what} by someone else{restored}")
         elif isinstance(change, DeletePort):
-            words.append(f"port {change.name} of nobody added by someone else; removed")
+            words.append(f"port {change.name} of nobody added by someone else{removed}")
     return words
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from ovsnet import config, names, pipeline
 from ovsnet.errors import ConfigError, HostFailure
 from ovsnet.host import datapath, gateway, uplink
-from ovsnet.host.nft import Ruleset
+from ovsnet.host.nft import TABLE, Ruleset
 from ovsnet.host.types import EgressSpec, GatewaySpec, RouteSpec, Uplink, UplinkChoice
 from ovsnet.model import Encap, IPAddress
 from ovsnet.state import Topology
@@ -71,6 +71,11 @@ class HostSide:
                 "choose one of these, or auto",
             )
         return str(choice.value)
+
+    async def differences(self, topo: Topology) -> list[str]:
+        """What `reconcile` would change, as far as it can be told without having made it. Raises HostFailure."""
+        missing = [] if await self._rules.exists() else [f"nftables table {TABLE} is not there"]
+        return gateway.differences(gateway_spec(topo)) + missing
 
     async def reconcile(self, topo: Topology, egress: config.Egress) -> list[str]:
         """Makes the kernel's side so; says what was changed, one line each. Raises HostFailure."""

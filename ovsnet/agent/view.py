@@ -95,10 +95,18 @@ async def _database(config: Config) -> tuple[BridgeRow | None, dict[str, PortRow
 
 async def health(config: Config) -> dict[str, object] | None:
     """What the agent says of itself; None when it does not answer."""
+    return await ask(config, "health")
+
+
+async def ask(config: Config, what: str) -> dict[str, object] | None:
+    """The agent's answer to a question of ours: "health", or "audit" after having compared and repaired.
+
+    None when it does not answer.
+    """
     try:
         async with asyncio.timeout(_WAIT):
             reader, writer = await asyncio.open_unix_connection(config.cni_socket)
-            writer.write(framing.frame({"OVSNET_COMMAND": "health"}))
+            writer.write(framing.frame({"OVSNET_COMMAND": what}))
             writer.write_eof()
             answer = await reader.read()
             writer.close()

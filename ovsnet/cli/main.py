@@ -29,6 +29,7 @@ class Entry(NamedTuple):
 
 SUBCOMMANDS = {
     "agent": Entry("Run the node agent.", "ovsnet.cli.main:agent"),
+    "audit": Entry("Compare what is installed with what should be.", "ovsnet.cli.audit:audit"),
     "docs": Entry("Write or check the generated documents.", "ovsnet.cli.docs:docs", hidden=True),
     "flows": Entry("Show the installed flows with names.", "ovsnet.cli.flows:flows"),
     "lab": Entry("Run a cluster on this machine.", "ovsnet.cli.lab:lab"),

@@ -13,7 +13,8 @@ its own copy because it imports nothing; tests hold them together.
 The first bytes of a request may carry one file descriptor (SCM_RIGHTS): CNI_NETNS, opened by the
 client, so that the agent's mount namespace does not matter. Where the client could not open it,
 OVSNET_NETNS_ERROR says why. OVSNET_COMMAND=health, instead of CNI_COMMAND, is answered with the agent's
-health as JSON and exit code 0. A reply that is shorter than it says comes from an agent that died.
+health as JSON and exit code 0; so is OVSNET_COMMAND=audit, after everything was compared and repaired. A reply
+that is shorter than it says comes from an agent that died.
 """
 
 from __future__ import annotations

@@ -57,6 +57,10 @@ class Backend(Protocol):
 
     async def status(self, request: Request) -> None: ...
 
+    async def audit(self) -> None:
+        """Compares everything now, and repairs."""
+        ...
+
     def health(self) -> Mapping[str, object]:
         """For the command line; anything that msgspec can write as JSON."""
         ...
@@ -147,7 +151,9 @@ class CniServer:
         started = time.monotonic()
         request: Request | None = None
         try:
-            if variables.get("OVSNET_COMMAND") == "health":
+            if variables.get("OVSNET_COMMAND") == "audit":
+                await self._backend.audit()
+            if variables.get("OVSNET_COMMAND") in ("audit", "health"):
                 return 0, msgspec.json.encode(self._backend.health())
             request = protocol.parse(variables, stdin, _usable(variables, netns))
             return 0, await self._call(request, started)

@@ -61,6 +61,19 @@ async def reconcile(spec: GatewaySpec) -> list[str]:
     return done + [change.done for change in first + second + routes]
 
 
+def differences(spec: GatewaySpec) -> list[str]:
+    """What `reconcile` would change, one line each; changes nothing. Raises HostFailure."""
+    with Netlink() as nl:
+        state = _observe(nl, spec.interface)
+        settings = [
+            f"net.{key.replace('/', '.')} is {now}, should be {value}"
+            for key, value in _wanted_settings(nl, spec)
+            if (now := sysctl.read(key)) not in (None, str(value))
+        ]
+    plans = (_link, _addresses, _neighbours, _routes)
+    return settings + [f"to be done: {change.done}" for plan in plans for change in plan(spec, state)]
+
+
 async def _carry_out(nl: Netlink, changes: Sequence[_Change]) -> list[Failure]:
     failures: list[Failure] = []
     for start in range(0, len(changes), _AT_ONCE):
@@ -165,7 +178,15 @@ def _words(route: RouteSpec) -> str:
 
 
 def _settings(nl: Netlink, spec: GatewaySpec) -> list[str]:
-    """Let the kernel forward between pods and the rest of the world."""
+    return [
+        f"net.{key.replace('/', '.')} set to {value}"
+        for key, value in _wanted_settings(nl, spec)
+        if sysctl.ensure(key, value)
+    ]
+
+
+def _wanted_settings(nl: Netlink, spec: GatewaySpec) -> list[tuple[str, int]]:
+    """What lets the kernel forward between pods and the rest of the world."""
     name = spec.interface
     wanted = [
         ("ipv4/ip_forward", 1),
@@ -182,9 +203,7 @@ def _settings(nl: Netlink, spec: GatewaySpec) -> list[str]:
         if sysctl.read("ipv6/conf/all/forwarding") == "0":
             wanted += [(f"ipv6/conf/{learner}/accept_ra", 2) for learner in _learners(nl)]
         wanted.append(("ipv6/conf/all/forwarding", 1))
-    return [
-        f"net.{key.replace('/', '.')} set to {value}" for key, value in wanted if sysctl.ensure(key, value)
-    ]
+    return wanted
 
 
 def _learners(nl: Netlink) -> list[str]:

@@ -67,6 +67,10 @@ class Ruleset:
         self._applied = text
         return [f"nftables table {TABLE} {reason}"]
 
+    async def exists(self) -> bool:
+        """Whether the kernel has the table."""
+        return bool(await _list())
+
     async def remove(self) -> None:
         """Delete the table; fine if there is none."""
         self._applied = self._listing = ""

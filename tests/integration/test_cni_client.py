@@ -98,6 +98,9 @@ class Memory:
         if self.limited:
             raise LimitedConnectivity("ovs-vswitchd is away", "start it")
 
+    async def audit(self) -> None:
+        return None
+
     def health(self) -> dict[str, object]:
         return {"attachments": len(self.attached)}
 

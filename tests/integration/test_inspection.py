@@ -132,14 +132,17 @@ def test_flows_count_what_passes(lab: Lab, live: Node) -> None:
 
 
 def test_a_flow_by_hand_is_called_unknown(lab: Lab) -> None:
+    """While no agent is there, which would remove it."""
     node = lab.node("node-a")
     cni = Cni(node)
-    cni.tool("ovs-ofctl", "add-flow", "br-int", "cookie=0x77,table=0,priority=1,in_port=4321,actions=drop")
+    node.kill(AGENT)
     try:
+        cni.tool("ovs-ofctl", "add-flow", "br-int", "cookie=0x77,table=0,priority=1,in_port=4321,actions=drop")
         objects = {flow["cookie"]: flow["object"] for flow in answer(node, "flows")}
         assert objects["0x77"] == "unknown"
     finally:
-        cni.tool("ovs-ofctl", "del-flows", "br-int", "cookie=0x77/-1")
+        node.start(AGENT)
+    eventually(lambda: "0x77" not in {flow["cookie"] for flow in answer(node, "flows")})
 
 
 def test_flows_for_people(live: Node) -> None:

@@ -1,0 +1,90 @@
+"""`ovsnet audit`: nothing to tell on a sound node; what drifted while no agent was there to repair it, by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cni_world import Cni
+from lab_world import assert_green, dump, eventually, running
+
+from ovsnet import names, state
+from ovsnet.lab.lab import Lab
+from ovsnet.lab.node import AGENT
+from ovsnet.lab.state import Completed
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with running(nodes=2, pods=1) as lab:
+        assert_green(lab)
+        yield lab
+
+
+@pytest.fixture
+def cni(lab: Lab) -> Cni:
+    return Cni(lab.node("node-a"))
+
+
+def audit(cni: Cni, *options: str) -> Completed:
+    return cni.node.run(["/run/ovsnet/bin/ovsnet", "audit", *options])
+
+
+def found(cni: Cni) -> Any:
+    return json.loads(audit(cni, "-o", "json").stdout)
+
+
+@contextlib.contextmanager
+def without_agent(cni: Cni) -> Iterator[None]:
+    cni.node.kill(AGENT)
+    try:
+        yield
+    finally:
+        cni.node.start(AGENT)
+        eventually(lambda: audit(cni).returncode == 0)
+
+
+def test_a_sound_node_has_no_difference(cni: Cni) -> None:
+    done = audit(cni)
+    assert (done.returncode, done.stdout) == (0, "all is as it should be\n"), done.stderr
+    assert found(cni) == {"flows": [], "ports": [], "host": []}
+
+
+def test_what_drifted_is_told_with_its_object_and_the_lines_of_diff_flows(cni: Cni) -> None:
+    pod = next(pod for pod in state.pods(cni.rows()) if pod.title == "default/a1")
+    tunnel = next(name for name, row in cni.rows().items() if row.role == "tunnel")
+    before = dump(cni.node)
+    with without_agent(cni):
+        cookie = f"cookie={names.cookie('pod', pod.key):#x}/-1"
+        cni.tool("ovs-ofctl", "del-flows", "br-int", f"{cookie},table=0")
+        cni.tool("ovs-ofctl", "add-flow", "br-int", "cookie=0x77,priority=1,in_port=4321,actions=drop")
+        cni.tool("ovs-vsctl", "set", "Interface", tunnel, "options:key=78")
+        cni.tool("ip", "route", "del", "10.244.2.0/24")
+        cni.tool("nft", "delete", "table", "inet", "ovsnet")
+        cni.tool("sysctl", "-qw", "net.ipv4.ip_forward=0")
+        done = audit(cni)
+        assert done.returncode == 1
+        for words in (
+            "flow of pod default/a1 in table classify deleted\n  +priority=100,in_port=",
+            "flow of an unknown owner (cookie 0x77) in table classify added\n  -priority=1,in_port=4321",
+            f"port {tunnel} of peer node-b altered by someone else\n",
+            "to be done: route 10.244.2.0/24",
+            "nftables table inet ovsnet is not there",
+            "net.ipv4.ip_forward is 0, should be 1",
+            "6 differences",
+        ):
+            assert words in done.stdout, done.stdout
+        assert {kind: len(each) for kind, each in found(cni).items()} == {"flows": 2, "ports": 1, "host": 3}
+        assert "the agent" in audit(cni, "--repair").stderr, "nobody there to repair"
+    assert dump(cni.node) == before
+
+
+def test_repair_has_the_agent_look_at_once(cni: Cni) -> None:
+    """Settings under /proc/sys tell nobody that they changed: else the agent looks once in 30 s."""
+    cni.tool("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    assert audit(cni).returncode == 1
+    done = audit(cni, "--repair")
+    assert (done.returncode, done.stdout) == (0, "all is as it should be\n"), done.stderr

@@ -31,11 +31,15 @@ SUBCOMMANDS = {
     "agent": Entry("Run the node agent.", "ovsnet.cli.main:agent"),
     "audit": Entry("Compare what is installed with what should be.", "ovsnet.cli.audit:audit"),
     "docs": Entry("Write or check the generated documents.", "ovsnet.cli.docs:docs", hidden=True),
+    "doctor": Entry("Check everything on this node that commonly breaks.", "ovsnet.cli.doctor:doctor"),
     "flows": Entry("Show the installed flows with names.", "ovsnet.cli.flows:flows"),
     "lab": Entry("Run a cluster on this machine.", "ovsnet.cli.lab:lab"),
     "node-files": Entry("Render a node's files.", "ovsnet.cli.nodefiles:node_files", hidden=True),
     "render": Entry("Print the flows of a state, without a switch.", "ovsnet.cli.render:render"),
     "show": Entry("Show this node's ports, pods, peers and health.", "ovsnet.cli.show:show"),
+    "support-bundle": Entry(
+        "Pack what a maintainer needs, without secrets.", "ovsnet.cli.bundle:support_bundle"
+    ),
     "trace": Entry("Follow a packet through this node's flows.", "ovsnet.cli.trace:trace"),
     "version": Entry("Print the version.", "ovsnet.cli.main:version"),
 }

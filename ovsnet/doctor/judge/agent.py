@@ -1,0 +1,80 @@
+"""The agent, its configuration, its manifests. Pure. Called by `examine`."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+
+from ovsnet.doctor.finding import Finding, fault, ok, warning
+from ovsnet.doctor.judge.switch import Socket
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def configuration(path: str, error: str | None, problems: Sequence[str]) -> Finding:
+    """error: why it can't be used; None if it can."""
+    if error is None:
+        return ok("configuration", f"{path}: no mistake")
+    lines = "; ".join(problems)
+    return fault(
+        "configuration",
+        f"{error}{': ' if lines else ''}{lines}",
+        "correct it (ovsnet agent --check-config); what follows here is judged by the defaults",
+    )
+
+
+def answers(path: str, health: Mapping[str, object] | None) -> Finding:
+    """health: the agent's own words; None when it does not answer."""
+    if health is None:
+        return fault(
+            "agent",
+            f"does not answer on {path}",
+            "systemctl status ovsnet; journalctl -u ovsnet; systemctl start ovsnet",
+        )
+    if not health.get("ready"):
+        return fault("agent", f"runs, but is not ready: {health.get('trouble')}", "see journalctl -u ovsnet")
+    return ok("agent", f"answers on {path} and is ready")
+
+
+def socket(found: Socket) -> Finding:
+    title = "agent's socket"
+    if not found.kind:
+        return fault(
+            title, f"{found.path} is not there", "start the agent; is `cniSocket` in the configuration right?"
+        )
+    if found.kind != "socket":
+        return fault(title, f"{found.path} is no socket", f"remove {found.path} and restart the agent")
+    if found.uid != 0 or found.mode & _OTHERS:
+        return fault(
+            title,
+            f"{found.path} belongs to uid {found.uid} with mode {found.mode:04o}; it must be root's alone",
+            f"chown root {found.path} && chmod 0600 {found.path}: who writes there attaches pods",
+        )
+    return ok(title, f"{found.path}, root's, mode {found.mode:04o}")
+
+
+def manifests(count: int, problems: Mapping[str, str], unreadable: str | None) -> list[Finding]:
+    """count: Node objects that are good. unreadable: why the folder can't be read."""
+    if unreadable is not None:
+        return [fault("manifests", unreadable, "is `store.file` in the configuration right?")]
+    wrong = [
+        fault("manifests", f"{file}: {words}", "correct the file; what was good before stays in force")
+        for file, words in sorted(problems.items())
+    ]
+    return wrong or [ok("manifests", f"{count} nodes, no mistake")]
+
+
+def topology(name: str, own_node: bool, problems: Iterable[str], error: str | None) -> list[Finding]:
+    """problems, error: what can't work as configuration and manifests describe it."""
+    if error is not None:
+        return [fault("this node", error, "correct the configuration or the Node object")]
+    found = [fault("this node", problem, "correct the Node object that it names") for problem in problems]
+    if not own_node:
+        found.append(
+            warning(
+                "this node",
+                f"there is no Node object {name}: no peer can send to it",
+                "add it to all nodes' stores",
+            )
+        )
+    return found or [ok("this node", f"{name}: configuration and Node objects agree")]

@@ -1,0 +1,1 @@
+"""How the doctor finds its facts. Each function changes nothing and may fail: `examine` tells that it did."""

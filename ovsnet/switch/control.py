@@ -1,0 +1,42 @@
+"""ovs-vswitchd's control socket, through ovs-appctl. Called by `trace` and by the doctor."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.switch import command
+
+
+async def appctl(remote: str, *arguments: str) -> str:
+    """What the vswitchd that serves an OVSDB server says. Raises SwitchUnavailable, or OvsnetError with its words."""
+    finished = await command.run(["ovs-appctl", "-t", control_socket(remote), *arguments])
+    if finished.code != 0:
+        raise OvsnetError(f"{' '.join(arguments)}: {finished.err.strip()}", "is ovs-vswitchd running?")
+    return finished.out
+
+
+def run_folder(remote: str) -> str:
+    """Where the daemons have their sockets and pid files: beside OVSDB's."""
+    return (
+        str(PurePath(remote.removeprefix("unix:")).parent)
+        if remote.startswith("unix:")
+        else "/run/openvswitch"
+    )
+
+
+def control_socket(remote: str) -> str:
+    """Where vswitchd takes commands: its socket is named after its process. Raises SwitchUnavailable."""
+    return f"{run_folder(remote)}/ovs-vswitchd.{process(remote, 'ovs-vswitchd')}.ctl"
+
+
+def process(remote: str, daemon: str) -> int:
+    """The number of the daemon's process, from its pid file. Raises SwitchUnavailable."""
+    path = f"{run_folder(remote)}/{daemon}.pid"
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except OSError as error:
+        raise SwitchUnavailable(f"{path}: {error.strerror}", f"is {daemon} running?") from None
+    except ValueError:
+        raise SwitchUnavailable(f"{path} has no process number", f"is {daemon} running?") from None

@@ -19,7 +19,8 @@ _NAME = re.compile(_WORDS, re.IGNORECASE)
 _CONTENTS = frozenset({"env", "data", "stringData", "binaryData"})
 """Keys of Kubernetes objects below which only names are kept: environment variables, contents of Secrets."""
 _QUOTED = r""""(?:[^"\\]|\\.)*"|'[^']*'"""
-_PLACE = rf"""(?P<name>["']?[\w./:-]*(?:{_WORDS})[\w./-]*["']?)(?P<sign>\s*[=:]\s*)"""
+# What stands before the word does not matter, and to look for it would make long lines slow.
+_PLACE = rf"""(?P<name>(?:{_WORDS})[\w./-]{{0,60}}["']?)(?P<sign>\s*[=:]\s*)"""
 _PAIR = re.compile(rf"{_PLACE}(?P<value>{_QUOTED}|[^\n]+)", re.IGNORECASE)
 _SWITCH_PAIR = re.compile(rf"{_PLACE}(?P<value>{_QUOTED}|[^,;{{}}\]\s]+)", re.IGNORECASE)
 """Open vSwitch quotes what has anything but letters in it, and has much on a line."""
@@ -27,11 +28,12 @@ _FORMS = (
     re.compile(
         r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL
     ),
+    re.compile(rf"(?<!\S)--?[\w-]{{0,60}}(?:{_WORDS})[\w-]{{0,60}} +[^\s=:]\S*", re.IGNORECASE),
     re.compile(r"(?<=bearer )\S+", re.IGNORECASE),
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"),
     re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"),
 )
-"""Secrets by their own looks: PEM, bearer and JSON web tokens, a password in a URL."""
+"""Secrets by their own looks: PEM, an option and its value, bearer and JSON web tokens, a password in a URL."""
 _TUNNEL_KEY = re.compile(r"\"?(\d{1,8}|flow)\"?\s*")
 _OPENING = re.compile(
     rf"""^(?P<indent>\s*(?:-\s+)*)["']?[\w./:-]*(?:{_WORDS})[\w./-]*["']?\s*:(\s|$)""", re.IGNORECASE
@@ -47,8 +49,8 @@ def text(content: str, *, tunnels: bool = False) -> str:
     """Text without structure: logs, what tools print. tunnels: it has tunnels' keys, which are network numbers."""
 
     def hide(match: re.Match[str]) -> str:
-        name = match["name"].strip("\"'")
-        if tunnels and name in ("key", "options:key") and _TUNNEL_KEY.fullmatch(match["value"]):
+        whole = not re.match(r"[\w./-]", match.string[match.start() - 1 : match.start()])
+        if tunnels and whole and match["name"] == "key" and _TUNNEL_KEY.fullmatch(match["value"]):
             return match[0]
         return f"{match['name']}{match['sign']}{HIDDEN}"
 
@@ -136,6 +138,8 @@ def _continues(line: str, indent: int, depth: int) -> bool:
 
 def ovsdb(dump: str) -> str:
     """What `ovsdb-client --format=json dump` prints: a table on each line, as headings and rows."""
+    if not dump.startswith("{"):
+        return text(dump)
     return "".join(f"{_table(line)}\n" for line in dump.splitlines())
 
 
@@ -147,7 +151,7 @@ def _table(line: str) -> str:
             [_cell(name, cell) for name, cell in zip(headings, row, strict=True)] for row in table["data"]
         ]
     except (ValueError, KeyError, TypeError):
-        return text(line, tunnels=True)
+        return HIDDEN  # cut off, most likely: nothing tells what is a key there
     return json.dumps({**table, "data": rows})
 
 

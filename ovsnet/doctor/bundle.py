@@ -30,7 +30,7 @@ from ovsnet.switch import control
 
 _SECONDS = 15.0
 """For each command; the doctor takes 10."""
-_AT_ONCE = 4
+_AT_ONCE = 6
 _LARGEST = 32 << 20
 """Characters of one answer; what is more is left out at its end."""
 _LOG_BYTES = 2 << 20

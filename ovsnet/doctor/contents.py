@@ -73,7 +73,7 @@ def _own(path: str) -> list[Command]:
 
 def _switch(config: Config, control: str) -> list[Command]:
     bridge = _management(config)
-    ofctl = ("ovs-ofctl", "-O", "OpenFlow14", "--timeout=8")
+    ofctl = ("ovs-ofctl", "-O", "OpenFlow14", "--timeout=4")
     questions = (
         "version", "coverage/show", "memory/show", "upcall/show", "dpif/show", "dpctl/dump-flows", "dpctl/show",
         "fdb/show", "tnl/ports/show", "tnl/arp/show", "tnl/neigh/show", "tnl/egress_port_range", "ovs/route/show",
@@ -81,10 +81,10 @@ def _switch(config: Config, control: str) -> list[Command]:
     )  # fmt: skip
     arguments = {"fdb/show": (config.bridge,), "tnl/ports/show": ("-v",)}
     return [
-        Command(name="ovs/vsctl-show.txt", argv=("ovs-vsctl", f"--db={config.ovsdb}", "--timeout=8", "show"),
+        Command(name="ovs/vsctl-show.txt", argv=("ovs-vsctl", f"--db={config.ovsdb}", "--timeout=4", "show"),
                 kind=Kind.SWITCH),
         Command(name="ovs/ovsdb-dump.json",
-                argv=("ovsdb-client", "--timeout=8", "--format=json", "dump", config.ovsdb, "Open_vSwitch"),
+                argv=("ovsdb-client", "--timeout=4", "--format=json", "dump", config.ovsdb, "Open_vSwitch"),
                 kind=Kind.OVSDB),
         *(
             Command(name=f"ovs/ofctl-{what}.txt", argv=(*ofctl, what, f"unix:{bridge}"), kind=Kind.SWITCH)
@@ -92,7 +92,7 @@ def _switch(config: Config, control: str) -> list[Command]:
         ),
         *(
             Command(name=f"ovs/appctl-{what.replace('/', '-')}.txt",
-                    argv=("ovs-appctl", "-t", control, "-T", "8", what, *arguments.get(what, ())), kind=Kind.SWITCH)
+                    argv=("ovs-appctl", "-t", control, "-T", "4", what, *arguments.get(what, ())), kind=Kind.SWITCH)
             for what in questions
         ),
     ]  # fmt: skip

@@ -6,6 +6,7 @@ A check that fails is a warning that says so; it never keeps the others from the
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ _PEERS = 5.5
 """Seconds for all peers: a dead one takes 3."""
 _CHAINS = 3.0
 _OFCTL = 3
+_BY_HAND = "look by hand; docs/troubleshooting.md says how"
 
 Check = Callable[[Base], Awaitable[Sequence[Finding]]]
 
@@ -44,7 +46,15 @@ async def examine(path: Path, only: Collection[str] = ()) -> tuple[str, list[Fin
 
     everything: dict[str, Check] = {**CHECKS, "peers": the_peers}
     found = await asyncio.gather(*(guarded(title, check, base) for title, check in everything.items()))
-    return base.name, [finding for each in found for finding in each]
+    return base.name, [*_rights(), *(finding for each in found for finding in each)]
+
+
+def _rights() -> list[Finding]:
+    if os.geteuid() == 0:
+        return []
+    return [
+        warning("root", "the doctor is not root's: much of the node is hidden from it", "run it with sudo")
+    ]
 
 
 async def guarded(title: str, check: Check, base: Base, seconds: float = LIMIT) -> Sequence[Finding]:
@@ -58,7 +68,7 @@ async def guarded(title: str, check: Check, base: Base, seconds: float = LIMIT) 
         why = error.message
     except Exception as error:  # a fault of one check must not hide what the others see
         why = f"{type(error).__name__}: {error}"
-    return [warning(title, f"not checked: {why}", "look by hand; docs/troubleshooting.md says how")]
+    return [warning(title, f"not checked: {why}", _BY_HAND)]
 
 
 async def _configuration(base: Base) -> Sequence[Finding]:
@@ -182,8 +192,9 @@ async def _claims(base: Base) -> Sequence[Finding]:
         macs = await claims.others(here.interface, address)
         if macs is None:
             return ok(f"address {address}", f"{here.interface} has no neighbours that could have it too")
-        return peers.claims(address, here.interface, macs)
+        return peers.claims(address, here.interface, set(macs) - own)
 
+    own = kernels.macs()
     return await asyncio.gather(*map(one, here.addresses))
 
 
@@ -226,9 +237,10 @@ async def _peers(base: Base, only: Collection[str]) -> Sequence[Finding]:
         return []
     unknown = sorted(set(only) - {peer.name for peer in topo.peers})
     wanted = [peer for peer in topo.peers if not only or peer.name in only]
-    looks = await peer_looks.look(topo, here, wanted, _PEERS)
-    seen = {look.name for look in looks}
+    looks, failed = await peer_looks.look(topo, here, wanted, _PEERS)
+    seen = {*failed, *(look.name for look in looks)}
     found = [finding for look in looks for finding in peers.peer(look)]
+    found += [warning(f"peer {name}", f"not checked: {why}", _BY_HAND) for name, why in failed.items()]
     found += [warning(f"peer {name}", "there is no such peer", "ovsnet show lists them") for name in unknown]
     found += peers.left_out([peer.name for peer in wanted if peer.name not in seen])
     return found or [ok("peers", "there are none")]

@@ -21,6 +21,7 @@ from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
 from ovsnet.lab.state import Completed
 from ovsnet.lab.underlay import port_of
+from ovsnet.model import Encap, Tunnels
 
 OVSNET = "/run/ovsnet/bin/ovsnet"
 LIMIT = 10.0
@@ -122,6 +123,33 @@ def test_one_peer_only(node: Node) -> None:
     answer = examined(node, "--peer", "nobody")
     assert "peer nobody" in answer.warnings
     assert not [each for each in answer.findings if "node-b" in each["title"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"encap": Encap.GENEVE, "tunnels": Tunnels.FLOW},
+        {"encap": Encap.GRE, "families": "4", "underlay": "4"},
+        {"families": "6", "underlay": "6"},
+        {"underlay": "6", "mtu": 9000},
+    ],
+    ids=["geneve-flow", "gre", "ipv6", "over-ipv6-jumbo"],
+)
+def test_a_healthy_node_of_another_kind(options: dict[str, Any]) -> None:
+    with running(nodes=2, pods=1, **options) as other:
+        assert_green(other)
+        answer = examined(other.node("node-a"))
+    assert answer.faults == {}
+    assert {title for title in answer.warnings if title != "clock" and not title.startswith("disk")} == set()
+    families = {"4": [4], "6": [6]}.get(options.get("families", ""), [4, 6])
+    titles = {finding["title"] for finding in answer.findings}
+    for version in families:
+        assert {f"peer node-b: tunnel IPv{version}", f"peer node-b: TCP IPv{version}"} <= titles
+    ports = {title for title in titles if title.startswith("UDP port")}
+    assert ports == {Encap.GENEVE: {"UDP port 6081"}, Encap.GRE: set()}.get(
+        options.get("encap", Encap.VXLAN), {"UDP port 4789"}
+    )
 
 
 # --- daemons -------------------------------------------------------------------------------------
@@ -326,6 +354,24 @@ def test_peer_unreachable(lab: Lab, node: Node) -> None:
         assert "192.0.2.12" in answer.faults["peer node-b: underlay"]
     finally:
         lab.underlay.ip([f"link set {port} up"])
+    eventually(lambda: not examined(node).faults, 20)
+
+
+def test_no_route_to_a_peer(lab: Lab, node: Node) -> None:
+    far = manifest(lab, "far")
+    far.write_text(
+        manifest(lab, "node-b").read_text().replace("node-b", "far").replace("192.0.2.12", "203.0.113.7")
+        .replace("2001:db8:0:1::12", "2001:db8:9::7").replace("10.244.2.", "10.244.9.").replace("244:2:", "244:9:")
+    )  # fmt: skip
+    node.ip(["route add unreachable 203.0.113.7"])
+    try:
+        eventually(lambda: "peer far: route" in examined(node).faults)
+        faults = examined(node).faults
+        assert set(faults) == {"peer far: route"}
+        assert faults["peer far: route"].startswith("there is no route to 203.0.113.7 ->")
+    finally:
+        far.unlink()
+        node.ip(["route del unreachable 203.0.113.7"])
     eventually(lambda: not examined(node).faults, 20)
 
 

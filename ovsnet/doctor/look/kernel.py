@@ -30,6 +30,15 @@ def links() -> list[str]:
     return [name for _, name in socket.if_nameindex()]
 
 
+def macs() -> set[str]:
+    """Of this node's own interfaces: any of them may answer for an address of another."""
+    found = set()
+    for name in links():
+        with contextlib.suppress(OSError):
+            found.add(Path(f"/sys/class/net/{name}/address").read_text("ascii").strip())
+    return found
+
+
 def holders(port: int) -> list[str]:
     """Who has a UDP socket on the port: processes by name, "kernel" for a socket that is nobody's."""
     inodes = {

@@ -17,22 +17,30 @@ from ovsnet.state import PeerNode, Topology
 _AT_ONCE = 64
 
 
-async def look(topo: Topology, here: Uplink, wanted: Sequence[PeerNode], seconds: float) -> list[PeerLook]:
-    """What was seen of each within that time; those for which it did not suffice are missing."""
+async def look(
+    topo: Topology, here: Uplink, wanted: Sequence[PeerNode], seconds: float
+) -> tuple[list[PeerLook], dict[str, str]]:
+    """What was seen of each within that time, and by name why nothing was. Those that took longer are in neither."""
     turn = asyncio.Semaphore(_AT_ONCE)
+    failed: dict[str, str] = {}
 
-    async def one(peer: PeerNode) -> PeerLook:
+    async def one(peer: PeerNode) -> PeerLook | None:
         async with turn:
-            return await _peer(topo, here, peer)
+            try:
+                return await _peer(topo, here, peer)
+            except Exception as error:  # the other peers are looked at all the same
+                failed[peer.name] = f"{type(error).__name__}: {error}"
+                return None
 
     tasks = [asyncio.create_task(one(peer)) for peer in wanted]
     if not tasks:
-        return []
+        return [], failed
     done, late = await asyncio.wait(tasks, timeout=seconds)
     for task in late:
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
-    return [task.result() for task in tasks if task in done]
+    results = [task.result() for task in tasks if task in done]
+    return [each for each in results if each is not None], failed
 
 
 async def _peer(topo: Topology, here: Uplink, peer: PeerNode) -> PeerLook:
@@ -41,7 +49,8 @@ async def _peer(topo: Topology, here: Uplink, peer: PeerNode) -> PeerLook:
         way = await uplink.resolve(UplinkChoice(route_to=peer.remote))
         route, mtu = way.interface, way.mtu
     except HostFailure as failure:
-        error = failure.message
+        # It also lists this node's addresses, for those who look for an uplink.
+        error = failure.message.partition("; this node has")[0].rpartition("address: ")[2]
     pairs = _gateways(topo, peer)
     if not route:
         none = Echo(source=peer.local, target=peer.remote, full=mtu)

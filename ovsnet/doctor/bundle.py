@@ -27,6 +27,7 @@ from ovsnet.doctor.judge import cni
 from ovsnet.doctor.look import tools
 from ovsnet.errors import ConfigError, OvsnetError
 from ovsnet.switch import control
+from ovsnet.switch.openflow import management_socket
 
 _SECONDS = 15.0
 """For each command; the doctor takes 10."""
@@ -60,7 +61,9 @@ async def gather(path: Path, logs: Sequence[Path]) -> list[Item]:
         async with turn:
             return await _answer(command)
 
-    wanted = contents.commands(config, str(path), _control(config))
+    wanted = contents.commands(
+        config, str(path), _control(config), management_socket(config.ovsdb, config.bridge)
+    )
     items = list(await asyncio.gather(*map(one, wanted)))
     items += [*_documents(config, path), *_logs(logs)]
     return [Item("INDEX.txt", _index(items)), *items]

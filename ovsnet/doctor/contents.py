@@ -55,9 +55,9 @@ class Command(Frozen):
     kind: Kind = Kind.TEXT
 
 
-def commands(config: Config, path: str, control: str) -> list[Command]:
-    """path: of the configuration. control: vswitchd's control socket."""
-    return [*_own(path), *_switch(config, control), *_kernel(), *_system()]
+def commands(config: Config, path: str, control: str, management: str) -> list[Command]:
+    """path: of the configuration. control, management: vswitchd's sockets, for itself and for the bridge."""
+    return [*_own(path), *_switch(config, control, management), *_kernel(), *_system()]
 
 
 def _own(path: str) -> list[Command]:
@@ -71,8 +71,7 @@ def _own(path: str) -> list[Command]:
     ]
 
 
-def _switch(config: Config, control: str) -> list[Command]:
-    bridge = _management(config)
+def _switch(config: Config, control: str, management: str) -> list[Command]:
     ofctl = ("ovs-ofctl", "-O", "OpenFlow14", "--timeout=4")
     questions = (
         "version", "coverage/show", "memory/show", "upcall/show", "dpif/show", "dpctl/dump-flows", "dpctl/show",
@@ -87,7 +86,7 @@ def _switch(config: Config, control: str) -> list[Command]:
                 argv=("ovsdb-client", "--timeout=4", "--format=json", "dump", config.ovsdb, "Open_vSwitch"),
                 kind=Kind.OVSDB),
         *(
-            Command(name=f"ovs/ofctl-{what}.txt", argv=(*ofctl, what, f"unix:{bridge}"), kind=Kind.SWITCH)
+            Command(name=f"ovs/ofctl-{what}.txt", argv=(*ofctl, what, f"unix:{management}"), kind=Kind.SWITCH)
             for what in ("dump-flows", "dump-groups", "dump-ports-desc", "dump-ports", "show")
         ),
         *(
@@ -96,11 +95,6 @@ def _switch(config: Config, control: str) -> list[Command]:
             for what in questions
         ),
     ]  # fmt: skip
-
-
-def _management(config: Config) -> str:
-    folder = config.ovsdb.removeprefix("unix:").rpartition("/")[0] if config.ovsdb.startswith("unix:") else ""
-    return f"{folder or '/run/openvswitch'}/{config.bridge}.mgmt"
 
 
 def _kernel() -> list[Command]:

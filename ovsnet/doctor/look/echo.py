@@ -18,7 +18,7 @@ from ovsnet.doctor.look import packets
 from ovsnet.model import IPAddress
 
 _WAITS = (0.6, 0.9, 1.1)
-"""Seconds for answers to each round."""
+"""Seconds for answers to each round. From the second on, what small packets reach is worth the whole ladder."""
 _SMALL = {4: 84, 6: 104}
 """Bytes of the packet that `ping` sends of its own accord."""
 _LADDER = (9000, 8950, 4000, 1500, 1492, 1480, 1476, 1472, 1460, 1450, 1442, 1430, 1420, 1400, 1380, 1350, 1320, 1280,
@@ -94,9 +94,10 @@ async def echo(source: IPAddress, target: IPAddress, full: int) -> Echo:
 
 
 async def _rounds(found: _Pings, full: int, small: int) -> None:
-    for wait in _WAITS:
+    for number, wait in enumerate(_WAITS):
         await found.round([full, small], wait)
         if full in found.answered:
             return
-    if small in found.answered:
-        await found.round([size for size in _LADDER if small < size < full], _WAITS[1])
+        if number and small in found.answered:
+            await found.round([*(size for size in _LADDER if small < size < full), full], _WAITS[1])
+            return

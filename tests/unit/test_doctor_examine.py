@@ -1,0 +1,95 @@
+"""That one check never stops the others, and what the edge reads of a machine that has everything."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from ovsnet.doctor import base as bases
+from ovsnet.doctor.base import Base
+from ovsnet.doctor.examine import guarded
+from ovsnet.doctor.finding import Finding, Level, ok
+from ovsnet.doctor.look import files, kernel, tools
+from ovsnet.errors import HostFailure
+
+NO_BASE = cast("Base", None)
+
+
+async def fine(_base: Base) -> Sequence[Finding]:
+    return [ok("fine", "it is")]
+
+
+async def refused(_base: Base) -> Sequence[Finding]:
+    raise HostFailure("the kernel refused")
+
+
+async def broken(_base: Base) -> Sequence[Finding]:
+    raise KeyError("oops")
+
+
+async def hanging(_base: Base) -> Sequence[Finding]:
+    await asyncio.sleep(60)
+    return []
+
+
+async def test_a_check_that_is_fine() -> None:
+    assert await guarded("fine", fine, NO_BASE) == [ok("fine", "it is")]
+
+
+@pytest.mark.parametrize(
+    ("check", "words"), [(refused, "the kernel refused"), (broken, "KeyError"), (hanging, "within 0.05 s")]
+)
+async def test_a_check_that_fails_is_a_warning_that_says_so(check: object, words: str) -> None:
+    [finding] = await guarded("title", check, NO_BASE, 0.05)  # type: ignore[arg-type]
+    assert finding.level is Level.WARNING
+    assert finding.title == "title"
+    assert words in finding.seen
+
+
+async def test_what_could_not_be_found_has_its_reason() -> None:
+    assert await bases.attempt(asyncio.sleep(0, 7)) == (7, None)
+    assert await bases.attempt(asyncio.sleep(9), 0.01) == (None, "no answer within 0.01 s")
+    assert await bases.attempt(refused(NO_BASE)) == (None, "the kernel refused")
+    assert await bases.attempt(broken(NO_BASE)) == (None, "KeyError: 'oops'")
+
+
+async def test_tools() -> None:
+    assert (await tools.run(["sh", "-c", "echo out; echo err >&2; exit 3"], 5)) == (3, "out\n", "err\n")
+    assert (await tools.run(["no-such-tool-anywhere"], 5)).err == "no-such-tool-anywhere is not installed"
+    assert (await tools.run(["sleep", "60"], 0.05)).code is None
+
+
+def test_who_holds_a_port() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+        held.bind(("127.0.0.1", 0))
+        assert kernel.holders(held.getsockname()[1]) == [Path("/proc/self/comm").read_text().strip()]
+
+
+def test_a_socket(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    assert files.unix_socket(str(path)).kind == ""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        path.chmod(0o640)
+        found = files.unix_socket(str(path))
+    assert (found.kind, found.mode) == ("socket", 0o640)
+    path.unlink()
+    path.write_text("")
+    assert files.unix_socket(str(path)).kind == "other"
+
+
+def test_the_machine_has_what_every_machine_has(tmp_path: Path) -> None:
+    assert "lo" in kernel.links()
+    assert kernel.setting("ipv4/ip_forward") in (0, 1)
+    assert kernel.setting("ipv4/no_such_setting") is None
+    assert kernel.files_of_system().most > 0
+    assert kernel.files_of("nobody", 2**22 + 1) is None
+    assert kernel.inotify(str(tmp_path)) is None
+    assert kernel.synchronised() in (True, False, None)
+    assert files.disk("/").size > 0
+    assert files.newest() > 1.7e9

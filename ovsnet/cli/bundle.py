@@ -36,7 +36,7 @@ def support_bundle(path: Path, target: Path | None, logs: tuple[Path, ...]) -> N
     items = asyncio.run(bundle.gather(path, logs))
     bundle.write(items, target)
     for item in items:
-        click.echo(f"  {item.name}{f'  not there: {item.note}' if item.note else ''}")
+        click.echo(f"  {item.name}{f'  ({item.note})' if item.note else ''}")
     click.echo(
         f"{target.resolve()}: {len(items)} files, {target.stat().st_size // 1024 + 1} KiB, for root only"
     )

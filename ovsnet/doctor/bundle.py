@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shlex
+import signal
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +84,11 @@ async def _answer(command: Command) -> Item:
     note = ""
     if failed:
         words = answer.err.strip().splitlines()
-        note = redact.text(words[-1] if words else f"ended with {answer.code}")
+        # Open vSwitch's tools end themselves by this signal when their --timeout is over.
+        late = answer.code == -signal.SIGALRM
+        note = (
+            "no answer in time" if late else redact.text(words[-1] if words else f"exit code {answer.code}")
+        )
     # A file that programs read has nothing but the answer in it; how it came about is in the index.
     out = hide(_cut(answer.out))
     if command.name.endswith(".json"):
@@ -174,7 +179,7 @@ def _tail(path: Path) -> str:
 
 
 def _index(items: Sequence[Item]) -> str:
-    lines = [f"{item.name}{f'  FAILED: {item.note}' if item.note else ''}" for item in items]
+    lines = [f"{item.name}{f'  ({item.note})' if item.note else ''}" for item in items]
     return "\n".join([f"made {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}", *lines]) + "\n"
 
 

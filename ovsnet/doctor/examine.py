@@ -19,7 +19,7 @@ from ovsnet.doctor.judge import agent, cni, kernel, peers, switch
 from ovsnet.doctor.look import claims, files, tools
 from ovsnet.doctor.look import kernel as kernels
 from ovsnet.doctor.look import peers as peer_looks
-from ovsnet.errors import HostFailure, OvsnetError
+from ovsnet.errors import HostFailure, OvsnetError, SwitchUnavailable
 from ovsnet.host import datapath, uplink
 from ovsnet.host.types import UplinkChoice
 from ovsnet.model import IPAddress
@@ -125,7 +125,10 @@ async def _bridge(base: Base) -> Sequence[Finding]:
 async def _flows(base: Base) -> Sequence[Finding]:
     if base.vswitchd_error is not None or base.rows is None or base.rows.bridge is None:
         return []
-    lines = await OpenFlow(management_socket(base.config.ovsdb, base.config.bridge), _OFCTL).dump()
+    try:
+        lines = await OpenFlow(management_socket(base.config.ovsdb, base.config.bridge), _OFCTL).dump()
+    except SwitchUnavailable as error:
+        return [switch.flows(0, base.agent_runs, error.message)]
     return [switch.flows(sum("actions=" in line for line in lines), base.agent_runs)]
 
 
@@ -235,6 +238,10 @@ async def _peers(base: Base, only: Collection[str]) -> Sequence[Finding]:
     topo, here = base.topology, base.uplink
     if topo is None or here is None:
         return []
+    row = base.rows.bridge if base.rows else None
+    if base.vswitchd_error is not None and row is not None and row["datapath_type"] == "netdev":
+        why = "not looked at: with the userspace datapath nothing passes without ovs-vswitchd"
+        return [warning("peers", why, "first let ovs-vswitchd run")]
     unknown = sorted(set(only) - {peer.name for peer in topo.peers})
     wanted = [peer for peer in topo.peers if not only or peer.name in only]
     looks, failed = await peer_looks.look(topo, here, wanted, _PEERS)

@@ -117,6 +117,7 @@ def test_bridge_ports_and_flows() -> None:
     expect(switch.flows(7, False), OK, "7")
     expect(switch.flows(0, True), FAULT, "log")
     expect(switch.flows(0, False), FAULT, "start the agent")
+    expect(switch.flows(0, True, "did not answer"), FAULT, "did not answer", "restart")
 
 
 # --- agent, configuration, manifests -------------------------------------------------------------

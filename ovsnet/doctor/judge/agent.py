@@ -29,7 +29,7 @@ def answers(path: str, health: Mapping[str, object] | None) -> Finding:
         return fault(
             "agent",
             f"does not answer on {path}",
-            "systemctl status ovsnet; journalctl -u ovsnet; systemctl start ovsnet",
+            "systemctl status ovsnet; journalctl -u ovsnet; systemctl restart ovsnet",
         )
     if not health.get("ready"):
         return fault("agent", f"runs, but is not ready: {health.get('trouble')}", "see journalctl -u ovsnet")

@@ -12,7 +12,7 @@ from ovsnet.config import Datapath
 from ovsnet.doctor.finding import Finding, fault, ok, warning
 from ovsnet.model import Frozen
 
-START = "systemctl start openvswitch-switch, and see its log"
+RESTART = "see its log; systemctl restart openvswitch-switch"
 _SHOWN = 5
 
 
@@ -33,7 +33,9 @@ def ovsdb(remote: str, socket: Socket | None, trouble: str | None) -> Finding:
     if trouble is not None:
         where = "there is no socket" if socket is not None and not socket.kind else trouble
         return fault(
-            title, f"does not answer at {remote}: {where}", f"{START}; is `ovsdb` in the configuration right?"
+            title,
+            f"does not answer at {remote}: {where}",
+            f"{RESTART}; is `ovsdb` in the configuration right?",
         )
     if socket is not None and socket.mode & stat.S_IWOTH and socket.folder_mode & stat.S_IXOTH:
         return warning(
@@ -51,7 +53,7 @@ def vswitchd(trouble: str | None, version: str | None, told: str) -> Finding:
     version: as the Open_vSwitch row has it, which the distributions' scripts write. told: its own word.
     """
     if trouble is not None:
-        return fault("ovs-vswitchd", f"does not answer: {trouble}", f"systemctl start ovs-vswitchd; {START}")
+        return fault("ovs-vswitchd", f"does not answer: {trouble}", RESTART)
     own = next(iter(told.splitlines()), "").rpartition(" ")[2]
     if version and own and version != own:
         return warning(
@@ -136,7 +138,10 @@ def ports(count: int, errors: Mapping[str, str]) -> Finding:
     return fault("ports", f"{words}{more}", "ovs-vsctl list Interface NAME, and ovs-vswitchd's log")
 
 
-def flows(count: int, agent_runs: bool) -> Finding:
+def flows(count: int, agent_runs: bool, trouble: str | None = None) -> Finding:
+    """trouble: why ovs-vswitchd, which runs, does not tell its flows; None if it does."""
+    if trouble is not None:
+        return fault("flows", trouble, f"ovs-vswitchd may be overloaded, or waits for OVSDB; {RESTART}")
     if count:
         return ok("flows", f"{count} flows are installed")
     return fault(

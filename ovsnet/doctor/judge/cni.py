@@ -18,9 +18,10 @@ SUFFIXES = (".conf", ".conflist", ".json")
 """Those that runtimes read in the folder of networks, in the order of names (containerd, CRI-O: libcni)."""
 _SHOWN = 6
 
+# Calico also uses tunl0, but the kernel makes that in every namespace as soon as it has the module ipip.
 _LINKS = {
     "flannel or bridge": re.compile(r"(cni\d+|flannel[.\-].+|flannel-.+)"),
-    "Calico": re.compile(r"(cali.+|tunl0|vxlan\.calico|vxlan-v6\.calico|wireguard\.cali)"),
+    "Calico": re.compile(r"(cali.+|vxlan\.calico|vxlan-v6\.calico|wireguard\.cali)"),
     "Weave": re.compile(r"(weave|vethwe-.+|vxlan-6784)"),
     "Antrea": re.compile(r"antrea-(gw|tun)\d+"),
     "OVN-Kubernetes": re.compile(r"(ovn-k8s-mp\d+|ovn-k8s-gw\d+)"),

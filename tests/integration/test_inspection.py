@@ -137,7 +137,9 @@ def test_a_flow_by_hand_is_called_unknown(lab: Lab) -> None:
     cni = Cni(node)
     node.kill(AGENT)
     try:
-        cni.tool("ovs-ofctl", "add-flow", "br-int", "cookie=0x77,table=0,priority=1,in_port=4321,actions=drop")
+        cni.tool(
+            "ovs-ofctl", "add-flow", "br-int", "cookie=0x77,table=0,priority=1,in_port=4321,actions=drop"
+        )
         objects = {flow["cookie"]: flow["object"] for flow in answer(node, "flows")}
         assert objects["0x77"] == "unknown"
     finally:

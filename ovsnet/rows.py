@@ -104,4 +104,10 @@ class SetReleased(Frozen):
     value: str
 
 
-Change = SetBridge | AddPort | SetPort | DeletePort | SetIdentity | SetReleased
+class SetRestoreWait(Frozen):
+    """Have vswitchd, at its next start, wait for flows; or no longer, and say when it has seen that."""
+
+    wait: bool
+
+
+Change = SetBridge | AddPort | SetPort | DeletePort | SetIdentity | SetReleased | SetRestoreWait

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 
 from ovsnet import names, plan, recall, state
 from ovsnet.agent import changes, drift
+from ovsnet.agent.arming import Arming
 from ovsnet.agent.auditor import Auditor
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.hostside import HostSide
@@ -84,6 +85,7 @@ class Agent:
         self._rows: Mapping[str, PortRow] = {}
         self._adopted = False
         self._datapath = ""
+        self._arming = Arming(ovsdb)
         self._wake = asyncio.Event()
         self._comparisons: list[asyncio.Future[None]] = []
         self._notices = Notices(names.GATEWAY, TABLE, self.wake)
@@ -217,6 +219,8 @@ class Agent:
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
+        if self._datapath == "system":
+            await self._arming.settle()
         self._tell(topo, time.monotonic() - started)
         await self._adopt(topo)
         if self.topology is None:
@@ -352,4 +356,5 @@ class Agent:
             if not self.installer.stale:
                 log.warning("ovs-vswitchd or bridge %s went away, and flows with it", self.config.bridge)
             self.installer.invalidate()
+            self._arming.restarted()
             self.wake()

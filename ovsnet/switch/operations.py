@@ -24,8 +24,12 @@ from ovsnet.rows import (
     SetIdentity,
     SetPort,
     SetReleased,
+    SetRestoreWait,
 )
 from ovsnet.switch.cache import Cache
+
+RESTORE_WAIT = "flow-restore-wait"
+"""Key of other_config of the Open_vSwitch row (ovs-vswitchd.conf.db(5))."""
 
 Operation = dict[str, Any]
 Reference = list[str]
@@ -65,6 +69,8 @@ class _Builder:
                     self._set_identity(self._there(name) if reclaim else self._ours(name), external_ids)
                 case SetReleased(value=value):
                     self._set_released(value)
+                case SetRestoreWait(wait=wait):
+                    self._set_restore_wait(wait)
         self._move_ports()
         return [*self._guards.values(), *self._operations] if self._operations else []
 
@@ -191,6 +197,19 @@ class _Builder:
         if mutations:
             self._guard("Bridge", uuid, row.name)
             self._mutate("Bridge", _by_uuid(uuid), mutations)
+
+    def _set_restore_wait(self, wait: bool) -> None:
+        root = self._cache.root()
+        if root is None:
+            raise OvsnetError("the database has no Open_vSwitch row", "ovs-vsctl init")
+        # Deleted first in any case: to insert a key that is there changes nothing.
+        mutations: list[list[Any]] = [["other_config", "delete", ["set", [RESTORE_WAIT]]]]
+        if wait:
+            mutations.append(["other_config", "insert", _map({RESTORE_WAIT: "true"})])
+        else:
+            # vswitchd answers in cur_cfg when it has seen this.
+            mutations.append(["next_cfg", "+=", 1])
+        self._mutate("Open_vSwitch", _by_uuid(root), mutations)
 
     def _move_ports(self) -> None:
         if not self._added and not self._removed:

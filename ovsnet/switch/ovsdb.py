@@ -2,8 +2,8 @@
 
 Owns the IDL and drives it on the asyncio loop, without threads and without polling. Knows rows and
 changes as plain data (`ovsnet.rows`); what they are for is the callers' business. Never waits for
-ovs-vswitchd except in `wait_ofports`, and never touches the counter that tells vswitchd to answer
-(next_cfg). Called by the agent and by the inspection commands.
+ovs-vswitchd except in `wait_ofports` and `wait_configured`, and touches the counter that tells vswitchd to answer
+(next_cfg) only where that is wanted (SetRestoreWait). Called by the agent and by the inspection commands.
 """
 
 from __future__ import annotations
@@ -84,6 +84,23 @@ class Ovsdb:
         """What this ovs-vswitchd offers ("netdev", "system"); empty until one has started."""
         row = self._cache.system()
         return row["datapath_types"] if row else frozenset()
+
+    @property
+    def restore_wait(self) -> bool:
+        """Whether a vswitchd that starts now would wait for flows."""
+        row = self._cache.system()
+        return row is not None and row["other_config"].get(operations.RESTORE_WAIT) == "true"
+
+    async def wait_configured(self, patience: float) -> None:
+        """Waits until vswitchd has seen everything that asked it to say so. Raises SwitchUnavailable."""
+        try:
+            async with asyncio.timeout(patience):
+                while (row := self._cache.system()) is None or row["cur_cfg"] < row["next_cfg"]:
+                    await self._next_batch()
+        except TimeoutError:
+            raise SwitchUnavailable(
+                f"ovs-vswitchd has not looked at its configuration within {patience:g} s", "is it running?"
+            ) from None
 
     def bridge(self) -> BridgeRow | None:
         """Our bridge; None when there is none."""

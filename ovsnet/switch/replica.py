@@ -66,7 +66,7 @@ class Replica:
 def _plain(kind: Kind, value: Any) -> Any:
     """A value off the wire (RFC 7047, section 5.1), as Python has it."""
     match kind:
-        case Kind.TEXT:
+        case Kind.TEXT | Kind.INTEGER:
             return value
         case Kind.MAP:
             return dict(value[1])
@@ -81,7 +81,7 @@ def _plain(kind: Kind, value: Any) -> Any:
 def _differing(kind: Kind, before: Any, difference: Any) -> Any:
     """What a column holds after a `modify`, which gives sets and maps as what changed."""
     match kind:
-        case Kind.TEXT | Kind.OPTIONAL_TEXT | Kind.OPTIONAL_INTEGER:
+        case Kind.TEXT | Kind.INTEGER | Kind.OPTIONAL_TEXT | Kind.OPTIONAL_INTEGER:
             return difference
         case Kind.MAP:
             after = before | difference
@@ -97,6 +97,8 @@ def _default(kind: Kind) -> Any:
     match kind:
         case Kind.TEXT:
             return ""
+        case Kind.INTEGER:
+            return 0
         case Kind.MAP:
             return {}
         case Kind.OPTIONAL_TEXT | Kind.OPTIONAL_INTEGER:

@@ -17,6 +17,7 @@ class Kind(enum.Enum):
     """What a column holds; the value is the OVSDB type (RFC 7047, section 3.2)."""
 
     TEXT = "string"
+    INTEGER = "integer"
     OPTIONAL_TEXT = {"key": "string", "min": 0, "max": 1}
     OPTIONAL_INTEGER = {"key": "integer", "min": 0, "max": 1}
     TEXTS = {"key": "string", "min": 0, "max": "unlimited"}
@@ -30,6 +31,9 @@ TABLES: dict[str, dict[str, Kind]] = {
     "Open_vSwitch": {
         "bridges": Kind.BRIDGES,
         "datapath_types": Kind.TEXTS,
+        "other_config": Kind.MAP,
+        "next_cfg": Kind.INTEGER,
+        "cur_cfg": Kind.INTEGER,
     },
     "Bridge": {
         "name": Kind.TEXT,

@@ -24,6 +24,7 @@ from ovsnet.rows import (
     SetIdentity,
     SetPort,
     SetReleased,
+    SetRestoreWait,
 )
 from ovsnet.switch.ovsdb import Ovsdb
 
@@ -320,6 +321,22 @@ async def test_of_two_lists_of_released_addresses_the_later_stays(sandbox: Sandb
         assert (
             sandbox.vsctl("get", "bridge", "br-int", f"external_ids:{names.KEY_RELEASED}") == '"10.0.0.3=5"\n'
         )
+
+
+async def test_vswitchd_waits_for_flows_until_the_key_goes(sandbox: Sandbox) -> None:
+    """And tells when it has seen that; what others have in other_config stays."""
+    async with connected(sandbox) as database:
+        sandbox.vsctl("set", "Open_vSwitch", ".", "other_config:theirs=kept")
+        for _ in range(2):
+            await database.apply([SetRestoreWait(wait=True)])
+            assert database.restore_wait
+        await database.wait_configured(10)
+        before = sandbox.vsctl("get", "Open_vSwitch", ".", "cur_cfg")
+        await database.apply([SetRestoreWait(wait=False)])
+        assert not database.restore_wait
+        await database.wait_configured(10)
+        assert int(sandbox.vsctl("get", "Open_vSwitch", ".", "cur_cfg")) > int(before)
+        assert sandbox.vsctl("get", "Open_vSwitch", ".", "other_config") == "{theirs=kept}\n"
 
 
 async def test_two_clients_lose_nothing_of_each_other(sandbox: Sandbox) -> None:

@@ -1,0 +1,68 @@
+"""When ovs-vswitchd is let go on, and when the next one is to wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from ovsnet.agent.arming import Arming
+from ovsnet.errors import SwitchUnavailable
+from ovsnet.rows import Change, SetRestoreWait
+
+
+class Rows:
+    """The database, and a vswitchd that looks at the key until it first finds it gone."""
+
+    def __init__(self, *, wait: bool) -> None:
+        self.restore_wait = wait
+        self.vswitchd_waits = wait
+        self.hangs = False
+
+    def restart(self) -> None:
+        self.vswitchd_waits = self.restore_wait
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            assert isinstance(change, SetRestoreWait)
+            self.restore_wait = change.wait
+
+    async def wait_configured(self, patience: float) -> None:
+        if self.hangs:
+            raise SwitchUnavailable("vswitchd does not look")
+        self.vswitchd_waits = self.vswitchd_waits and self.restore_wait
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_it_goes_on_now_and_waits_the_next_time(wait: bool) -> None:
+    rows = Rows(wait=wait)
+    arming = Arming(rows)
+    for _ in range(3):
+        await arming.settle()
+        assert (rows.vswitchd_waits, rows.restore_wait) == (False, True)
+    rows.restart()
+    arming.restarted()
+    assert rows.vswitchd_waits
+    await arming.settle()
+    assert (rows.vswitchd_waits, rows.restore_wait) == (False, True)
+
+
+async def test_one_that_has_not_seen_it_yet_is_waited_for_again() -> None:
+    rows = Rows(wait=True)
+    arming = Arming(rows)
+    rows.hangs = True
+    with pytest.raises(SwitchUnavailable):
+        await arming.settle()
+    assert not rows.restore_wait, "not set again before it was seen"
+    rows.hangs = False
+    await arming.settle()
+    assert (rows.vswitchd_waits, rows.restore_wait) == (False, True)
+
+
+async def test_what_somebody_took_away_is_set_again() -> None:
+    rows = Rows(wait=False)
+    arming = Arming(rows)
+    await arming.settle()
+    rows.restore_wait = False
+    await arming.settle()
+    assert rows.restore_wait

@@ -8,6 +8,7 @@ line. The result is kept until the object changes.
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -50,8 +51,17 @@ _FILTERS: dict[str, Callable[[Any], str]] = {
 }
 
 
+@dataclasses.dataclass
+class Switch:
+    """What templates may ask of the switch, as `switch`."""
+
+    rewrites_discovery: bool = True
+    """Whether it can make an advertisement of a solicitation. The kernel's datapath can't: it sets neither the type of
+    an option nor the flags, and ovs-vswitchd refuses flows that would (OFPBAC_BAD_SET_ARGUMENT)."""
+
+
 class Renderer:
-    """Renders objects with the templates of one folder.
+    """Renders objects with the templates of one folder, for the datapath that `use` told last, else netdev.
 
     Raises jinja2.TemplateError at construction for a template that does not compile: that is a
     fault of the installation, not of the state.
@@ -59,6 +69,7 @@ class Renderer:
 
     def __init__(self, folder: Path) -> None:
         self.tables = pipeline.tables(folder)
+        self._switch = Switch()
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(folder),
             undefined=jinja2.StrictUndefined,
@@ -70,6 +81,7 @@ class Renderer:
         environment.globals.update(
             table={table.name: table.number for table in self.tables},
             router=pipeline.ROUTER,
+            switch=self._switch,
             from_pod=pipeline.FROM_POD,
             from_gateway=pipeline.FROM_GATEWAY,
             from_tunnel=pipeline.FROM_TUNNEL,
@@ -83,6 +95,11 @@ class Renderer:
                 if hasattr(module, kind):
                     self._macros[kind].append((table.number, getattr(module, kind)))
         self._memo: dict[int, tuple[Object, Lines]] = {}
+
+    def use(self, datapath: str) -> None:
+        """Render for a bridge of this datapath_type from now on."""
+        self._switch.rewrites_discovery = datapath != "system"
+        self._memo.clear()
 
     def object(self, obj: Object) -> Lines:
         """The flow lines that serve one object, in the syntax of ovs-ofctl."""

@@ -269,6 +269,7 @@ class Agent:
             self._datapath = self._choose_datapath(row)
             # In user space nobody else computes the checksums that a pod leaves out.
             self.wiring.tx_off = self._datapath == "netdev"
+            self.renderer.use(self._datapath)
         spec = BridgeSpec(
             name=self.config.bridge,
             datapath_type=self._datapath,

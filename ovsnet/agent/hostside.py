@@ -14,7 +14,7 @@ from ovsnet import config, names, pipeline
 from ovsnet.errors import ConfigError, HostFailure
 from ovsnet.host import datapath, gateway, uplink
 from ovsnet.host.nft import TABLE, Ruleset
-from ovsnet.host.types import EgressSpec, GatewaySpec, RouteSpec, Uplink, UplinkChoice
+from ovsnet.host.types import EgressSpec, GatewaySpec, NeighbourSpec, RouteSpec, Uplink, UplinkChoice
 from ovsnet.model import Encap, IPAddress
 from ovsnet.state import Topology
 
@@ -107,6 +107,13 @@ def gateway_spec(topo: Topology) -> GatewaySpec:
         for cidr in peer.cidrs
         if cidr.version in source
     )
+    # Not every datapath can answer for the router in IPv6.
+    router = (NeighbourSpec(address=hop[6], mac=pipeline.ROUTER.mac),) if 6 in source else ()
     return GatewaySpec(
-        interface=names.GATEWAY, mac=topo.mac, mtu=topo.mtu, addresses=addresses, routes=routes
+        interface=names.GATEWAY,
+        mac=topo.mac,
+        mtu=topo.mtu,
+        addresses=addresses,
+        routes=routes,
+        neighbours=router,
     )

@@ -37,7 +37,9 @@ def render(folder: Path, config: Config, name: str | None, uplink_mtu: int) -> I
     ]
     numbers = plan.ports(plan.desired_ports(config, topo), {}).numbers
     pods = [_pod(pod, at) for at, pod in enumerate(sorted(here, key=lambda pod: (pod.namespace, pod.name)))]
-    rendered = Renderer(resources.flows_dir()).state(state.objects(topo, config.tunnels, numbers, pods))
+    renderer = Renderer(resources.flows_dir())
+    renderer.use(config.datapath.value)
+    rendered = renderer.state(state.objects(topo, config.tunnels, numbers, pods))
     for lines in rendered.values():
         yield from lines
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import yaml
+from lab_world import SLOWER
 
 from ovsnet import names, state
 from ovsnet.lab import files
@@ -177,7 +178,7 @@ class Cni:
         return found
 
     def assert_nothing_leaked(self, seconds: float = 5.0) -> None:
-        if not wait_for(lambda: not self.leaks(), seconds, 0.05):
+        if not wait_for(lambda: not self.leaks(), seconds * SLOWER, 0.05):
             raise AssertionError("\n".join(self.leaks()))
 
 

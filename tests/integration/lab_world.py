@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from ovsnet.lab.state import wait_for
 
 SOON = 10.0
 """Seconds within which an agent has followed a change, on a busy machine too."""
+SLOWER = float(os.environ.get("OVSNET_TEST_SLOWER", "1"))
+"""How many times longer everything may take: the guest of the kernel tier is no fast machine."""
 OVSNET = [sys.executable, "-P", "-m", "ovsnet"]
 
 
@@ -37,7 +40,7 @@ def running(**options: Any) -> Iterator[Lab]:
 
 def assert_green(lab: Lab, seconds: float = 6.0) -> None:
     """Everything reaches everything with packets of full size, seen as itself."""
-    report = lab.check(seconds)
+    report = lab.check(seconds * SLOWER)
     assert report.ok, "\n".join(map(str, report.failures))
 
 
@@ -56,7 +59,7 @@ def eventually(condition: Callable[[], object], seconds: float = SOON) -> None:
             return False
         return bool(last[0])
 
-    assert wait_for(met, seconds, 0.05), f"not within {seconds:g} s: {last[0]!r}"
+    assert wait_for(met, seconds * SLOWER, 0.05), f"not within {seconds * SLOWER:g} s: {last[0]!r}"
 
 
 def ovsnet_json(node: Node, *arguments: str) -> Any:
@@ -119,7 +122,7 @@ def fetch(
     """What the target's web server says: its name and the client that it saw; None if it does not answer."""
     host = f"[{target}]:{port}" if ":" in str(target) else f"{target}:{port}"
     for _ in range(2):  # the first packet through a userspace tunnel may wait for a neighbour
-        done = lab.exec(source, [sys.executable, "-I", "-S", "-c", FETCH, host, str(bind), str(wait)])
+        done = lab.exec(source, [sys.executable, "-I", "-S", "-c", FETCH, host, str(bind), str(wait * SLOWER)])
         if done.returncode == 0:
             return json.loads(done.stdout)
     return None

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FRAGMENT, CLOCK = HERE / "uml.config", HERE / "clock.c"
+FRAGMENT, CLOCK, XSTATE = HERE / "uml.config", HERE / "clock.c", HERE / "xstate.c"
 SOURCES = Path("/usr/src")
 SERIES = "6.1"
 """Debian 12's own, which is what its nodes run."""
@@ -57,6 +57,18 @@ def kernel() -> Path:
         if not (folder / "linux").exists():
             _build(folder)
     return folder / "linux"
+
+
+def preload() -> Path:
+    """A library to preload into the kernel, see `xstate.c`; compiled where it is missing. Raises Unbuildable."""
+    digest = hashlib.blake2b(XSTATE.read_bytes(), digest_size=5).hexdigest()
+    library = cache() / f"xstate-{digest}.so"
+    with _alone(cache() / "xstate.lock"):
+        if not library.exists():
+            new = library.with_suffix(".new")
+            _run(["gcc", "-shared", "-fPIC", "-O2", "-o", str(new), str(XSTATE)], None)
+            new.rename(library)
+    return library
 
 
 def _version() -> str:

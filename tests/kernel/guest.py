@@ -1,0 +1,134 @@
+"""The user-mode Linux as a process of this machine: booted with one job, watched, and gone with whoever started it.
+
+Its root is this machine's own file system, mounted for reading only; `guest_init`, its process 1, says what is
+writable in there. All that comes out is in the job's folder: the console, and lines of JSON that the job writes.
+Never builds the kernel (`uml` does) and knows nothing of tests. Called by `in_kernel`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import uml
+
+HERE = Path(__file__).parent
+MEMORY = "1500M"
+EVENTS, CONSOLE, JOB, INIT = "events", "console", "job.json", "init"
+_POLL = 0.05
+
+
+class Silent(Exception):
+    """The guest has said nothing for too long."""
+
+
+class Ended(Exception):
+    """The guest is gone."""
+
+
+class Guest:
+    """One boot. argv is run in it with `env`, in `folder`; keep: folders that it needs wherever they are.
+
+    `scratch` are folders that get a writable copy in memory. The job appends its events to the file that
+    OVSNET_GUEST_EVENTS names.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        folder: Path,
+        env: Mapping[str, str],
+        keep: Sequence[str] = (),
+        copies: Sequence[str] = (),
+        targets: Sequence[str] = (),
+        files: Mapping[str, str] | None = None,
+    ) -> None:
+        self.job = {
+            "argv": list(argv),
+            "folder": str(folder),
+            "env": dict(env),
+            "keep": list(keep),
+            "copies": list(copies),
+            "targets": list(targets),
+        }
+        self.files = files or {}
+        self.path = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Guest:
+        kernel, preload = uml.kernel(), uml.preload()
+        self.path = Path(tempfile.mkdtemp(prefix="ovsnet-guest-"))
+        try:
+            self._write_job()
+            self._process = self._boot(kernel, preload)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def events(self, seconds: float) -> Iterator[Any]:
+        """What the job writes, as it comes. Ends when the guest does; raises Silent after so long without any."""
+        assert self._process is not None
+        with (self.path / EVENTS).open("rb") as file:
+            rest, last = b"", time.monotonic()
+            while True:
+                ended = self._process.poll() is not None  # asked first: what is read afterwards is all of it
+                rest += file.read()
+                *lines, rest = rest.split(b"\n")
+                for line in lines:
+                    yield json.loads(line)
+                    last = time.monotonic()
+                if ended:
+                    return
+                if time.monotonic() - last > seconds:
+                    raise Silent(f"the guest has said nothing for {seconds:g} s")
+                time.sleep(_POLL)
+
+    def console(self, lines: int = 40) -> str:
+        """The end of what was on its console."""
+        with contextlib.suppress(OSError):
+            text = (self.path / CONSOLE).read_text(errors="replace").replace("\r", "")
+            return "\n".join(text.splitlines()[-lines:])
+        return ""
+
+    def _write_job(self) -> None:
+        for name, text in self.files.items():
+            (self.path / name).write_text(text)
+        (self.path / JOB).write_text(json.dumps(self.job))
+        (self.path / EVENTS).touch()
+        init = self.path / INIT
+        init.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S {HERE / 'guest_init.py'} {self.path}\n")
+        init.chmod(0o755)
+
+    def _boot(self, kernel: Path, preload: Path) -> subprocess.Popen[bytes]:
+        # On one processor it is about three times faster: its processes take turns anyway. The PID namespace,
+        # because a user-mode Linux is many processes, which all go with their first.
+        processor = max(os.sched_getaffinity(0))
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
+        command += ["taskset", "-c", str(processor), "env", f"LD_PRELOAD={preload}", str(kernel), f"mem={MEMORY}", f"uml_dir={self.path}"]
+        command += ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={self.path / INIT}"]
+        command += ["con=null", "con0=null,fd:1", "quiet"]
+        with (self.path / CONSOLE).open("wb") as console:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+
+    def _remove(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self.path, ignore_errors=True)

@@ -1,0 +1,57 @@
+"""pytest inside the guest: runs the tests that `in_kernel` names and sends every report, as it comes, to the host.
+
+A program, the guest's job. Prints what pytest prints, which is only seen when something hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovsnet.lab.lab import kernel_or_userspace
+
+COUNTED = 11.0
+"""Seconds after the boot. ovs-vswitchd counts its processors at most every ten seconds of a clock that starts with
+the boot, and takes "not yet" for none: started sooner it has no thread for upcalls, for good."""
+
+
+class Sender:
+    """A pytest plugin: lines of JSON, each on the host's disk before the test goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self.config: Any = None
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_runtestloop(self) -> None:
+        if kernel_or_userspace() != "system":
+            raise pytest.UsageError("this guest's kernel has no openvswitch")
+        time.sleep(max(0.0, COUNTED - time.clock_gettime(time.CLOCK_BOOTTIME)))
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.send("start", nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        data = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
+        self.send("report", report.nodeid, data)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.send("finish", nodeid)
+
+    def send(self, event: str, nodeid: str, data: object = None) -> None:
+        os.write(self.file, json.dumps([event, nodeid, data], default=str).encode() + b"\n")
+        os.fsync(self.file)  # the guest has a page cache of its own
+
+
+if __name__ == "__main__":
+    shared = Path(os.environ["OVSNET_GUEST"])
+    options = json.loads((shared / "pytest.json").read_text())
+    sys.exit(pytest.main(options, plugins=[Sender(shared / "events")]))

@@ -1,0 +1,164 @@
+"""A pytest plugin: with `--in-kernel` tests run where the kernel has Open vSwitch's datapath.
+
+That is here, if this machine's kernel has it. Elsewhere the tests are collected here as usual and run in a guest, a
+user-mode Linux: it gets their names and sends each report back, so that whatever pytest makes of reports
+(-v, -x, junit) works as ever. A guest that hangs or dies costs the test under way; another one goes on with the
+rest. How a guest is booted is `guest`'s, what runs in it `in_guest`'s. Loaded by tests/conftest.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import uml
+from guest import Guest, Silent
+
+from ovsnet.host.datapath import kernel_has_openvswitch
+from ovsnet.lab.node import PRIVATE
+
+HERE = Path(__file__).parent
+SLOWER = "5"
+"""How many times longer than here things may take in a guest."""
+PASSED_ON = ("PATH", "LANG", "TERM", "CI", "HYPOTHESIS_PROFILE", "PYTHONPATH")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("kernel")
+    group.addoption(
+        "--in-kernel", action="store_true", help="run tests on the kernel's datapath, in a guest if need be"
+    )
+    group.addoption(
+        "--guest-silence",
+        type=float,
+        default=150.0,
+        metavar="SECONDS",
+        help="a guest that reports nothing for so long is ended, and with it the test under way (%(default)s)",
+    )
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    option = session.config.option
+    if not option.in_kernel or option.collectonly or kernel_has_openvswitch():
+        return None
+    if session.testsfailed and not option.continue_on_collection_errors:
+        raise session.Interrupted(f"{session.testsfailed} errors during collection")
+    try:
+        with _told(session):
+            kernel = uml.kernel()
+    except uml.Unbuildable as error:
+        raise pytest.UsageError(f"no kernel with openvswitch: {error}") from error
+    assert kernel
+    Run(session).all()
+    return True
+
+
+@contextlib.contextmanager
+def _told(session: pytest.Session) -> Iterator[None]:
+    """A build takes minutes and says how far it is."""
+    capture: Any = session.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        yield
+
+
+class Run:
+    """The items of a session, in as many guests as it takes."""
+
+    def __init__(self, session: pytest.Session) -> None:
+        self.session = session
+        self.config = session.config
+        self.waiting = {item.nodeid: item for item in session.items}
+        self.current: pytest.Item | None = None
+        self.stage: Literal["setup", "call", "teardown"] = "setup"
+
+    def all(self) -> None:
+        while self.waiting:
+            before = len(self.waiting)
+            with self.guest() as guest:
+                why = self.follow(guest)
+                if self.current:
+                    self.lose(f"{why}; the end of its console:\n\n{guest.console()}")
+                elif len(self.waiting) == before:
+                    self.session.shouldfail = f"{why} before the first test:\n\n{guest.console()}"
+            self.stop_if_told()
+
+    def follow(self, guest: Guest) -> str:
+        """Hand on what the guest reports until it is gone; why it is."""
+        try:
+            for event, nodeid, data in guest.events(self.config.option.guest_silence):
+                item = self.waiting.get(nodeid)
+                if item is None:
+                    continue
+                getattr(self, f"on_{event}")(item, data)
+                if event == "finish":
+                    self.stop_if_told()
+        except Silent as silent:
+            return str(silent)
+        return "the guest ended"
+
+    def on_start(self, item: pytest.Item, _data: object) -> None:
+        self.current, self.stage = item, "setup"
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+
+    def on_report(self, item: pytest.Item, data: dict[str, Any]) -> None:
+        report = self.config.hook.pytest_report_from_serializable(config=self.config, data=data)
+        self.stage = {"setup": "call"}.get(report.when, "teardown")  # type: ignore[assignment]
+        item.ihook.pytest_runtest_logreport(report=report)
+
+    def on_finish(self, item: pytest.Item, _data: object) -> None:
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        del self.waiting[item.nodeid]
+        self.current = None
+
+    def lose(self, why: str) -> None:
+        """The test under way when the guest went."""
+        item = self.current
+        assert item is not None
+        for when, text in ((self.stage, why), ("teardown", "")):
+            if when == "teardown" and not text and self.stage == "teardown":
+                continue
+            report = pytest.TestReport(
+                item.nodeid,
+                item.location,
+                dict.fromkeys(item.keywords, 1),
+                "failed" if text else "passed",
+                text or None,
+                when,
+            )
+            item.ihook.pytest_runtest_logreport(report=report)
+        self.on_finish(item, None)
+
+    def stop_if_told(self) -> None:
+        """By -x, --maxfail or a plugin."""
+        if self.session.shouldfail:
+            raise self.session.Failed(self.session.shouldfail)
+        if self.session.shouldstop:
+            raise self.session.Interrupted(self.session.shouldstop)
+
+    def guest(self) -> Guest:
+        option = self.config.option
+        options = [f"--rootdir={self.config.rootpath}", f"--tb={option.tbstyle}", "-v", "-p", "no:cacheprovider"]
+        options += ["-p", "no:xdist", *(["-l"] if option.showlocals else []), *self.waiting]
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment |= {name: value for name, value in os.environ.items() if name.startswith("OVSNET_")}
+        environment |= {
+            "HOME": "/tmp",
+            "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",
+            "OVSNET_TEST_SLOWER": SLOWER,
+        }
+        root = self.config.rootpath
+        return Guest(
+            [sys.executable, "-P", str(HERE / "in_guest.py")],
+            folder=root,
+            env=environment,
+            keep=[str(root), sys.prefix],
+            copies=[str(root / "ovsnet"), str(root / "tests")],
+            targets=PRIVATE,
+            files={"pytest.json": json.dumps(options)},
+        )

@@ -18,6 +18,9 @@ RUN_TOOLS=(
 )
 CNI_PLUGINS=(portmap bandwidth tuning loopback)
 TEST_TOOLS=(tcpdump:tcpdump iperf3:iperf3 traceroute:traceroute conntrack:conntrack containerd:containerd shellcheck:shellcheck)
+# Those of tests/kernel/uml.py.
+KERNEL_TESTS=no
+KERNEL_PACKAGES=(linux-source-6.1 flex bison bc make gcc libc6-dev xz-utils)
 
 usage() {
   cat <<'END'
@@ -26,7 +29,7 @@ usage: bootstrap.sh COMMAND
   lab [ARGS...]              install what is missing, then `ovsnet lab up ARGS`: a cluster on this machine;
                              with one of its other commands (`lab down`, `lab status`, ...) that one instead
   test [--quick]             install what is missing, then run the whole test suite;
-                             --quick leaves out the slow part and takes under 3 minutes
+                             --quick leaves out the slow part and the kernel's datapath, and takes under 3 minutes
   node --config FILE         make this machine a node: Open vSwitch, agent, CNI plugin, systemd unit
        [--dry-run]           only tell what would be done
        [--uninstall]         take back exactly what was installed
@@ -203,12 +206,28 @@ missing_compiler_packages() {
   [[ -e /usr/include/stdio.h ]] || printf 'libc6-dev\n'
 }
 
+# Whether the kernel that runs has Open vSwitch's datapath, or a module with it.
+kernel_has_openvswitch() {
+  [[ -d /sys/module/openvswitch ]] || modprobe -q openvswitch 2>/dev/null
+}
+
+# Prints what tests on the kernel's datapath need where the kernel has none: they build a user-mode Linux.
+missing_kernel_packages() {
+  local package
+  if [[ $KERNEL_TESTS == no ]] || ! command -v apt-get >/dev/null || kernel_has_openvswitch; then
+    return 0
+  fi
+  for package in "${KERNEL_PACKAGES[@]}"; do
+    [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) == "ii " ]] || printf '%s\n' "$package"
+  done
+}
+
 # Packages and .venv of a checkout. Arguments: more tools than the lab needs.
 prepare_checkout() {
   lock /run/lock/ovsnet-bootstrap.lock
   allow_services
   local -a packages
-  mapfile -t packages < <(needed_packages "$@"; missing_compiler_packages)
+  mapfile -t packages < <(needed_packages "$@"; missing_compiler_packages; missing_kernel_packages)
   install_packages no "${packages[@]}"
   make_venv "$TREE/.venv" editable -e "$TREE" 'tox>=4.11'
 }
@@ -247,9 +266,10 @@ run_lab() {
 
 run_test() {
   local -a options=()
+  local environments=lint,unit,flows,integration
   case ${1:-} in
     --quick) options=(-- -m "not slow") ;;
-    "") ;;
+    "") environments+=,kernel KERNEL_TESTS=yes ;;
     *) usage >&2; exit 2 ;;
   esac
   need_root
@@ -259,8 +279,8 @@ run_test() {
   mkdir -p "$TREE/.tox"
   lock "$TREE/.tox"
   cd "$TREE"
-  say "running lint, unit, flows and integration tests"
-  exec .venv/bin/tox -e lint,unit,flows,integration "${options[@]}"
+  say "running tests: ${environments//,/, }"
+  exec .venv/bin/tox -e "$environments" "${options[@]}"
 }
 
 # --- node -------------------------------------------------------------------------------------------

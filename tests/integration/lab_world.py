@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +122,17 @@ def fetch(
     """What the target's web server says: its name and the client that it saw; None if it does not answer."""
     host = f"[{target}]:{port}" if ":" in str(target) else f"{target}:{port}"
     for _ in range(2):  # the first packet through a userspace tunnel may wait for a neighbour
-        done = lab.exec(source, [sys.executable, "-I", "-S", "-c", FETCH, host, str(bind), str(wait * SLOWER)])
+        done = lab.exec(
+            source, [sys.executable, "-I", "-S", "-c", FETCH, host, str(bind), str(wait * SLOWER)]
+        )
         if done.returncode == 0:
             return json.loads(done.stdout)
     return None
+
+
+def reaches(lab: Lab, source: str, targets: Iterable[object]) -> bool:
+    """Whether the web servers of all of them answer."""
+    return all(fetch(lab, source, target, wait=1.0) for target in targets)
 
 
 def seen(lab: Lab, source: str, target: object, **options: Any) -> str:

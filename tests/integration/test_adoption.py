@@ -148,8 +148,7 @@ def test_an_agent_starts_while_ovsdb_server_is_away(lab: Lab, cni: Cni) -> None:
         cni.node.kill(OVSDB, signal.SIGKILL)
         mark = len(agent_log(cni.node))
         launch_agent(cni.node)
-        time.sleep(2.5)
-        assert said_since(cni.node, mark).count("does not answer; waiting for it") == 1
+        eventually(lambda: said_since(cni.node, mark).count("does not answer; waiting for it") == 1, 2.5)
         assert cni.call("STATUS").code in (50, 51)
         assert cni.call("ADD", "c1", netns="/proc/1/ns/net").code in (4, 11)
         cni.node.start(OVSDB)
@@ -278,7 +277,6 @@ FOREIGN = [
     ["ovs-ofctl", "add-flow", "br-foreign", "cookie=0x77,actions=drop"],
     ["nft", "add table inet foreign"],
     ["nft", "add chain inet foreign postrouting { type nat hook postrouting priority 50; }"],
-    ["ip", "route", "add", "203.0.113.0/24", "dev", "br-phy"],
 ]  # fmt: skip
 REMOVAL = [
     ["ovs-vsctl", "del-br", "br-foreign"],
@@ -309,6 +307,7 @@ def foreign(cni: Cni) -> Iterator[dict[str, object]]:
     try:
         for command in FOREIGN:
             cni.tool(*command)
+        cni.tool("ip", "route", "add", "203.0.113.0/24", "dev", cni.node.uplink)
         yield foreign_things(cni)
     finally:
         for command in REMOVAL:

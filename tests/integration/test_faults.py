@@ -276,7 +276,7 @@ def test_a_kernel_without_openvswitch(lab: Lab, cni: Cni) -> None:
 
 
 def test_a_second_agent_is_refused(cni: Cni) -> None:
-    code, words = run_agent(cni, "nodeName: node-a\ndatapath: netdev\n")
+    code, words = run_agent(cni, f"nodeName: node-a\ndatapath: {cni.node.datapath}\n")
     assert code == 1
     assert "another agent answers" in words
     assert "Traceback" not in words

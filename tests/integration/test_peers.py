@@ -138,7 +138,7 @@ def test_a_node_moves_to_another_address(lab: Lab) -> None:
     def move(node: dict[str, Any]) -> None:
         node["status"]["addresses"][0]["address"] = "192.0.2.52"
 
-    b.ip(["address add 192.0.2.52/24 dev br-phy"])
+    b.ip([f"address add 192.0.2.52/24 dev {b.uplink}"])
     with edited(lab, "node-b", move):
         eventually(lambda: {tunnels(other)["node-b"]["remote_ip"] for other in (a, c)} == {"192.0.2.52"})
         eventually(lambda: tunnels(b)["node-a"]["local_ip"] == "192.0.2.52")
@@ -147,7 +147,7 @@ def test_a_node_moves_to_another_address(lab: Lab) -> None:
         assert seen(lab, "a1", "192.0.2.52") == str(lab.pod("a1").address(4))
         assert not knows(a, "192.0.2.12")
     eventually(as_before)
-    b.ip(["address delete 192.0.2.52/24 dev br-phy"])
+    b.ip([f"address delete 192.0.2.52/24 dev {b.uplink}"])
     assert_green(lab)
 
 
@@ -179,15 +179,17 @@ def exchange(lab: Lab, first: str, second: str) -> None:
     documents = {name: yaml.safe_load(manifest(lab, name).read_text()) for name in (first, second)}
     was = {name: document["status"]["addresses"][0]["address"] for name, document in documents.items()}
     for node, old in ((one, was[first]), (other, was[second])):
-        node.ip([f"address delete {old}/24 dev br-phy"])
+        node.ip([f"address delete {old}/24 dev {node.uplink}"])
     for node, new in ((one, was[second]), (other, was[first])):
-        node.ip([f"address add {new}/24 dev br-phy", "route replace default via 192.0.2.1 dev br-phy"])
+        device = node.uplink
+        node.ip([f"address add {new}/24 dev {device}", f"route replace default via 192.0.2.1 dev {device}"])
     # As if the time had passed after which neighbours are asked again. Purging too: vswitchd learns from answers
     # that it sees itself, not from those for which the datapath still has a flow of a moment ago.
     for node in lab.nodes:
         node.run(["ip", "neighbour", "flush", "all"], check=True)
-        node.run(["ovs-appctl", "tnl/neigh/flush"], check=True)
-        node.run(["ovs-appctl", "revalidator/purge"], check=True)
+        if node.datapath == "netdev":
+            node.run(["ovs-appctl", "tnl/neigh/flush"], check=True)
+            node.run(["ovs-appctl", "revalidator/purge"], check=True)
     for name, address in ((first, was[second]), (second, was[first])):
         documents[name]["status"]["addresses"][0]["address"] = address
         write_atomically(manifest(lab, name), yaml.safe_dump(documents[name]))

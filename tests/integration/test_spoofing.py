@@ -303,9 +303,8 @@ def test_a_pod_can_not_pose_as_its_nodes_tunnel(tunnels: str, tmp_path: Path) ->
     """A tunnel's packet within a datagram that leaves with the node's address, sent to where a peer would take it."""
     with running(nodes=2, pods=1, tunnels=tunnels, families="4", underlay="4") as lab:
         a, b = lab.nodes
-        b.ip(
-            ["address add 192.0.2.62/24 dev br-phy"]
-        )  # not in its Node object: not reached through the tunnel
+        # Not in its Node object: not reached through the tunnel.
+        b.ip([f"address add 192.0.2.62/24 dev {b.uplink}"])
         listeners = Listeners(lab, tmp_path)
         listeners.listen("b1")
         try:

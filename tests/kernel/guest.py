@@ -32,15 +32,12 @@ class Silent(Exception):
     """The guest has said nothing for too long."""
 
 
-class Ended(Exception):
-    """The guest is gone."""
-
-
 class Guest:
-    """One boot. argv is run in it with `env`, in `folder`; keep: folders that it needs wherever they are.
+    """One boot, as a context. argv is run in it with `env` and nothing else, in `folder`.
 
-    `scratch` are folders that get a writable copy in memory. The job appends its events to the file that
-    OVSNET_GUEST_EVENTS names.
+    keep: folders that it needs, wherever they are. copies: those of which it gets a writable copy in memory.
+    targets: those that must exist in there. files: what the job's folder has, besides what is the guest's. In the
+    guest OVSNET_GUEST names the job's folder, to whose file `events` the job appends.
     """
 
     def __init__(
@@ -121,7 +118,8 @@ class Guest:
         # because a user-mode Linux is many processes, which all go with their first.
         processor = max(os.sched_getaffinity(0))
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
-        command += ["taskset", "-c", str(processor), "env", f"LD_PRELOAD={preload}", str(kernel), f"mem={MEMORY}", f"uml_dir={self.path}"]
+        command += ["taskset", "-c", str(processor), "env", f"LD_PRELOAD={preload}"]
+        command += [str(kernel), f"mem={MEMORY}", f"uml_dir={self.path}"]
         command += ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={self.path / INIT}"]
         command += ["con=null", "con0=null,fd:1", "quiet"]
         with (self.path / CONSOLE).open("wb") as console:

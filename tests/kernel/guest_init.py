@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from ovsnet.lab.nsproc import MS_BIND, loopback_up, mount, nearest_folder  # noqa: E402
+from ovsnet.lab.nsproc import MS_BIND, loopback_up, mount, nearest_folder
 
 SHARED = "/run/job"
 """Where the job's folder is in the guest."""
@@ -45,9 +45,9 @@ def prepare(folder: str, job: dict[str, Any]) -> None:
     for path, kind in (("/dev/pts", "devpts"), ("/dev/shm", "tmpfs"), ("/dev/mqueue", "mqueue")):
         os.makedirs(path, exist_ok=True)
         mount(kind, path, kind)
-    for number, name in enumerate(("fd", "fd/0", "fd/1", "fd/2")):
+    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         with contextlib.suppress(FileExistsError):
-            os.symlink(f"/proc/self/{name}", f"/dev/{('fd', 'stdin', 'stdout', 'stderr')[number]}")
+            os.symlink(f"/proc/self/{target}", f"/dev/{name}")
     root = os.open("/", os.O_PATH)
     kept = [(os.open(path, os.O_PATH), path) for path in job["keep"]]
     for path in filter(os.path.isdir, EMPTY):

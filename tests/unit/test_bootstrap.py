@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import uml
 
 from ovsnet import config
 from ovsnet.cli import nodefiles
@@ -316,3 +317,10 @@ def test_a_command_is_needed() -> None:
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing() -> None:
     subprocess.run(["shellcheck", "bootstrap.sh", ".ci/run"], cwd=TREE, check=True)
+
+
+def test_the_kernel_for_tests_is_built_from_the_packages_that_are_installed() -> None:
+    listed = next(
+        line for line in (TREE / "bootstrap.sh").read_text().splitlines() if "KERNEL_PACKAGES=(" in line
+    )
+    assert tuple(listed.partition("(")[2].rstrip(")").split()) == uml.PACKAGES

@@ -6,6 +6,7 @@ import ipaddress
 from pathlib import Path
 
 import jinja2
+import msgspec
 import pytest
 
 from ovsnet import names, pipeline, resources
@@ -123,6 +124,25 @@ def test_a_pods_flows_don_t_depend_on_the_others() -> None:
     alone = Renderer(resources.flows_dir()).state([pod(5)])
     crowd = Renderer(resources.flows_dir()).state([NODE, PEER, *(pod(n, n) for n in range(6, 200)), pod(5)])
     assert crowd[cookie_of(pod(5))] == alone[cookie_of(pod(5))]
+
+
+def test_the_kernels_datapath_is_not_asked_to_rewrite_discovery() -> None:
+    """ovs-vswitchd would refuse every flow of the bundle."""
+    renderer = Renderer(resources.flows_dir())
+    six = msgspec.structs.replace(pod(5), ips=(ipaddress.ip_address("fd00::5"),))
+    rewritten = [line for lines in renderer.state([NODE, PEER, six]).values() for line in lines]
+    renderer.use("system")
+    delivered = [line for lines in renderer.state([NODE, PEER, six]).values() for line in lines]
+    for field in ("nd_reserved", "nd_options_type", "icmpv6_type"):
+        assert [line for line in rewritten if f"->{field}" in line]
+        assert [line for line in delivered if f"->{field}" in line] == []
+    asked = [line for line in delivered if "nd_target=fd00::5" in line]
+    assert any(line.endswith("actions=output:16") for line in asked)
+    for owner in (NODE, six):
+        assert any(
+            f"dl_dst={owner.mac}" in line and line.endswith(f"actions=output:{owner.ofport}")
+            for line in delivered
+        )
 
 
 def test_a_pod_that_moved_container_is_another_object() -> None:

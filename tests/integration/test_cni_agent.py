@@ -90,6 +90,7 @@ def test_commands_of_1_1_0_are_refused_before(cni: Cni, command: str) -> None:
     assert cni.call(command, version="1.0.0").code == 1
 
 
+@pytest.mark.kernel
 def test_two_interfaces_in_one_pod(cni: Cni) -> None:
     with cni.pod() as (container, first):
         second = cni.add(container, ifname="net1")
@@ -103,6 +104,7 @@ def test_two_interfaces_in_one_pod(cni: Cni) -> None:
         assert cni.attached() == {(container, "net1")}
 
 
+@pytest.mark.kernel
 def test_fixed_addresses_and_mac_by_capability(cni: Cni) -> None:
     mac = "02:00:00:00:00:77"
     fixed = {"ips": ["10.244.1.77/24", "fd00:10:244:1::77/64"], "mac": mac}
@@ -233,6 +235,7 @@ def test_an_interface_of_that_name_in_the_pod(cni: Cni) -> None:
 # --- DEL -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.kernel
 def test_del_twice_and_without_namespace(cni: Cni) -> None:
     with cni.pod() as (container, _):
         assert cni.call("DEL", container) == Answer(0, None)
@@ -336,6 +339,7 @@ def collect(cni: Cni, *valid: tuple[str, str], **config: Any) -> Answer:
     return cni.call("GC", config={"cni.dev/valid-attachments": attachments, **config})
 
 
+@pytest.mark.kernel
 def test_gc_keeps_and_removes_exactly(cni: Cni) -> None:
     with cni.pod() as (kept, _), cni.pod() as (half, answer), cni.pod() as (gone, _):
         cni.add(half, ifname="net1")

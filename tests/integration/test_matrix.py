@@ -35,16 +35,20 @@ PAIRS = (
     ("gre", "dual", "ports", "4"),
 )
 QUICK = (PAIRS[1], PAIRS[5])
+KERNEL = (PAIRS[0], PAIRS[2], PAIRS[5], PAIRS[7])
+"""On the kernel's datapath, too: every encapsulation, family, way of tunnels and underlay."""
 Combination = tuple[str, str, str, str]
 
 
 def chosen() -> list[object]:
     if os.environ.get("OVSNET_FULL_MATRIX"):
         return [pytest.param(each, id="-".join(each)) for each in EVERY]
-    return [
-        pytest.param(each, id="-".join(each), marks=() if each in QUICK else pytest.mark.slow)
-        for each in PAIRS
-    ]
+    return [pytest.param(each, id="-".join(each), marks=marks(each)) for each in PAIRS]
+
+
+def marks(combination: Combination) -> list[pytest.MarkDecorator]:
+    slow = [] if combination in QUICK else [pytest.mark.slow]
+    return [*slow, pytest.mark.kernel] if combination in KERNEL else slow
 
 
 @pytest.mark.parametrize("combination", chosen())

@@ -114,6 +114,7 @@ def test_the_least_over_all_peers_counts(lab: Lab) -> None:
     assert_green(lab)
 
 
+@pytest.mark.kernel
 def test_the_node_answers_a_packet_that_is_too_big(lab: Lab) -> None:
     node, pod = lab.node("node-a"), lab.pod("a1")
     address = node.node.address(4)

@@ -115,6 +115,7 @@ def test_a_node_comes_and_goes(lab: Lab) -> None:
     assert said(node, f"peer {added.name} removed")
 
 
+@pytest.mark.kernel
 def test_tunnels_follow_an_annotation_on_both_sides(lab: Lab) -> None:
     a, b, c = lab.nodes
 
@@ -130,6 +131,7 @@ def test_tunnels_follow_an_annotation_on_both_sides(lab: Lab) -> None:
     assert_green(lab)
 
 
+@pytest.mark.kernel
 @pytest.mark.slow
 def test_a_node_moves_to_another_address(lab: Lab) -> None:
     a, b, c = lab.nodes
@@ -195,6 +197,7 @@ def exchange(lab: Lab, first: str, second: str) -> None:
         write_atomically(manifest(lab, name), yaml.safe_dump(documents[name]))
 
 
+@pytest.mark.kernel
 @pytest.mark.slow
 def test_two_nodes_swap_addresses(lab: Lab) -> None:
     a = lab.nodes[0]
@@ -217,6 +220,7 @@ def test_two_nodes_swap_addresses(lab: Lab) -> None:
     assert_green(lab)
 
 
+@pytest.mark.kernel
 def test_a_new_node_has_the_address_of_one_that_is_gone(lab: Lab) -> None:
     a = lab.nodes[0]
     as_before, path = unchanged(a), manifest(lab, "node-x")

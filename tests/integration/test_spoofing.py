@@ -211,6 +211,7 @@ NEIGHBOUR_DISCOVERY: dict[str, Forge] = {
 }
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize(
     ("forged", "owner"),
     [
@@ -231,6 +232,7 @@ def test_forged_frames_are_dropped_and_counted(world: World, forged: dict[str, F
     eventually(lambda: world.drops(owner) - before >= len(forged))
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("target", ["a2", "b1", "node-a"])
 def test_the_same_frames_arrive_when_they_are_honest(world: World, target: str, version: int) -> None:
@@ -239,6 +241,7 @@ def test_the_same_frames_arrive_when_they_are_honest(world: World, target: str, 
     eventually(lambda: world.listeners.arrived(marker) == [target])
 
 
+@pytest.mark.kernel
 def test_honest_traffic_goes_on(world: World) -> None:
     for target in ("a2", "b1", "node-a", "node-b", "outside"):
         answer = fetch(world.lab, "a1", target)
@@ -254,7 +257,10 @@ def tunnel_packet(lab: Lab, source: str, marker: bytes, vni: int = 77, inner_sou
     return frames.udp(source, node, frames.vxlan(vni, inner), port=4789, sport=50000)
 
 
-@pytest.mark.parametrize("tunnels", ["ports", pytest.param("flow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "tunnels",
+    [pytest.param("ports", marks=pytest.mark.kernel), pytest.param("flow", marks=pytest.mark.slow)],
+)
 def test_tunnel_packets_of_strangers_are_dropped(tunnels: str, tmp_path: Path) -> None:
     with running(nodes=2, pods=1, tunnels=tunnels, families="4", underlay="4") as lab:
         assert fetch(lab, "a1", "b1")
@@ -298,7 +304,10 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 """
 
 
-@pytest.mark.parametrize("tunnels", ["flow", pytest.param("ports", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "tunnels",
+    [pytest.param("flow", marks=pytest.mark.kernel), pytest.param("ports", marks=pytest.mark.slow)],
+)
 def test_a_pod_can_not_pose_as_its_nodes_tunnel(tunnels: str, tmp_path: Path) -> None:
     """A tunnel's packet within a datagram that leaves with the node's address, sent to where a peer would take it."""
     with running(nodes=2, pods=1, tunnels=tunnels, families="4", underlay="4") as lab:

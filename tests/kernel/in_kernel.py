@@ -116,20 +116,15 @@ class Run:
         self.current = None
 
     def lose(self, why: str) -> None:
-        """The test under way when the guest went."""
+        """The test under way when the guest went has failed, at the stage that it had come to."""
         item = self.current
         assert item is not None
-        for when, text in ((self.stage, why), ("teardown", "")):
-            if when == "teardown" and not text and self.stage == "teardown":
-                continue
-            report = pytest.TestReport(
-                item.nodeid,
-                item.location,
-                dict.fromkeys(item.keywords, 1),
-                "failed" if text else "passed",
-                text or None,
-                when,
-            )
+        stages: dict[Literal["setup", "call", "teardown"], str | None] = {"teardown": None, self.stage: why}
+        for stage in sorted(stages):  # a call before its teardown, as ever
+            words = stages[stage]
+            outcome: Literal["passed", "failed"] = "failed" if words else "passed"
+            keywords: dict[str, Literal[1]] = dict.fromkeys(item.keywords, 1)
+            report = pytest.TestReport(item.nodeid, item.location, keywords, outcome, words, stage)
             item.ihook.pytest_runtest_logreport(report=report)
         self.on_finish(item, None)
 
@@ -160,7 +155,7 @@ class Run:
             [sys.executable, "-P", str(HERE / "in_guest.py")],
             folder=root,
             env=environment,
-            keep=[str(root), sys.prefix],
+            keep=[str(root), sys.prefix, sys.base_prefix],
             copies=[str(root / "ovsnet"), str(root / "tests")],
             targets=PRIVATE,
             files={"pytest.json": json.dumps(options)},

@@ -68,6 +68,8 @@ async def _compare(view: View) -> Found:
     from ovsnet.switch.openflow import OpenFlow, management_socket
 
     renderer = Renderer(resources.flows_dir())
+    if view.bridge is not None:
+        renderer.use(view.bridge.datapath_type)
     wanted = renderer.state(view.objects)
     openflow = OpenFlow(management_socket(view.config.ovsdb, view.config.bridge))
     lines = await openflow.differences(line for lines in wanted.values() for line in lines)

@@ -6,7 +6,7 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["in_kernel"]
+pytest_plugins = ["in_kernel", "reliability"]
 
 # Without a deadline: others may keep the machine busy.
 settings.register_profile("brisk", deadline=None, max_examples=25, stateful_step_count=40)

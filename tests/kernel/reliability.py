@@ -1,0 +1,87 @@
+"""A pytest plugin: `--reliability FILE` writes what the tests of restarts saw as a table in Markdown.
+
+Takes it from the tests' own reports (property "reliability"), wherever they ran. Loaded by tests/conftest.py.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovsnet.host.datapath import kernel_has_openvswitch
+
+HEADER = """\
+# What a restart costs
+
+Written by `tox -e bench` from the tests in `tests/kernel/test_restarts.py`, which fail if a bound is broken. Between
+pods, on the kernel's datapath, over VXLAN between nodes: a datagram every millisecond with its echo (established),
+and a connection every 20 ms from a fresh source port (new). Each cell is the worst of IPv4 and IPv6.
+
+- date: {date}
+- where: {where}
+
+| event | established, lost of sent: one node | two nodes | new connections, failed of tried: one node | two nodes |
+|---|---:|---:|---:|---:|
+"""
+FOOTER = """
+While ovs-vswitchd is away the kernel goes on forwarding what it has flows for; new pairs and new connections whose
+flow is not there have to wait for it. What its own start costs between nodes is Open vSwitch's: it removes the
+tunnel's device in the kernel (`vxlan_sys_4789`), since no OpenFlow port has that name, and makes it again. On one
+node nothing is lost. In a guest on one processor all of that takes longer than on a node.
+
+How it works: the agent keeps `other_config:flow-restore-wait` set in the database, so that an ovs-vswitchd that starts
+keeps the kernel's flows and handles nothing new. When all flows are written again the agent takes the key away, waits
+until ovs-vswitchd has seen that (it never looks again in its lifetime), and sets it for the next time. If no agent
+runs, a restarted ovs-vswitchd would wait for ever: systemd restarts the agent without a limit, an agent that is
+stopped for good takes the key away (ExecStopPost), and `ovsnet doctor` tells when it was left.
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("kernel").addoption(
+        "--reliability", metavar="FILE", help="write what the tests of restarts saw"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.reliability:
+        config.pluginmanager.register(Collector(Path(config.option.reliability)), "reliability-collector")
+
+
+class Collector:
+    """The rows, in the order in which the tests ran."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        properties: dict[str, Any] = dict(report.user_properties)
+        if report.when == "teardown" and "reliability" in properties:
+            self.rows.append(row(properties["event"], properties["reliability"]))
+
+    def pytest_sessionfinish(self) -> None:
+        if self.rows:
+            where = "this machine" if kernel_has_openvswitch() else "a user-mode Linux on one processor"
+            date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+            where = f"{where}, host kernel {platform.release()}"
+            text = HEADER.format(date=date, where=where) + "\n".join(self.rows) + "\n" + FOOTER
+            self.path.write_text(text, encoding="utf-8")
+
+
+def row(event: str, seen: dict[str, dict[str, Any]]) -> str:
+    cells = [
+        worst([each for path, each in seen.items() if path.startswith(place)], what, of)
+        for what, of in (("lost", "sent"), ("failed", "tries"))
+        for place in ("one node", "two nodes")
+    ]
+    return f"| {event} | {' | '.join(cells)} |"
+
+
+def worst(paths: list[dict[str, Any]], what: str, of: str) -> str:
+    each = max(paths, key=lambda path: int(path[what]))
+    return f"{each[what]} of {each[of]}"

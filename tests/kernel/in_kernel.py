@@ -138,6 +138,8 @@ class Run:
     def guest(self) -> Guest:
         option = self.config.option
         options = ["-v", "-p", "no:cacheprovider", "-p", "no:xdist", f"--tb={option.tbstyle}"]
+        # Before its end a hanging test tells the console where it is.
+        options += ["-o", f"faulthandler_timeout={option.guest_silence * 0.8:g}"]
         options += [
             f"--rootdir={self.config.rootpath}",
             *(["-l"] if option.showlocals else []),

@@ -107,6 +107,8 @@ class Run:
 
     def on_report(self, item: pytest.Item, data: dict[str, Any]) -> None:
         report = self.config.hook.pytest_report_from_serializable(config=self.config, data=data)
+        if isinstance(report.longrepr, list):  # where and why a test was skipped; JSON has no tuples
+            report.longrepr = tuple(report.longrepr)
         self.stage = {"setup": "call"}.get(report.when, "teardown")  # type: ignore[assignment]
         item.ihook.pytest_runtest_logreport(report=report)
 
@@ -137,7 +139,7 @@ class Run:
 
     def guest(self) -> Guest:
         option = self.config.option
-        options = ["-v", "-p", "no:cacheprovider", "-p", "no:xdist", f"--tb={option.tbstyle}"]
+        options = ["-v", "--color=no", "-p", "no:cacheprovider", "-p", "no:xdist", f"--tb={option.tbstyle}"]
         # Before its end a hanging test tells the console where it is.
         options += ["-o", f"faulthandler_timeout={option.guest_silence * 0.8:g}"]
         options += [

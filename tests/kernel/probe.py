@@ -21,15 +21,20 @@ import time
 from typing import Any
 
 PORT = 9009
+_SO_RCVBUFFORCE = 33
+"""asm-generic/socket.h; Python has no name for it."""
 _NUMBER = struct.Struct("!Q")
 _EVERY, _CONNECT_EVERY, _PATIENCE = 0.001, 0.02, 1.0
 """Seconds: between datagrams, between connections, until a connection has failed."""
+_ROOM = 8 << 20
+"""Bytes of a socket's buffer: what arrives while its process waits for a processor was not lost on the way."""
 _TAIL = 0.5
 """Seconds that the last echoes have to come back."""
 
 
 def serve() -> None:
     udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    udp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
     udp.bind(("::", PORT))
     tcp = socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
     ready = selectors.DefaultSelector()
@@ -53,6 +58,7 @@ class Target:
         self.family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.address = (host, PORT)
         self.udp = socket.socket(self.family, socket.SOCK_DGRAM)
+        self.udp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
         self.udp.setblocking(False)
         self.udp.connect(self.address)
         self.ready = ready

@@ -14,6 +14,7 @@ import pytest
 from ovs_sandbox import Sandbox, sandbox
 
 from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.switch import monitor
 from ovsnet.switch.openflow import OpenFlow, management_socket
 
 __all__ = ["sandbox"]
@@ -133,6 +134,8 @@ async def test_the_watch_answers_probes(tmp_path: Path) -> None:
 
     async def probe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         hello = await reader.readexactly(8)
+        asked = await reader.readexactly(8 + len(monitor.request()))  # for news of flows
+        assert asked[1] == monitor.MULTIPART_REQUEST
         for byte in hello[:1] + b"\0\0\x08\0\0\0\1" + echo + echo:
             writer.write(bytes([byte]))
             await writer.drain()

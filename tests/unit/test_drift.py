@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 
 from ovsnet import names
-from ovsnet.agent.drift import Drift, Echo, Patience, describe, remedy
+from ovsnet.agent.drift import Drift, Echo, Patience, describe, ports, remedy
 from ovsnet.model import Pod
+from ovsnet.rows import AddPort, DeletePort, PortSpec, SetPort
 
 A1 = Pod(
     namespace="default",
@@ -132,6 +133,25 @@ def test_repairs_far_apart_are_no_fight() -> None:
     for _ in range(20):
         clock.now += 61
         assert patience.repaired("x") == 0
+
+
+def test_ports_are_named_by_who_they_lead_to() -> None:
+    def spec(name: str, role: str, peer: str = "") -> PortSpec:
+        ids = {names.OWNER: role} | ({names.KEY_PEER: peer} if peer else {})
+        return PortSpec(name=name, external_ids=ids)
+
+    changes = [
+        AddPort(spec=spec("ovsnet0", names.ROLE_GATEWAY, "node-a")),
+        SetPort(spec=spec("vxl-1", names.ROLE_TUNNEL, "node-b")),
+        AddPort(spec=spec("vxlan-flow", names.ROLE_TUNNEL)),
+        DeletePort(name="vxl-2"),
+    ]
+    assert ports(changes) == [
+        "port ovsnet0 of the node itself deleted by someone else; restored",
+        "port vxl-1 of peer node-b altered by someone else; restored",
+        "port vxlan-flow of all peers deleted by someone else; restored",
+        "port vxl-2 of nobody added by someone else; removed",
+    ]
 
 
 def test_a_drift_reads_as_a_sentence() -> None:

@@ -7,7 +7,7 @@ import ipaddress
 from ovsnet import names
 from ovsnet.agent.drift import Drift, Echo, Patience, describe, ports, remedy
 from ovsnet.model import Pod
-from ovsnet.rows import AddPort, DeletePort, PortSpec, SetPort
+from ovsnet.rows import AddPort, Change, DeletePort, PortSpec, SetPort
 
 A1 = Pod(
     namespace="default",
@@ -140,7 +140,7 @@ def test_ports_are_named_by_who_they_lead_to() -> None:
         ids = {names.OWNER: role} | ({names.KEY_PEER: peer} if peer else {})
         return PortSpec(name=name, external_ids=ids)
 
-    changes = [
+    changes: list[Change] = [
         AddPort(spec=spec("ovsnet0", names.ROLE_GATEWAY, "node-a")),
         SetPort(spec=spec("vxl-1", names.ROLE_TUNNEL, "node-b")),
         AddPort(spec=spec("vxlan-flow", names.ROLE_TUNNEL)),

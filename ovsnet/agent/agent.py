@@ -158,7 +158,7 @@ class Agent:
                     await self._wake.wait()
             self._wake.clear()
             comparisons, self._comparisons = self._comparisons, []
-            if time.monotonic() >= looked + _PERIOD:
+            if comparisons or time.monotonic() >= looked + _PERIOD:
                 # However often it is woken: what nobody tells of is looked for.
                 looked, self.auditor.due = time.monotonic(), True
                 await self._look_at_pods()
@@ -181,7 +181,7 @@ class Agent:
         """Pods whose interface somebody deleted: the runtime has to make them again, but people should know."""
         if self._adopted:
             try:
-                self.complaints.only("interface", await self.upkeep.broken())
+                self.complaints.only("interface", await self.upkeep.look())
             except OvsnetError as error:
                 self.complaints.about("interfaces", str(error))
 

@@ -103,8 +103,10 @@ class Upkeep:
         for pod in dead:
             self._pods.gone(pod)
 
-    async def broken(self) -> list[str]:
-        """One line for each pod that has lost its interface."""
+    async def look(self) -> list[str]:
+        """Sets up what somebody set down; one line for each pod that has lost its interface."""
+        for token in await self._links.raise_fallen():
+            log.warning("port %s was set down by someone else; up again", names.host_interface(token))
         links = await self._links.list_ours()
         return [
             f"pod {pod.title}: its interface {pod.port} is gone; delete the pod"

@@ -23,7 +23,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP
 from ovsnet import names
 from ovsnet.errors import AlreadyAttached, HostFailure
 from ovsnet.host import netns, pod, sysctl
-from ovsnet.host.messages import Request, all_links, link, name_and_mtu
+from ovsnet.host.messages import Request, all_links, is_up, link, name_and_mtu
 from ovsnet.host.netlink import Netlink
 from ovsnet.host.types import AttachSpec, PodInterface
 
@@ -105,6 +105,16 @@ class Links:
         veths = all_links(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}))
         ends = self._ours.dump(rtnl.RTM_GETLINK, veths, "list links", name_and_mtu)
         return {names.token_of(name): mtu for name, mtu in ends if names.is_host_interface(name)}
+
+    def raise_fallen(self) -> list[str]:
+        """Set up host ends that somebody set down; their tokens."""
+        veths = all_links(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}))
+        found = self._ours.dump(
+            rtnl.RTM_GETLINK, veths, "list links", lambda data: (name_and_mtu(data)[0], is_up(data))
+        )
+        fallen = [name for name, up in found if not up and names.is_host_interface(name)]
+        self._ours.apply([_bring_up(name) for name in fallen])
+        return [names.token_of(name) for name in fallen]
 
     def set_mtu(self, host: str, ifname: str, mtu: int, namespace: int) -> None:
         """Of both ends of a pair, the host's last. Raises HostFailure, also where `ifname` is not the other end.

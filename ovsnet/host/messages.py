@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 from pyroute2.netlink import nlmsg, nlmsgerr
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 
 from ovsnet.errors import HostFailure
 
@@ -22,6 +22,8 @@ HEADER = 16
 """Bytes of struct nlmsghdr, with which every message starts."""
 _LINK = HEADER + 16
 """Where attributes start after struct ifinfomsg."""
+_FLAGS = struct.Struct("=8xI")
+"""struct ifinfomsg: family, type and index are before the flags."""
 _ATTRIBUTE = struct.Struct("=HH")
 """struct rtattr: length, type; attributes are aligned to 4 bytes (rtnetlink(7))."""
 _IFNAME, _MTU = 3, 4
@@ -77,6 +79,12 @@ def link(*attributes: tuple[str, object], **fields: object) -> bytes:
 
 def all_links(*filters: tuple[str, object]) -> bytes:
     return link(*filters, ("IFLA_EXT_MASK", _SKIP_STATS))
+
+
+def is_up(data: bytes) -> bool:
+    """Of a link's message: whether somebody has set it up."""
+    flags: int = _FLAGS.unpack_from(data, HEADER)[0]
+    return bool(flags & IFF_UP)
 
 
 def name_and_mtu(data: bytes) -> tuple[str, int]:

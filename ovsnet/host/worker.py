@@ -81,6 +81,10 @@ class LinkWorker:
         mtus: dict[str, int] = await self._call("list_ours")
         return mtus
 
+    async def raise_fallen(self) -> list[str]:
+        tokens: list[str] = await self._call("raise_fallen")
+        return tokens
+
     async def set_mtu(self, host: str, ifname: str, mtu: int, namespace: int) -> None:
         await self._call("set_mtu", host, ifname, mtu, netns=namespace)
 

@@ -192,6 +192,16 @@ def test_a_row_with_a_running_pods_identity_goes_and_the_pod_stays(lab: Lab, cni
 
 
 @pytest.mark.slow
+def test_a_pods_port_that_somebody_set_down_comes_up(lab: Lab, cni: Cni) -> None:
+    with cni.pod() as (container, answer):
+        port = answer.document["interfaces"][0]["name"]
+        cni.tool("ip", "link", "set", port, "down")
+        cni.tool("/run/ovsnet/bin/ovsnet", "audit", "--repair")
+        eventually(lambda: f"port {port} was set down by someone else" in agent_log(cni.node), 45)
+        assert cni.tool("ip", "netns", "exec", container, "ping", "-c1", "-W2", "10.244.1.1")
+
+
+@pytest.mark.slow
 def test_a_pod_whose_interface_somebody_deleted_is_told(lab: Lab, cni: Cni) -> None:
     """The runtime has to make it again; until then people are told, and DEL takes all of it back."""
     with cni.pod() as (container, answer):

@@ -200,6 +200,16 @@ async def test_the_mtu_of_what_is_not_the_pods_stays(world: World, links: LinkWo
     assert await links.list_ours() == {TOKEN: 1400, OTHER: 1400}
 
 
+async def test_what_somebody_set_down_is_set_up(world: World, links: LinkWorker) -> None:
+    await attach(links, spec_for(world.add("pod")))
+    run("ip link add pod-web type veth peer name far")
+    assert await links.raise_fallen() == []
+    run(f"ip link set pod-{TOKEN} down")
+    assert await links.raise_fallen() == [TOKEN]
+    assert ",UP" in run(f"ip link show pod-{TOKEN}")
+    assert "DOWN" in run("ip -br link show pod-web"), "not ours"
+
+
 async def test_links_of_others_are_not_ours(links: LinkWorker) -> None:
     for name in ("pod-web", "pod-0000000ag", "pod-0000000A", "xpod-0000000a"):
         run(f"ip link add {name} type veth peer name far")

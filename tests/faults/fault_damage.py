@@ -1,0 +1,194 @@
+"""Faults: what is killed, stopped, deleted, cut or filled up, and how each of them ends.
+
+Every function does one thing to one node and leaves its end with the world. Knows nothing of what must hold
+afterwards. Called by the state machine, and by scripts that replay what it found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+
+from cni_world import Cni
+from fault_world import World
+
+from ovsnet import names
+from ovsnet.lab.node import AGENT, OVSDB, Node
+from ovsnet.lab.nsproc import start_time
+from ovsnet.lab.pods import Pod
+from ovsnet.lab.state import Process
+from ovsnet.lab.underlay import BRIDGE, port_of
+
+LINKS = "links"
+"""The agent's child process for links."""
+
+HARMS: dict[str, list[str]] = {
+    "all flows deleted": ["ovs-ofctl del-flows br-int"],
+    "flows of a table deleted": ["ovs-ofctl del-flows br-int table=0"],
+    "flows altered": ["ovs-ofctl mod-flows br-int table=10,actions=drop"],
+    "foreign flow": ["ovs-ofctl add-flow br-int cookie=0x77,priority=1,in_port=4321,actions=drop"],
+    "gateway's port deleted": ["ovs-vsctl --if-exists del-port br-int ovsnet0"],
+    "gateway down": ["ip link set ovsnet0 down"],
+    "gateway's addresses deleted": ["ip address flush dev ovsnet0"],
+    "routes deleted": ["ip route flush dev ovsnet0", "ip -6 route flush dev ovsnet0"],
+    "route altered": [
+        "ip route replace 10.244.2.0/28 via 192.0.2.1",
+        "ip route replace 10.244.1.0/28 via 192.0.2.1",
+    ],
+    "nft table deleted": ["nft delete table inet ovsnet"],
+    "nft table flushed": ["nft flush table inet ovsnet"],
+    "fail mode altered": ["ovs-vsctl set-fail-mode br-int standalone"],
+}
+"""By hand, at any time: whatever is there of it comes back, and what is not ours goes."""
+GRAVE = ("bridge deleted", "pod's port deleted", "pod's identity deleted")
+"""What only an agent that runs can put right: rows are where an agent that starts knows its pods from."""
+PORTS = ("tunnels deleted", "tunnels altered")
+CUTS = {
+    "cut": "drop",
+    "every third packet lost": "numgen inc mod 3 == 0 drop",
+    "two of three packets lost": "numgen inc mod 3 < 2 drop",
+}
+
+
+def kill(world: World, node: int, daemon: str, seconds: float) -> None:
+    """SIGKILL; started again after so many seconds. The agent starts another child by itself."""
+    place = world.at(node)
+    world.broken = True
+    if daemon == LINKS:
+        for child in children(place):
+            child.kill()
+        return
+    world.ended.add((place.name, daemon))
+    place.kill(daemon, signal.SIGKILL)
+    world.later(seconds, lambda: world.restart(place, daemon))
+
+
+def stop(world: World, node: int, daemon: str, seconds: float) -> None:
+    """SIGSTOP for so many seconds."""
+    place = world.at(node)
+    world.broken = True
+    found = children(place) if daemon == LINKS else [place.daemon(daemon)]
+    for process in filter(None, found):
+        process.kill(signal.SIGSTOP, 0)
+        world.later(seconds, lambda process=process: process.kill(signal.SIGCONT, 0))  # type: ignore[misc]
+
+
+def harm(world: World, node: int, what: str) -> None:
+    """Something of ours deleted or altered by hand."""
+    place = world.at(node)
+    cni = Cni(place)
+    world.broken = True
+    if what in PORTS:
+        for port in tunnels(cni):
+            deletion = ["ovs-vsctl", "-t5", "--if-exists", "del-port", "br-int", port]
+            altering = ["ovs-vsctl", "-t5", "--if-exists", "set", "Interface", port, "options:key=78"]
+            cni.tool(*(deletion if what == "tunnels deleted" else altering), check=False)
+        return
+    for command in HARMS[what]:
+        # What does it may find nothing any more, or nobody to ask.
+        cni.tool("timeout", "5", *command.split(), check=False)
+
+
+def harm_rows(world: World, node: int, what: str) -> None:
+    """Called when all is well, and all must be well again before the next fault; pods stay."""
+    place = world.at(node)
+    cni = Cni(place)
+    world.broken = True
+    pods = [name for name, row in cni.rows().items() if row.role == names.ROLE_POD]
+    if what == "bridge deleted":
+        cni.tool("ovs-vsctl", "-t5", "del-br", "br-int")
+        return
+    for port in pods:
+        if what == "pod's port deleted":
+            cni.tool("ovs-vsctl", "-t5", "del-port", "br-int", port)
+        else:
+            cni.tool("ovs-vsctl", "-t5", "clear", "Port", port, "external_ids")
+
+
+def delete_interface(world: World, node: int) -> None:
+    """The first pod's pair is deleted: the runtime makes the pod again."""
+    for pod in attached(world, world.at(node))[:1]:
+        world.broken = True
+        port = next(entry["name"] for entry in (pod.result() or {})["interfaces"] if "sandbox" not in entry)
+        Cni(pod.node).tool("ip", "link", "delete", port, check=False)
+        world.remade.add(pod.name)
+
+
+def cut(world: World, node: int, how: str, seconds: float) -> None:
+    """What the node sends is lost, all or a part, in the segment that joins the nodes."""
+    underlay, port = world.lab.underlay, port_of(world.at(node).node)
+    world.broken = True
+    rule = f"chain from {{ type filter hook ingress device {port} priority 0; {CUTS[how]}; }};"
+    table = f"faults_{port}"
+    remove = f"table netdev {table}\ndelete table netdev {table}\n"
+    underlay.call_on_network(["nft", "-f", "-"], f"{remove}table netdev {table} {{ {rule} }}\n", check=True)
+
+    def mend() -> None:
+        underlay.call_on_network(["nft", "-f", "-"], remove, check=True)
+
+    world.at_last(seconds, mend)
+
+
+def unplug(world: World, node: int, seconds: float) -> None:
+    """The cable: nothing gets in or out."""
+    underlay, place = world.lab.underlay, world.at(node)
+    world.broken = True
+    port = port_of(place.node)
+    underlay.ip([f"link set {port} nomaster"])
+
+    def mend() -> None:
+        if world.there(place):
+            underlay.ip([f"link set {port} master {BRIDGE}"])
+
+    world.at_last(seconds, mend)
+
+
+def fill_disk(world: World, node: int, seconds: float) -> None:
+    """The database on a tiny file system that something else has filled up. Called when all is well."""
+    place = world.at(node)
+    cni = Cni(place)
+    folder, aside = "/etc/openvswitch", "/var/lib/openvswitch/aside"
+    world.broken = True
+    world.ended.add((place.name, OVSDB))
+    place.kill(OVSDB)
+    cni.tool("sh", "-c", f"cp -a {folder} {aside} && mount -t tmpfs -o size=256k tmpfs {folder}")
+    cni.tool("sh", "-c", f"cp -a {aside}/. {folder}/")
+    place.start(OVSDB)
+    cni.tool("sh", "-c", f"cat /dev/zero > {folder}/filler 2>/dev/null || true")
+
+    def free() -> None:
+        if not world.there(place):
+            return
+        cni.tool("rm", "-f", f"{folder}/filler")
+        place.kill(OVSDB)
+        cni.tool("sh", "-c", f"cp -a {folder}/. {aside}/ && umount -l {folder}")
+        cni.tool("sh", "-c", f"cp -a {aside}/. {folder}/ && rm -rf {aside}")
+
+    world.at_last(seconds, free)
+
+
+def attached(world: World, node: Node) -> list[Pod]:
+    return [pod for pod in world.pods_of(node) if pod.result() is not None]
+
+
+def tunnels(cni: Cni) -> list[str]:
+    """Names of the tunnels' ports; none while ovsdb-server does not answer."""
+    which = f"external_ids:{names.OWNER}={names.ROLE_TUNNEL}"
+    return cni.tool(
+        "ovs-vsctl", "-t5", "--bare", "--columns=name", "find", "Port", which, check=False
+    ).split()
+
+
+def children(node: Node) -> list[Process]:
+    """The agent's child for links: of its children the one that runs no other program."""
+    agent = node.daemon(AGENT)
+    if agent is None:
+        return []
+    found = []
+    with contextlib.suppress(OSError):
+        mine = Path(f"/proc/{agent.pid}/cmdline").read_bytes()
+        for pid in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split():
+            if Path(f"/proc/{pid}/cmdline").read_bytes() == mine:
+                found.append(Process(int(pid), start_time(pid)))
+    return found

@@ -1,0 +1,348 @@
+"""A lab of three nodes whose pods and nodes come and go, and what shall be there in the end.
+
+Owns the lab, the pods that shall exist, those that shall go, and every fault that is not over yet. A runtime's part is
+here too: an ADD or a DEL that failed is repeated until it is done. Never decides what happens next: that is the state
+machine's, or a script's. What is broken on purpose is in `fault_damage`, what must hold afterwards in `fault_settle`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import yaml
+from cni_world import Cni, launch_agent
+from lab_world import manifest
+
+from ovsnet.lab import files
+from ovsnet.lab.cni_runner import CniError
+from ovsnet.lab.lab import Lab, silent
+from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
+from ovsnet.lab.pods import IFNAME, NAMESPACE, Pod, new_container
+from ovsnet.lab.spec import LabError, LabSpec, NodeSpec, PodSpec, host, node_spec
+from ovsnet.lab.state import wait_for, write_atomically
+from ovsnet.store.manifest import ENCAPSULATION
+
+DAEMONS = (AGENT, OVSDB, VSWITCHD)
+MOST_PODS = 4
+"""On one node."""
+FREE = 13
+"""IPv4 addresses of a node: a /28 without those of network, gateway and broadcast. Few, so that a leak is felt."""
+HEALED = 40.0
+"""Seconds that starting what was killed may take."""
+AGENT_SETTINGS: dict[str, Any] = {"nodeAddress": {}, "reuseAfter": 0}
+"""The agents take their address from their Node object, so that a manifest can move a node."""
+SPEC = LabSpec(nodes=3, pods=0, agent=AGENT_SETTINGS)
+
+
+class World:
+    """One lab, and what was done to it since all was well.
+
+    broken: something that running pods or requests may notice. changing: nodes came, went or have other manifests.
+    mistaken: a manifest has a mistake, which nobody may notice.
+    """
+
+    def __init__(self) -> None:
+        # A client gives up well before the runner does, whatever was stopped.
+        os.environ["OVSNET_TIMEOUT"] = "20"
+        self.lab = Lab(f"f-{uuid.uuid4().hex[:8]}", SPEC)
+        atexit.register(self.lab.down)
+        self.broken = False
+        self.changing = False
+        self.mistaken = False
+        self.leaving: set[str] = set()
+        """Pods whose DEL is to be repeated."""
+        self.remade: set[str] = set()
+        """Pods that lost their interface: a runtime has to make them again."""
+        self.moved: dict[str, int] = {}
+        """Nodes that have another IPv4 address than at first: its last number."""
+        self.ended: set[tuple[str, str]] = set()
+        """Daemons that may be away, by node."""
+        self._lock = threading.Lock()
+        self._timers: list[threading.Timer] = []
+        self._manifests: Callable[[], None] = _nothing
+        self._cures: list[tuple[float, Callable[[], None]]] = []
+        for index in range(3):
+            self._declare(node_spec(index))
+        self.lab.up()
+        for number in range(3):
+            self.add_pods(number, 2)
+
+    def close(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+            timer.join()
+        self.lab.down()
+        atexit.unregister(self.lab.down)
+
+    # who is who
+
+    def at(self, number: int) -> Node:
+        """The node of that number, counted round."""
+        nodes = self.lab.nodes
+        return nodes[number % len(nodes)]
+
+    def there(self, node: Node) -> bool:
+        return node.name in self.lab.state.nodes
+
+    def pods_of(self, node: Node) -> list[Pod]:
+        """Those that shall exist there."""
+        return [pod for pod in self.lab.pods if pod.node.name == node.name and pod.name not in self.leaving]
+
+    def each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """All at once; the results, or the first error."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            return list(pool.map(work, items))
+
+    # pods
+
+    def add_pods(self, node: int, count: int) -> None:
+        """So many at once. While all is well an ADD must succeed the first time."""
+        self.each(self._attach, self._new_pods(self.at(node), count))
+
+    def remove_pods(self, node: int, count: int) -> None:
+        pods = self.pods_of(self.at(node))[:count]
+        self.leaving |= {pod.name for pod in pods}
+        self.each(self._detach, pods)
+
+    def interrupt_add(self, node: int, milliseconds: int) -> None:
+        """The client is killed in the middle; the runtime deletes and adds again later."""
+        for pod in self._new_pods(self.at(node), 1):
+            pod.start()
+            (pod.node.path / f"{pod.sandbox}.adding").touch()
+            self._kill_client("ADD", pod, milliseconds)
+
+    def interrupt_del(self, node: int, milliseconds: int) -> None:
+        for pod in self.pods_of(self.at(node))[:1]:
+            self.leaving.add(pod.name)
+            self._kill_client("DEL", pod, milliseconds)
+
+    def complete(self) -> list[str]:
+        """What a runtime does again and again: the requests that have failed so far. What still fails."""
+        pods = self.lab.pods
+        going = [pod for pod in pods if pod.name in self.leaving]
+        coming = [
+            pod
+            for pod in pods
+            if pod.name not in self.leaving and (pod.result() is None or pod.name in self.remade)
+        ]
+        return [
+            said
+            for said in (*self.each(self._try_detach, going), *self.each(self._try_attach, coming))
+            if said
+        ]
+
+    def _new_pods(self, node: Node, count: int) -> list[Pod]:
+        count = min(count, MOST_PODS - len(self.pods_of(node)))
+        with self.lab.folder.locked(silent):
+            state = self.lab.state
+            free = [name for i in range(1, 100) if (name := f"{node.node.letter}{i}") not in state.pods]
+            added = [
+                PodSpec(name=name, node=node.name, container=new_container())
+                for name in free[: max(0, count)]
+            ]
+            state.pods.update({pod.name: pod for pod in added})
+            self.lab.folder.save(state)
+        return [self.lab.pod(pod.name) for pod in added]
+
+    def _attach(self, pod: Pod) -> None:
+        try:
+            pod.start()
+            pod.attach()
+        except CniError:
+            if not self.broken:
+                raise
+
+    def _detach(self, pod: Pod) -> None:
+        try:
+            self._remove(pod)
+        except CniError:
+            if not self.broken:
+                raise
+
+    def _try_attach(self, pod: Pod) -> str:
+        try:
+            pod.start()
+            pod.attach()
+            self.remade.discard(pod.name)
+        except LabError as error:
+            return f"ADD of {pod.name}: {error}"
+        return ""
+
+    def _try_detach(self, pod: Pod) -> str:
+        try:
+            self._remove(pod)
+        except LabError as error:
+            return f"DEL of {pod.name}: {error}"
+        return ""
+
+    def _remove(self, pod: Pod) -> None:
+        pod.down()
+        with self._lock, self.lab.folder.locked(silent):
+            state = self.lab.state
+            del state.pods[pod.name]
+            self.lab.folder.save(state)
+            self.leaving.discard(pod.name)
+            self.remade.discard(pod.name)
+
+    def _kill_client(self, command: str, pod: Pod, milliseconds: int) -> None:
+        arguments = {"K8S_POD_NAMESPACE": NAMESPACE, "K8S_POD_NAME": pod.name}
+        variables = {"CNI_ARGS": ";".join(f"{key}={value}" for key, value in arguments.items())}
+        client = Cni(pod.node).process(
+            command, pod.pod.container, netns=pod.netns, ifname=IFNAME, version="1.0.0", variables=variables
+        )
+        time.sleep(milliseconds / 1000)
+        client.kill()
+        client.communicate()
+
+    # nodes and their manifests
+
+    def add_node(self) -> None:
+        self.changing = True
+        used = {node.node.index for node in self.lab.nodes}
+        self._declare(node_spec(next(index for index in itertools.count() if index not in used)))
+        self.lab.add_node()
+
+    def remove_node(self, node: int) -> None:
+        """As one that loses power and never returns."""
+        self.changing = True
+        gone = self.at(node)
+        pods = {pod.name for pod in self.lab.pods if pod.node.name == gone.name}
+        self.lab.remove_node(gone.name)
+        self.leaving -= pods
+        self.remade -= pods
+        self.moved.pop(gone.name, None)
+
+    def move_node(self, node: int, address: int) -> None:
+        """Another IPv4 address, in addition to the first one on the uplink, and instead of it in the manifest."""
+        mover = self.at(node)
+        number = address + 10 * mover.node.index
+        self.moved[mover.name] = number
+        self._give_addresses(mover)
+        self.edit(
+            mover.name,
+            lambda document: document["status"]["addresses"][0].update(address=str(host(4, number))),
+        )
+
+    def encapsulate(self, node: int, encapsulation: str) -> None:
+        """How the node is reached; "" for what the configuration says."""
+
+        def change(document: dict[str, Any]) -> None:
+            document["metadata"]["annotations"] = {ENCAPSULATION: encapsulation} if encapsulation else {}
+
+        self.edit(self.at(node).name, change)
+
+    def edit(self, node: str, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change a manifest; one that is broken just now is restored first."""
+        self.restore_manifests()
+        self.changing = True
+        document = yaml.safe_load(manifest(self.lab, node).read_text())
+        change(document)
+        write_atomically(manifest(self.lab, node), yaml.safe_dump(document))
+
+    def break_manifest(self, node: int, how: str) -> None:
+        """half, invalid, empty or copy: a mistake that withdraws nothing; away: the peer is gone for a while."""
+        self.restore_manifests()
+        path = manifest(self.lab, self.at(node).name)
+        text = path.read_text()
+        copy = path.with_name("zz-copy.yaml")
+        if how == "copy":
+            self.mistaken = True
+            copy.write_text(text.replace("192.0.2.", "198.51.100."))
+        elif how == "away":
+            path.unlink()
+            self.broken = True
+        else:
+            self.mistaken = True
+            path.write_text({"half": text[: len(text) // 2], "invalid": "kind: [Node\n", "empty": ""}[how])
+
+        def restore() -> None:
+            copy.unlink(missing_ok=True)
+            if path.stem in self.lab.state.nodes:
+                write_atomically(path, text)
+
+        self._manifests = restore
+
+    def restore_manifests(self) -> None:
+        self._manifests()
+        self._manifests = _nothing
+        self.mistaken = False
+
+    def _declare(self, node: NodeSpec) -> None:
+        """The manifest, before the lab writes its own: a range that changed under pods would be another matter."""
+        path = manifest(self.lab, node.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first = str(node.pod_range(4))
+        write_atomically(path, files.manifest(SPEC, node).replace(first, first.replace("/24", "/28")))
+
+    def _give_addresses(self, node: Node) -> None:
+        """Those besides its first one: whoever makes the uplink anew does not know of them."""
+        if node.name in self.moved:
+            node.ip([f"address replace {host(4, self.moved[node.name])}/24 dev {node.uplink}"])
+
+    # faults
+
+    def later(self, seconds: float, cure: Callable[[], None]) -> None:
+        """Ends a fault after so many seconds, whatever else is done meanwhile."""
+        timer = threading.Timer(seconds, cure)
+        self._timers.append(timer)
+        timer.start()
+
+    def at_last(self, seconds: float, cure: Callable[[], None]) -> None:
+        """Ends a fault when everything is healed, but not before so many seconds."""
+        self._cures.append((time.monotonic() + seconds, cure))
+
+    def restart(self, node: Node, daemon: str) -> None:
+        """What an init system does: it starts it, and does not wait. The rest is `heal`'s."""
+        with contextlib.suppress(LabError, OSError):
+            if not self.there(node) or node.daemon(daemon):
+                return
+            if daemon == AGENT:
+                launch_agent(node)
+            else:
+                node.start(daemon)
+
+    def heal(self) -> None:
+        """Ends every fault; what it made of things is for ovsnet to mend."""
+        for timer in self._timers:
+            timer.join()
+        self._timers.clear()
+        while self._cures:
+            when, cure = self._cures.pop()
+            time.sleep(max(0.0, when - time.monotonic()))
+            cure()
+        self.restore_manifests()
+        self.each(self._raise_node, self.lab.nodes)
+        self.ended.clear()
+
+    def _raise_node(self, node: Node) -> None:
+        last: list[LabError] = []
+
+        def up() -> bool:
+            try:
+                for daemon in (OVSDB, VSWITCHD):
+                    node.start(daemon)
+                if not node.addressed(node.uplink, node.addresses):
+                    node.make_uplink()
+                self._give_addresses(node)
+                if not node.daemon(AGENT):
+                    launch_agent(node)
+            except LabError as error:
+                last[:] = [error]
+                return False
+            return True
+
+        if not wait_for(up, HEALED, 0.2):
+            raise AssertionError(f"{node.name} can't be started again: {last[0]}")
+
+
+def _nothing() -> None:
+    """No manifest is broken."""

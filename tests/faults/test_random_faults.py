@@ -1,0 +1,205 @@
+"""Faults in any order against a lab of three nodes: whatever happens, some seconds later all is as it should be.
+
+Owns which faults there are, how often, and with what they are combined; what each does is in `fault_world` and
+`fault_damage`, what must hold in `fault_settle`. Everything that is random is drawn by hypothesis, so a failure
+shrinks, and every step is printed as the call that repeats it. How fast the machine is can't be drawn: a failure that
+needs an exact moment may take a few replays.
+
+Every step says whether the world may settle after it (`settle`): where not, the next comes while its fault is still
+there. Clocks that jump are left out: Linux has no time namespace for CLOCK_REALTIME, and the machine's own is not ours.
+
+OVSNET_FAULT_STEPS=N makes about N steps, other ones each time. Without it the same ones each time, some three minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import fault_damage as damage
+import pytest
+from fault_settle import assert_all_free, settle
+from fault_world import DAEMONS, World
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+pytestmark = pytest.mark.slow
+
+STEPS = int(os.environ.get("OVSNET_FAULT_STEPS", "0"))
+FEWEST_NODES, MOST_NODES = 2, 4
+PER_EXAMPLE = 12
+"""Steps in one lab."""
+EXAMPLES = 3
+"""Without OVSNET_FAULT_STEPS."""
+AT_ONCE = 3
+"""Steps after which the world must settle."""
+FIGHT = 3
+"""Changes of one node's flows in one lab: an agent leaves somebody alone who goes on and on."""
+
+NODES = st.integers(0, 3)
+SECONDS = st.sampled_from([0.0, 0.5, 2.0, 6.0])
+MILLISECONDS = st.integers(0, 100)
+SETTLE = st.booleans()
+
+
+class Faults(RuleBasedStateMachine):
+    """The steps. Arguments are plain values, so that what hypothesis prints can be run as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.script = ["from test_random_faults import Faults", "state = Faults()"]
+        self.unsettled = 0
+        self.fights: dict[str, int] = {}
+        self.world = World()
+        self.failed = False
+        with self.telling("start"):
+            settle(self.world)
+
+    def step(self, rule: str, do: Callable[..., None], settled: bool, /, **arguments: Any) -> None:
+        """One step, and after it all must be well: at once, or after the next steps."""
+        words = ", ".join(f"{name}={value!r}" for name, value in {**arguments, "settle": settled}.items())
+        self.script.append(f"state.{rule}({words})")
+        with self.telling(self.script[-1]):
+            do(**arguments)
+            self.unsettled += 1
+            if settled or self.unsettled >= AT_ONCE:
+                self.calm()
+
+    def calm(self) -> None:
+        if self.unsettled or self.world.broken:
+            settle(self.world)
+        self.unsettled = 0
+
+    @contextlib.contextmanager
+    def telling(self, step: str) -> Any:
+        begun = time.monotonic()
+        try:
+            yield
+        except BaseException as error:
+            self.failed = True
+            print(
+                f"\n# failed: {error}\n# to replay:", *self.script, "state.teardown()", sep="\n", flush=True
+            )
+            raise
+        print(f"{time.monotonic() - begun:6.1f} s  {step}", flush=True)
+
+    def teardown(self) -> None:
+        try:
+            if not self.failed:
+                with self.telling("state.teardown()"):
+                    self.calm()
+                    assert_all_free(self.world)
+        finally:
+            self.world.close()
+
+    # pods and nodes
+
+    @rule(node=NODES, count=st.integers(1, 4), settle=SETTLE)
+    def add_pods(self, node: int, count: int, settle: bool) -> None:
+        self.step("add_pods", self.world.add_pods, settle, node=node, count=count)
+
+    @rule(node=NODES, count=st.integers(1, 4), settle=SETTLE)
+    def remove_pods(self, node: int, count: int, settle: bool) -> None:
+        self.step("remove_pods", self.world.remove_pods, settle, node=node, count=count)
+
+    @rule(node=NODES, milliseconds=MILLISECONDS, settle=SETTLE)
+    def interrupt_add(self, node: int, milliseconds: int, settle: bool) -> None:
+        self.step("interrupt_add", self.world.interrupt_add, settle, node=node, milliseconds=milliseconds)
+
+    @rule(node=NODES, milliseconds=MILLISECONDS, settle=SETTLE)
+    def interrupt_del(self, node: int, milliseconds: int, settle: bool) -> None:
+        self.step("interrupt_del", self.world.interrupt_del, settle, node=node, milliseconds=milliseconds)
+
+    @precondition(lambda self: len(self.world.lab.nodes) < MOST_NODES)
+    @rule(settle=SETTLE)
+    def add_node(self, settle: bool) -> None:
+        self.step("add_node", self.world.add_node, settle)
+
+    @precondition(lambda self: len(self.world.lab.nodes) > FEWEST_NODES)
+    @rule(node=NODES, settle=SETTLE)
+    def remove_node(self, node: int, settle: bool) -> None:
+        self.step("remove_node", self.world.remove_node, settle, node=node)
+
+    @rule(node=NODES, address=st.integers(50, 52), settle=SETTLE)
+    def move_node(self, node: int, address: int, settle: bool) -> None:
+        self.step("move_node", self.world.move_node, settle, node=node, address=address)
+
+    @rule(node=NODES, encapsulation=st.sampled_from(["geneve", "gre", "vxlan", ""]), settle=SETTLE)
+    def encapsulate(self, node: int, encapsulation: str, settle: bool) -> None:
+        self.step("encapsulate", self.world.encapsulate, settle, node=node, encapsulation=encapsulation)
+
+    @rule(node=NODES, how=st.sampled_from(["half", "invalid", "empty", "copy", "away"]), settle=SETTLE)
+    def break_manifest(self, node: int, how: str, settle: bool) -> None:
+        self.step("break_manifest", self.world.break_manifest, settle, node=node, how=how)
+
+    # faults
+
+    @rule(node=NODES, daemon=st.sampled_from([*DAEMONS, damage.LINKS]), seconds=SECONDS, settle=SETTLE)
+    def kill(self, node: int, daemon: str, seconds: float, settle: bool) -> None:
+        self.step("kill", self.of(damage.kill), settle, node=node, daemon=daemon, seconds=seconds)
+
+    @rule(node=NODES, daemon=st.sampled_from([*DAEMONS, damage.LINKS]), seconds=SECONDS, settle=SETTLE)
+    def stop(self, node: int, daemon: str, seconds: float, settle: bool) -> None:
+        self.step("stop", self.of(damage.stop), settle, node=node, daemon=daemon, seconds=seconds)
+
+    @rule(node=NODES, what=st.sampled_from([*damage.HARMS, *damage.PORTS]), settle=SETTLE)
+    def harm(self, node: int, what: str, settle: bool) -> None:
+        name = self.world.at(node).name
+        self.fights[name] = self.fights.get(name, 0) + ("flow" in what)
+        if "flow" not in what or self.fights[name] <= FIGHT:
+            self.step("harm", self.of(damage.harm), settle, node=node, what=what)
+
+    @rule(node=NODES, what=st.sampled_from(damage.GRAVE))
+    def harm_rows(self, node: int, what: str) -> None:
+        self.alone("harm_rows", damage.harm_rows, node=node, what=what)
+
+    # Not again and again: it is what hypothesis takes for the simplest, and starts with.
+    @precondition(lambda self: "delete_interface" not in self.script[-1])
+    @rule(node=NODES)
+    def delete_interface(self, node: int) -> None:
+        self.alone("delete_interface", damage.delete_interface, node=node)
+
+    @rule(node=NODES, how=st.sampled_from(list(damage.CUTS)), seconds=SECONDS, settle=SETTLE)
+    def cut(self, node: int, how: str, seconds: float, settle: bool) -> None:
+        self.step("cut", self.of(damage.cut), settle, node=node, how=how, seconds=seconds)
+
+    @rule(node=NODES, seconds=SECONDS, settle=SETTLE)
+    def unplug(self, node: int, seconds: float, settle: bool) -> None:
+        self.step("unplug", self.of(damage.unplug), settle, node=node, seconds=seconds)
+
+    @rule(node=NODES, seconds=SECONDS, settle=SETTLE)
+    def fill_disk(self, node: int, seconds: float, settle: bool) -> None:
+        self.calm()
+        self.step("fill_disk", self.of(damage.fill_disk), settle, node=node, seconds=seconds)
+
+    def alone(self, rule: str, do: Callable[..., None], /, **arguments: Any) -> None:
+        """A step that neither comes upon nor is followed by others before all is well."""
+        words = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        self.script.append(f"state.{rule}({words})")
+        with self.telling(self.script[-1]):
+            self.calm()
+            do(self.world, **arguments)
+            self.unsettled = 1
+            self.calm()
+
+    def of(self, do: Callable[..., None]) -> Callable[..., None]:
+        return lambda **arguments: do(self.world, **arguments)
+
+
+TestFaults = Faults.TestCase
+TestFaults.settings = settings(
+    max_examples=-(-STEPS // PER_EXAMPLE) if STEPS else EXAMPLES,
+    stateful_step_count=PER_EXAMPLE,
+    derandomize=not STEPS,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate]
+    if os.environ.get("OVSNET_FAULT_SHRINK") == "no"
+    else [Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
+import time
 from pathlib import Path
 
 from cni_world import Cni
@@ -62,6 +64,17 @@ def kill(world: World, node: int, daemon: str, seconds: float) -> None:
     world.ended.add((place.name, daemon))
     place.kill(daemon, signal.SIGKILL)
     world.later(seconds, lambda: world.restart(place, daemon))
+
+
+def kill_amid(world: World, node: int, request: str, count: int, daemon: str, milliseconds: int) -> None:
+    """SIGKILL so long after so many requests began: add or remove. Started again a moment later."""
+    world.broken = True
+    requests = world.add_pods if request == "add" else world.remove_pods
+    runtime = threading.Thread(target=requests, args=(node, count))
+    runtime.start()
+    time.sleep(milliseconds / 1000)
+    kill(world, node, daemon, 0.5)
+    runtime.join()
 
 
 def stop(world: World, node: int, daemon: str, seconds: float) -> None:

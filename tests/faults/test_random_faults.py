@@ -44,6 +44,7 @@ NODES = st.integers(0, 3)
 SECONDS = st.sampled_from([0.0, 0.5, 2.0, 6.0])
 MILLISECONDS = st.integers(0, 100)
 SETTLE = st.booleans()
+PROCESSES = st.sampled_from([*DAEMONS, damage.LINKS])
 
 
 class Faults(RuleBasedStateMachine):
@@ -138,11 +139,25 @@ class Faults(RuleBasedStateMachine):
 
     # faults
 
-    @rule(node=NODES, daemon=st.sampled_from([*DAEMONS, damage.LINKS]), seconds=SECONDS, settle=SETTLE)
+    @rule(node=NODES, daemon=PROCESSES, seconds=SECONDS, settle=SETTLE)
     def kill(self, node: int, daemon: str, seconds: float, settle: bool) -> None:
         self.step("kill", self.of(damage.kill), settle, node=node, daemon=daemon, seconds=seconds)
 
-    @rule(node=NODES, daemon=st.sampled_from([*DAEMONS, damage.LINKS]), seconds=SECONDS, settle=SETTLE)
+    @rule(
+        node=NODES,
+        request=st.sampled_from(["add", "remove"]),
+        count=st.integers(1, 4),
+        daemon=PROCESSES,
+        milliseconds=MILLISECONDS,
+        settle=SETTLE,
+    )
+    def kill_amid(
+        self, node: int, request: str, count: int, daemon: str, milliseconds: int, settle: bool
+    ) -> None:
+        given = {"request": request, "count": count, "daemon": daemon, "milliseconds": milliseconds}
+        self.step("kill_amid", self.of(damage.kill_amid), settle, node=node, **given)
+
+    @rule(node=NODES, daemon=PROCESSES, seconds=SECONDS, settle=SETTLE)
     def stop(self, node: int, daemon: str, seconds: float, settle: bool) -> None:
         self.step("stop", self.of(damage.stop), settle, node=node, daemon=daemon, seconds=seconds)
 

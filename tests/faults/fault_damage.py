@@ -169,6 +169,9 @@ def fill_disk(world: World, node: int, seconds: float) -> None:
     cni.tool("sh", "-c", f"cp -a {aside}/. {folder}/")
     place.start(OVSDB)
     cni.tool("sh", "-c", f"cat /dev/zero > {folder}/filler 2>/dev/null || true")
+    # The journal's last block has room for some changes yet.
+    change = "ovs-vsctl -t2 --no-wait set Bridge br-int external_ids:filler=$i"
+    cni.tool("sh", "-c", f"for i in $(seq 100); do {change} || break; done", check=False)
 
     def free() -> None:
         if not world.there(place):

@@ -33,7 +33,7 @@ STEPS = int(os.environ.get("OVSNET_FAULT_STEPS", "0"))
 FEWEST_NODES, MOST_NODES = 2, 4
 PER_EXAMPLE = 12
 """Steps in one lab."""
-EXAMPLES = 3
+EXAMPLES = 4
 """Without OVSNET_FAULT_STEPS."""
 AT_ONCE = 3
 """Steps after which the world must settle."""

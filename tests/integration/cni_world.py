@@ -75,8 +75,11 @@ class Cni:
             text=True,
         )
         assert process.stdin is not None
-        process.stdin.write(config)
-        process.stdin.close()
+        # Without a command the executable ends before it has read anything, as a runtime has to expect.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(config)
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
         process.stdin = None
         return process
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from ovsnet import names, plan
@@ -123,10 +123,3 @@ class Wiring:
     async def clear_up(self) -> None:
         """Tries again to remove what could not be removed."""
         await asyncio.gather(*map(self.disconnect, list(self._leftover)))
-
-
-async def together(*steps: Awaitable[None]) -> None:
-    """All of them, side by side; when all have ended, raises what the first that failed raised."""
-    for outcome in await asyncio.gather(*steps, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome

@@ -144,15 +144,11 @@ class Ovsdb:
         next: vswitchd looks at its ports once for all of it. Raises SwitchUnavailable without a server, and
         OvsnetError for a row that is not ours or with the server's words when it refuses.
         """
-        await self.begin(changes)
-
-    def begin(self, changes: Sequence[Change]) -> asyncio.Future[None]:
-        """Like `apply`, but under way with the loop's next turn."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((changes, waiter))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
-        return waiter
+        await waiter
 
     async def _work(self) -> None:
         batch: list[tuple[Sequence[Change], asyncio.Future[None]]] = []

@@ -15,12 +15,14 @@ pod's, which counts from the inner IP header on:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ovsnet.model import Encap, IPAddress
 
 UDP_PORTS = {Encap.VXLAN: 4789, Encap.GENEVE: 6081}
 """Those that Open vSwitch takes without dst_port (IANA's)."""
+
+_DEVICES = {"vxlan": "vxlan_sys", "geneve": "genev_sys", "gre": "gre_sys", "ip6gre": "ip6gre_sys"}
 
 _OUTER_IP = {4: 20, 6: 40}
 _HEADERS = {Encap.VXLAN: 8 + 8, Encap.GENEVE: 8 + 8, Encap.GRE: 4 + 4}
@@ -57,6 +59,17 @@ def udp_port(encap: Encap, configured: Encap, port: int | None) -> int | None:
     """
     own = UDP_PORTS.get(encap)
     return own if own is None or port is None or encap is not configured else port
+
+
+def device(interface_type: str, options: Mapping[str, str]) -> str | None:
+    """What the kernel's datapath calls the one device behind all tunnels of a kind (netdev-vport.c).
+
+    interface_type, options: an Interface's. None for what is no tunnel.
+    """
+    kind = _DEVICES.get(interface_type)
+    if kind is None or interface_type not in UDP_PORTS:
+        return kind
+    return f"{kind}_{options.get('dst_port', UDP_PORTS[Encap(interface_type)])}"
 
 
 def options(

@@ -17,6 +17,8 @@ GATEWAY = "ovsnet0"
 # external_ids of a Bridge or Port row. A row without OWNER is somebody else's and never touched.
 OWNER = "ovsnet"
 ROLE_BRIDGE, ROLE_GATEWAY, ROLE_TUNNEL, ROLE_POD = "bridge", "gateway", "tunnel", "pod"
+ROLE_KEEPER = "keeper"
+"""Of the row that names devices which vswitchd is to keep; see `agent.arming`."""
 KEY_CONTAINER = "ovsnet-container"
 KEY_NETNS = "ovsnet-netns"
 KEY_IFNAME = "ovsnet-ifname"

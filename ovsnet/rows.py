@@ -110,4 +110,10 @@ class SetRestoreWait(Frozen):
     wait: bool
 
 
-Change = SetBridge | AddPort | SetPort | DeletePort | SetIdentity | SetReleased | SetRestoreWait
+class KeepDevices(Frozen):
+    """Have vswitchd, at its next start, keep these devices in the kernel's datapath; none: nothing but its own."""
+
+    devices: frozenset[str]
+
+
+Change = SetBridge | AddPort | SetPort | DeletePort | SetIdentity | SetReleased | SetRestoreWait | KeepDevices

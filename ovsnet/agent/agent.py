@@ -296,6 +296,8 @@ class Agent:
 
     async def _require_switch(self) -> None:
         """Raises SwitchUnavailable when vswitchd does not serve the bridge within a moment."""
+        if not await self.openflow.is_up():
+            await self._away()
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self.openflow.wait_up()
@@ -303,6 +305,10 @@ class Agent:
             raise SwitchUnavailable(
                 f"ovs-vswitchd does not serve bridge {self.config.bridge}", "is ovs-vswitchd running?"
             ) from None
+
+    async def _away(self) -> None:
+        if self._datapath == "system":
+            await self._arming.away()
 
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)
@@ -357,5 +363,5 @@ class Agent:
             if not self.installer.stale:
                 log.warning("ovs-vswitchd or bridge %s went away, and flows with it", self.config.bridge)
             self.installer.invalidate()
-            self._arming.restarted()
+            await self._away()
             self.wake()

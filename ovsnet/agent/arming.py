@@ -4,16 +4,26 @@ A vswitchd that starts throws away the flows that the kernel's datapath has, and
 own are written again. With `other_config:flow-restore-wait` in the database it keeps them, and handles nothing new
 until the key goes. It looks at the key until it first finds it gone, and not again in its lifetime; so the agent
 takes it away when all flows are in, waits until vswitchd has seen that, and sets it again for the next crash.
-Owns that key. Called by the agent's loop, on the kernel's datapath only: in user space nothing outlives vswitchd.
+
+It also removes from the datapath whatever is not an Interface by name, and so the device behind the tunnels, which no
+Interface is, and makes it anew with the first tunnel; nothing passes between nodes meanwhile. So while vswitchd is
+away the device's name stands in the database too, until all flows are in again. (What follows a while later, it
+removes and makes the device in one go, is vswitchd's own way.)
+
+Owns that key and that row. Called by the agent's loop, on the kernel's datapath only: in user space nothing outlives
+vswitchd.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ovsnet.rows import Change, SetRestoreWait
+from ovsnet import encap
+from ovsnet.errors import OvsnetError
+from ovsnet.rows import Change, KeepDevices, PortRow, SetRestoreWait
 
 log = logging.getLogger("ovsnet.agent")
 
@@ -27,13 +37,18 @@ class Database(Protocol):
     @property
     def restore_wait(self) -> bool: ...
 
+    @property
+    def keeps_devices(self) -> bool: ...
+
+    def ports(self) -> Mapping[str, PortRow]: ...
+
     async def apply(self, changes: Sequence[Change]) -> None: ...
 
     async def wait_configured(self, patience: float) -> None: ...
 
 
 class Arming:
-    """The key, for as long as an agent runs."""
+    """The key and the row, for as long as an agent runs."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -42,9 +57,15 @@ class Arming:
         self._taken_away = False
         """The key was taken away, and it is not known yet that vswitchd has seen that."""
 
-    def restarted(self) -> None:
-        """vswitchd went away: the one that comes waits for us."""
+    async def away(self) -> None:
+        """vswitchd is not there: the one that comes waits for us, and keeps the tunnels' devices."""
         self._released = False
+        made = [row for row in self._database.ports().values() if row.ofport is not None and row.ofport > 0]
+        devices = frozenset(filter(None, (encap.device(row.type, row.options) for row in made)))
+        if devices and not self._database.keeps_devices:
+            # Without it nothing breaks that would not break anyway.
+            with contextlib.suppress(OvsnetError):
+                await self._database.apply([KeepDevices(devices=devices)])
 
     async def settle(self) -> None:
         """All flows are in: lets vswitchd go on if it waits, and has the next one wait.
@@ -60,5 +81,10 @@ class Arming:
                 log.info("ovs-vswitchd may handle new connections: all flows are in place")
                 self._taken_away = False
             self._released = True
+        changes: list[Change] = []
         if not self._database.restore_wait:
-            await self._database.apply([SetRestoreWait(wait=True)])
+            changes.append(SetRestoreWait(wait=True))
+        if self._database.keeps_devices:
+            changes.append(KeepDevices(devices=frozenset()))
+        if changes:
+            await self._database.apply(changes)

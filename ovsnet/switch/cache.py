@@ -71,6 +71,16 @@ class Cache:
         uuid = self.uuids.get(port)
         return next((row["name"] for row in self._tables["Bridge"].values() if uuid in row["ports"]), None)
 
+    @property
+    def keeper_name(self) -> str:
+        """The bridge that names devices for vswitchd to keep. With a slash in its name vswitchd ignores it."""
+        return f"{self._name}/kept"
+
+    def keeper(self) -> str | None:
+        """The UUID of that bridge's row; None when there is none."""
+        found = (uuid for uuid, row in self._tables["Bridge"].items() if row["name"] == self.keeper_name)
+        return next(found, None)
+
     def root(self) -> str | None:
         """The UUID of the one row of Open_vSwitch; None before `ovs-vsctl init`."""
         return next(iter(self._tables["Open_vSwitch"]), None)

@@ -82,12 +82,18 @@ class OpenFlow:
         self._check(finished, [])
         return finished.out.splitlines()
 
+    async def is_up(self) -> bool:
+        """Whether vswitchd answers for the bridge."""
+        connection = await self._connect()
+        if connection is None:
+            return False
+        connection.close()
+        return True
+
     async def wait_up(self) -> None:
         """Returns when vswitchd answers for the bridge."""
         while True:
-            connection = await self._connect()
-            if connection is not None:
-                connection.close()
+            if await self.is_up():
                 return
             await asyncio.sleep(_LOOK)
 

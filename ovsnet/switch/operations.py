@@ -18,6 +18,7 @@ from ovsnet.rows import (
     BridgeSpec,
     Change,
     DeletePort,
+    KeepDevices,
     PortRow,
     PortSpec,
     SetBridge,
@@ -71,6 +72,8 @@ class _Builder:
                     self._set_released(value)
                 case SetRestoreWait(wait=wait):
                     self._set_restore_wait(wait)
+                case KeepDevices(devices=devices):
+                    self._keep_devices(devices)
         self._move_ports()
         return [*self._guards.values(), *self._operations] if self._operations else []
 
@@ -139,7 +142,11 @@ class _Builder:
             )
         if spec.name in self._added:
             raise OvsnetError(f"port {spec.name} is added twice in one change", "this is a bug in ovsnet")
-        interface, port = f"interface{len(self._added)}", f"port{len(self._added)}"
+        self._added[spec.name] = self._insert_rows(spec, str(len(self._added)))
+
+    def _insert_rows(self, spec: PortSpec, label: str) -> Reference:
+        """A Port and its Interface; label: unique in this transaction."""
+        interface, port = f"interface{label}", f"port{label}"
         row: dict[str, Any] = {"name": spec.name, "type": spec.type, "options": _map(spec.options)}
         for column in ("mac", "mtu_request", "ofport_request"):
             if (value := getattr(spec, column)) is not None:
@@ -157,7 +164,7 @@ class _Builder:
                 },
             },
         ]
-        self._added[spec.name] = ["named-uuid", port]
+        return ["named-uuid", port]
 
     def _set_port(self, spec: PortSpec, row: PortRow) -> None:
         columns: dict[str, Any] = {}
@@ -209,6 +216,29 @@ class _Builder:
         else:
             # vswitchd answers in cur_cfg when it has seen this.
             mutations.append(["next_cfg", "+=", 1])
+        self._mutate("Open_vSwitch", _by_uuid(root), mutations)
+
+    def _keep_devices(self, devices: frozenset[str]) -> None:
+        """The names as those of Interfaces, in a bridge that vswitchd ignores for its own name's sake.
+
+        A vswitchd that starts removes what it finds in the datapath, but for the names of all Interfaces. No
+        bridge that it makes may have these: it would take the device for a port of its own.
+        """
+        root = self._cache.root()
+        if root is None:
+            return
+        mutations: list[list[Any]] = []
+        if (kept := self._cache.keeper()) is not None:
+            mutations.append(["bridges", "delete", ["set", [_by_uuid(kept)]]])
+        if devices:
+            ports = [self._insert_rows(PortSpec(name=name), f"kept{n}") for n, name in enumerate(devices)]
+            row = {
+                "name": self._cache.keeper_name,
+                "ports": ["set", ports],
+                "external_ids": _map({names.OWNER: names.ROLE_KEEPER}),
+            }
+            self._operations.append({"op": "insert", "table": "Bridge", "uuid-name": "keeper", "row": row})
+            mutations.append(["bridges", "insert", ["set", [["named-uuid", "keeper"]]]])
         self._mutate("Open_vSwitch", _by_uuid(root), mutations)
 
     def _move_ports(self) -> None:

@@ -91,6 +91,11 @@ class Ovsdb:
         row = self._cache.system()
         return row is not None and row["other_config"].get(operations.RESTORE_WAIT) == "true"
 
+    @property
+    def keeps_devices(self) -> bool:
+        """Whether a vswitchd that starts now would keep devices that are not its ports'."""
+        return self._cache.keeper() is not None
+
     async def wait_configured(self, patience: float) -> None:
         """Waits until vswitchd has seen everything that asked it to say so. Raises SwitchUnavailable."""
         try:

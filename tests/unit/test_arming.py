@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from ovsnet.agent.arming import Arming
 from ovsnet.errors import SwitchUnavailable
-from ovsnet.rows import Change, SetRestoreWait
+from ovsnet.rows import Change, KeepDevices, PortRow, SetRestoreWait
 
 
 class Rows:
@@ -18,14 +18,37 @@ class Rows:
         self.restore_wait = wait
         self.vswitchd_waits = wait
         self.hangs = False
+        self.devices: frozenset[str] = frozenset()
+        self.kept: frozenset[str] = frozenset()
 
     def restart(self) -> None:
         self.vswitchd_waits = self.restore_wait
+        self.kept = self.devices
+
+    @property
+    def keeps_devices(self) -> bool:
+        return bool(self.devices)
+
+    def ports(self) -> Mapping[str, PortRow]:
+        return {
+            row.name: row
+            for row in (
+                PortRow(name="pod-a", ofport=16),
+                PortRow(name="vxl-a", type="vxlan", ofport=20000),
+                PortRow(name="vxl-b", type="vxlan", options={"dst_port": "8472"}, ofport=20001),
+                PortRow(name="gen-c", type="geneve", ofport=20002),
+                PortRow(name="gre-d", type="gre", ofport=-1),
+                PortRow(name="gre-e", type="ip6gre"),
+            )
+        }
 
     async def apply(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            assert isinstance(change, SetRestoreWait)
-            self.restore_wait = change.wait
+            if isinstance(change, KeepDevices):
+                self.devices = change.devices
+            else:
+                assert isinstance(change, SetRestoreWait)
+                self.restore_wait = change.wait
 
     async def wait_configured(self, patience: float) -> None:
         if self.hangs:
@@ -40,11 +63,24 @@ async def test_it_goes_on_now_and_waits_the_next_time(wait: bool) -> None:
     for _ in range(3):
         await arming.settle()
         assert (rows.vswitchd_waits, rows.restore_wait) == (False, True)
+    await arming.away()
     rows.restart()
-    arming.restarted()
     assert rows.vswitchd_waits
     await arming.settle()
     assert (rows.vswitchd_waits, rows.restore_wait) == (False, True)
+
+
+async def test_devices_of_tunnels_that_were_there_are_kept_until_all_is_settled() -> None:
+    rows = Rows(wait=True)
+    arming = Arming(rows)
+    for _ in range(2):
+        await arming.away()
+    rows.restart()
+    assert rows.kept == {"vxlan_sys_4789", "vxlan_sys_8472", "genev_sys_6081"}
+    await arming.settle()
+    assert not rows.devices
+    rows.restart()
+    assert not rows.kept
 
 
 async def test_one_that_has_not_seen_it_yet_is_waited_for_again() -> None:

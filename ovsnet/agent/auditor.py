@@ -96,13 +96,14 @@ class Auditor:
         if found is None:
             self._expect(_BETWEEN)
             return
-        drifts = describe(found.lines, self._renderer.objects, self._tables)
+        drifts = describe(found, self._renderer.objects, self._tables)
         todo = [drift for drift in drifts if self._patience.allows(drift.subject)]
-        if todo and not await self._installer.repair(todo, found.modifications):
+        done = await self._installer.repair(todo)
+        self._tell(done, time.monotonic() - begun)
+        if len(done) < len(todo):
             self._expect(_BETWEEN)
             return
         self._heard = None
-        self._tell(todo, time.monotonic() - begun)
         wait = self._patience.wait()
         if wait is not None and len(todo) < len(drifts):
             self._expect(wait)

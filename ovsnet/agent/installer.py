@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from ovsnet import plan
-from ovsnet.agent.drift import Drift, Echo, remedy
+from ovsnet.agent.drift import Drift, Echo, cookie_in, remedy
 from ovsnet.errors import OvsnetError, SwitchUnavailable
-from ovsnet.model import Frozen
 from ovsnet.render import Lines, Rendered
 
 log = logging.getLogger("ovsnet.flows")
@@ -29,14 +28,6 @@ class Switch(Protocol):
     async def replace(self, lines: Iterable[str]) -> None: ...
 
     async def differences(self, lines: Iterable[str]) -> list[str]: ...
-
-
-class Audit(Frozen):
-    """How the switch differs from what was installed, and after how many modifications that was seen."""
-
-    lines: tuple[str, ...]
-    """Of `ovs-ofctl diff-flows`: - has, + lacks."""
-    modifications: int
 
 
 class Installer:
@@ -58,6 +49,9 @@ class Installer:
         self._applying = asyncio.Lock()
         """Held while a bundle is under way, whosever."""
         self.echo = Echo()
+        self._current: frozenset[int] = frozenset()
+        self._touched: set[int] = set()
+        """Objects whose flows are being changed, and those whose flows were since the last audit began."""
         self._held: list[tuple[Mapping[int, Lines], asyncio.Future[None]]] | None = None
         """What is asked for while everything is replaced, and so must follow the replacement."""
 
@@ -107,27 +101,28 @@ class Installer:
         if changed:
             await self.change(changed)
 
-    async def audit(self) -> Audit | None:
-        """How the switch differs from what was installed; None when that can't be told while changes are under way."""
-        if self.stale or self._worker is not None:
-            return None
-        before = self.modifications
-        found = await self._switch.differences(line for lines in self.installed.values() for line in lines)
-        if self.stale or self._worker is not None or before != self.modifications:
-            return None
-        return Audit(lines=tuple(found), modifications=before)
+    async def audit(self) -> list[str] | None:
+        """How the switch differs from what was installed, as `ovs-ofctl diff-flows` says it: - has, + lacks.
 
-    async def repair(self, drifts: Iterable[Drift], modifications: int) -> bool:
-        """Undoes what an audit found; False if something was changed since, and nothing was undone.
-
-        modifications: of that audit.
+        None while everything is to be written again. Objects that change meanwhile are left out: pods come and go
+        all the time on a busy node, and an audit of a large one takes a while. One at a time.
         """
+        self._touched = set(self._current)
+        if self.stale:
+            return None
+        found = await self._switch.differences(line for lines in self.installed.values() for line in lines)
+        return None if self.stale else [line for line in found if cookie_in(line) not in self._touched]
+
+    async def repair(self, drifts: Iterable[Drift]) -> list[Drift]:
+        """Undoes what the last audit found, but for objects that were changed since; what was undone."""
         async with self._applying:
-            if self.stale or modifications != self.modifications:
-                return False
-            lines = remedy(drifts)
-            await self._bundle(lines)
-            return True
+            todo = [
+                each for each in drifts if self._touched.isdisjoint(cookie_in(line) for line in each.lines)
+            ]
+            if self.stale or not todo:
+                return []
+            await self._bundle(remedy(todo))
+            return todo
 
     async def _bundle(self, lines: list[str]) -> None:
         self.echo.sent(lines)
@@ -166,7 +161,10 @@ class Installer:
                 wanted, self._wanted = self._wanted, {}
                 waiters, self._waiters = self._waiters, []
                 async with self._applying:
+                    self._current = frozenset(wanted)
+                    self._touched |= self._current
                     await self._apply(wanted, waiters)
+                self._current = frozenset()
         except BaseException as error:
             # Nobody may wait for ever, whatever it was.
             for _, waiter in (*waiters, *self._waiters):
@@ -174,7 +172,7 @@ class Installer:
                     waiter.set_exception(error)
             raise
         finally:
-            self._worker = None
+            self._worker, self._current = None, frozenset()
 
     async def _apply(
         self, wanted: dict[int, Lines], waiters: list[tuple[frozenset[int], asyncio.Future[None]]]

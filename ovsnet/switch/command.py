@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ovsnet.errors import SwitchUnavailable
@@ -22,13 +22,28 @@ class Finished(NamedTuple):
     err: str
 
 
-async def run(argv: Sequence[str], text: str = "") -> Finished:
-    """Runs to the end; a cancelled call kills its process. Raises SwitchUnavailable if it is not installed."""
+@contextlib.contextmanager
+def file() -> Iterator[int]:
+    """A file in memory that one tool writes and the next reads, as /dev/fd/N."""
+    descriptor = os.memfd_create("between")
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+async def run(
+    argv: Sequence[str], text: str = "", *, append: int | None = None, keep: Sequence[int] = ()
+) -> Finished:
+    """Runs to the end; a cancelled call kills its process. Raises SwitchUnavailable if it is not installed.
+
+    append: a `file` that gets the output; then `out` is empty. keep: those that it may read.
+    """
     files: list[int] = []
     try:
         files += [os.memfd_create(name) for name in ("in", "out", "err")]
         _write(files[0], text.encode())
-        process = _start(argv, files)
+        process = _start(argv, [files[0], files[1] if append is None else append, files[2]], keep)
         try:
             await _exit(process.pid)
         except BaseException:
@@ -46,9 +61,9 @@ async def run(argv: Sequence[str], text: str = "") -> Finished:
             os.close(file)
 
 
-def _start(argv: Sequence[str], files: list[int]) -> subprocess.Popen[bytes]:
+def _start(argv: Sequence[str], files: list[int], keep: Sequence[int]) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(argv, stdin=files[0], stdout=files[1], stderr=files[2])
+        return subprocess.Popen(argv, stdin=files[0], stdout=files[1], stderr=files[2], pass_fds=keep)
     except FileNotFoundError:
         raise SwitchUnavailable(f"{argv[0]} is not installed", "install openvswitch-switch") from None
 

@@ -29,6 +29,8 @@ _LINE = re.compile(r"-:(\d+):")
 _HEADER = struct.Struct(">BBHI")
 """version, type, length, transaction (OpenFlow 1.4, section 7.1.1)"""
 _OPENFLOW_14, _HELLO, _ECHO_REQUEST, _ECHO_REPLY = 5, 0, 2, 3
+_PART = 10_000
+"""Flows that vswitchd is asked for at once."""
 _DIFFERENT = 2
 """The exit code of diff-flows that is no failure."""
 _PROBE = 3.0
@@ -69,9 +71,22 @@ class OpenFlow:
         await self._send(list(lines), "--bundle", "replace-flows", self._target, "-")
 
     async def differences(self, lines: Iterable[str]) -> list[str]:
-        """How the bridge's flows differ from these, as `ovs-ofctl diff-flows` prints it: - has, + lacks."""
-        text = "\n".join(lines) + "\n"
-        finished = await command.run([*self._ofctl, "diff-flows", self._target, "/dev/stdin"], text)
+        """How the bridge's flows differ from these, as `ovs-ofctl diff-flows` prints it: - has, + lacks.
+
+        While vswitchd answers a dump it does nothing else, 15 ms for 10,000 flows: of many it is asked in parts, by
+        the cookies' last bits. What changes between two parts is another difference than either.
+        """
+        wanted = list(lines)
+        text = "\n".join(wanted) + "\n"
+        parts = 1 << max(0, (len(wanted) - 1) // _PART).bit_length()
+        with command.file() as installed:
+            for number in range(parts if parts > 1 else 0):
+                match = f"cookie={number:#x}/{parts - 1:#x}"
+                argv = [*self._ofctl, "--no-stats", "dump-flows", self._target, match]
+                self._check(await command.run(argv, append=installed), [])
+            source = f"/dev/fd/{installed}" if parts > 1 else self._target
+            argv = [*self._ofctl, "diff-flows", source, "/dev/stdin"]
+            finished = await command.run(argv, text, keep=[installed])
         if finished.code != _DIFFERENT:
             self._check(finished, [])
         return finished.out.splitlines()

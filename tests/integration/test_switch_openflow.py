@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import struct
 import time
 from collections.abc import Callable
@@ -40,6 +41,31 @@ async def priorities(switch: OpenFlow) -> list[int]:
 
 def many(count: int) -> list[str]:
     return [f"table=1,priority=7,reg1={number},actions=set_field:{number}->reg2" for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [100, 25_000])
+async def test_differences_are_found_among_few_and_many(switch: OpenFlow, count: int) -> None:
+    """Many are asked for in parts; what is foreign, missing or altered in any of them is found."""
+    wanted = [f"cookie={number:#x},{line}" for number, line in enumerate(many(count))]
+    await switch.replace(wanted)
+    assert await switch.differences(wanted) == []
+    matches = [line.partition(",actions=")[0].partition(",")[2] for line in wanted]
+    await switch.bundle(
+        [
+            f"flow delete_strict {matches[41]}",
+            f"flow add {matches[count - 7]},actions=drop",
+            "flow add cookie=0xabcdef,table=3,priority=9,actions=drop",
+        ]
+    )
+    found = await switch.differences(wanted)
+    assert sorted(re.sub("[, ]+", " ", line) for line in found) == sorted(
+        [
+            "+table=1 priority=7 reg1=0x29 cookie=0x29 actions=set_field:0x29->reg2",
+            f"-table=1 priority=7 reg1={count - 7:#x} actions=drop",
+            f"+table=1 priority=7 reg1={count - 7:#x} cookie={count - 7:#x} actions=set_field:{count - 7:#x}->reg2",
+            "-table=3 priority=9 cookie=0xabcdef actions=drop",
+        ]
+    )
 
 
 async def down(switch: OpenFlow, cause: Callable[[], object]) -> float:

@@ -110,7 +110,8 @@ class Installer:
         self._touched = set(self._current)
         if self.stale:
             return None
-        found = await self._switch.differences(line for lines in self.installed.values() for line in lines)
+        installed = [*self.installed.values()]
+        found = await self._switch.differences(line for lines in installed for line in lines)
         return None if self.stale else [line for line in found if cookie_in(line) not in self._touched]
 
     async def repair(self, drifts: Iterable[Drift]) -> list[Drift]:

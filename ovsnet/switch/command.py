@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ovsnet.errors import SwitchUnavailable
+
+_AT_ONCE = 5_000
+"""Lines that are written without a break: some 2 ms."""
 
 
 class Finished(NamedTuple):
@@ -32,6 +36,21 @@ def file() -> Iterator[int]:
         os.close(descriptor)
 
 
+async def write(file: int, lines: Iterable[str]) -> int:
+    """Puts lines into a `file`, with other work of the loop after every few thousand; how many there were."""
+    count = 0
+    for part in _parts(iter(lines)):
+        _write(file, ("\n".join(part) + "\n").encode())
+        count += len(part)
+        await asyncio.sleep(0)
+    return count
+
+
+def _parts(lines: Iterator[str]) -> Iterator[list[str]]:
+    while part := list(itertools.islice(lines, _AT_ONCE)):
+        yield part
+
+
 async def run(
     argv: Sequence[str], text: str = "", *, append: int | None = None, keep: Sequence[int] = ()
 ) -> Finished:
@@ -43,6 +62,7 @@ async def run(
     try:
         files += [os.memfd_create(name) for name in ("in", "out", "err")]
         _write(files[0], text.encode())
+        os.lseek(files[0], 0, os.SEEK_SET)
         process = _start(argv, [files[0], files[1] if append is None else append, files[2]], keep)
         try:
             await _exit(process.pid)
@@ -90,7 +110,6 @@ def _write(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
-    os.lseek(file, 0, os.SEEK_SET)
 
 
 def _read(file: int) -> str:

@@ -74,19 +74,18 @@ class OpenFlow:
         """How the bridge's flows differ from these, as `ovs-ofctl diff-flows` prints it: - has, + lacks.
 
         While vswitchd answers a dump it does nothing else, 15 ms for 10,000 flows: of many it is asked in parts, by
-        the cookies' last bits. What changes between two parts is another difference than either.
+        the cookies' last bits. Lines are taken one by one meanwhile, with other work of the loop in between.
         """
-        wanted = list(lines)
-        text = "\n".join(wanted) + "\n"
-        parts = 1 << max(0, (len(wanted) - 1) // _PART).bit_length()
-        with command.file() as installed:
+        with command.file() as wanted, command.file() as installed:
+            count = await command.write(wanted, lines)
+            parts = 1 << max(0, (count - 1) // _PART).bit_length()
             for number in range(parts if parts > 1 else 0):
                 match = f"cookie={number:#x}/{parts - 1:#x}"
                 argv = [*self._ofctl, "--no-stats", "dump-flows", self._target, match]
                 self._check(await command.run(argv, append=installed), [])
             source = f"/dev/fd/{installed}" if parts > 1 else self._target
-            argv = [*self._ofctl, "diff-flows", source, "/dev/stdin"]
-            finished = await command.run(argv, text, keep=[installed])
+            argv = [*self._ofctl, "diff-flows", source, f"/dev/fd/{wanted}"]
+            finished = await command.run(argv, keep=[wanted, installed])
         if finished.code != _DIFFERENT:
             self._check(finished, [])
         return finished.out.splitlines()

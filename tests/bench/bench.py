@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import bench_audit
 import bench_cni
 import bench_scale
 import bench_traffic
 import figures
 
-PARTS = {"cni": bench_cni, "scale": bench_scale, "traffic": bench_traffic}
+PARTS = {"cni": bench_cni, "scale": bench_scale, "audit": bench_audit, "traffic": bench_traffic}
 COMMAND = "tox -e bench"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

@@ -1,4 +1,5 @@
-"""The kernel's news of what somebody changed on the node's side: the gateway's link, addresses and routes, our table.
+"""The kernel's news of what somebody changed on the node's side: the gateway's link, addresses and routes, our table,
+forwarding and rp_filter.
 
 Owns two netlink sockets that only listen. Says that there is something to look at, never what: a comparison tells.
 What concerns other interfaces and tables, such as pods that come and go, is no news. Called by the agent's loop.
@@ -20,19 +21,32 @@ log = logging.getLogger("ovsnet.host")
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _LINK, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 5, 7, 9, 11
+_IPV4_SETTINGS, _IPV6_SETTINGS = 24, 25
 """RTNLGRP_* (linux/rtnetlink.h)"""
+_GROUPS = (
+    _LINK,
+    _IPV4_ADDRESS,
+    _IPV4_ROUTE,
+    _IPV6_ADDRESS,
+    _IPV6_ROUTE,
+    _IPV4_SETTINGS,
+    _IPV6_SETTINGS,
+)
 _NFTABLES = 7
 """NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h)"""
 _HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port"""
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 21, 24, 25
+_NEWNETCONF = 80
 _INDEX = struct.Struct("=4xi")
 """struct ifinfomsg and struct ifaddrmsg have the interface's index behind 4 bytes"""
-_ROUTE = 12
-"""Bytes of struct rtmsg"""
+_ROUTE, _NETCONF = 12, 4
+"""Bytes of struct rtmsg and, aligned, of struct netconfmsg"""
 _ATTRIBUTE = struct.Struct("=HH")
-_OUTPUT = 4
-"""RTA_OIF"""
+_OUTPUT, _IFINDEX = 4, 1
+"""RTA_OIF, NETCONFA_IFINDEX"""
+_ALL = -1
+"""NETCONFA_IFINDEX_ALL: net.ipv4.conf.all and its like"""
 _SETTLE = 0.05
 """Seconds in which more news of the same is awaited."""
 
@@ -50,7 +64,7 @@ class Notices:
     def start(self) -> None:
         """Without the kernel's news everything is still compared from time to time: a refusal is only told."""
         wanted = (
-            (_NETLINK_ROUTE, (_LINK, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE), self._routes),
+            (_NETLINK_ROUTE, _GROUPS, self._routes),
             (_NETLINK_NETFILTER, (_NFTABLES,), self._tables),
         )
         for family, groups, concerns in wanted:
@@ -96,7 +110,11 @@ class Notices:
     def _routes(self, kind: int, body: bytes) -> bool:
         if kind in (_NEWLINK, _DELLINK, _NEWADDR, _DELADDR):
             return int(_INDEX.unpack_from(body)[0]) == pod.index_of(self._interface)
-        return kind in (_NEWROUTE, _DELROUTE) and _output_of(body) == pod.index_of(self._interface)
+        if kind == _NEWNETCONF:
+            return _number(body, _NETCONF, _IFINDEX) in (_ALL, pod.index_of(self._interface))
+        return kind in (_NEWROUTE, _DELROUTE) and _number(body, _ROUTE, _OUTPUT) == pod.index_of(
+            self._interface
+        )
 
     def _tables(self, kind: int, body: bytes) -> bool:
         return self._table in body
@@ -114,14 +132,13 @@ def _messages(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def _output_of(body: bytes) -> int:
-    """The interface that a route leads over; 0 if the message does not say."""
-    at = _ROUTE
+def _number(body: bytes, at: int, attribute: int) -> int:
+    """An attribute's value, attributes beginning `at` bytes into the body; 0 if the message does not have it."""
     while at + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, at)
         if length < _ATTRIBUTE.size:
             break
-        if kind == _OUTPUT:
+        if kind == attribute:
             return int(struct.unpack_from("=i", body, at + _ATTRIBUTE.size)[0])
         at += (length + 3) & ~3
     return 0

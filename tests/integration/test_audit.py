@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cni_world import Cni
-from lab_world import assert_green, dump, eventually, running
+from lab_world import agent_log, assert_green, dump, eventually, running
 
 from ovsnet import names, state
 from ovsnet.lab.lab import Lab
@@ -83,8 +83,26 @@ def test_what_drifted_is_told_with_its_object_and_the_lines_of_diff_flows(cni: C
 
 
 def test_repair_has_the_agent_look_at_once(cni: Cni) -> None:
-    """Settings under /proc/sys tell nobody that they changed: else the agent looks once in 30 s."""
-    cni.tool("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    """The kernel tells nobody of this setting: else the agent looks once in 30 s."""
+    cni.tool("sysctl", "-qw", "net.ipv4.conf.all.send_redirects=1")
     assert audit(cni).returncode == 1
     done = audit(cni, "--repair")
     assert (done.returncode, done.stdout) == (0, "all is as it should be\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong", "right"),
+    [
+        ("net.ipv4.ip_forward", 0, 1),
+        ("net.ipv4.conf.ovsnet0.rp_filter", 1, 2),
+        ("net.ipv6.conf.all.forwarding", 0, 1),
+    ],
+)
+def test_the_kernel_tells_of_settings_that_pods_depend_on(
+    cni: Cni, setting: str, wrong: int, right: int
+) -> None:
+    mark = len(agent_log(cni.node))
+    cni.tool("sysctl", "-qw", f"{setting}={wrong}")
+    said = f"changed by someone else; {setting} set to {right}"
+    eventually(lambda: said in agent_log(cni.node)[mark:], 5)
+    assert cni.tool("sysctl", "-n", setting) == f"{right}\n"

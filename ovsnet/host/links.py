@@ -18,7 +18,7 @@ import struct
 from collections.abc import Sequence
 
 from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, rtnl
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_PROMISC, IFF_UP
 
 from ovsnet import names
 from ovsnet.errors import AlreadyAttached, HostFailure
@@ -29,6 +29,9 @@ from ovsnet.host.types import AttachSpec, PodInterface
 
 _LEAVING = 0x6F76736E
 """Link group of host ends about to be deleted: one request deletes a group in one wait for RCU."""
+_HOST_FLAGS = IFF_UP | IFF_NOARP | IFF_PROMISC
+"""Of host ends, from their first moment: each later change is news at which vswitchd looks at all of its ports, and it
+would set the last one itself."""
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
 _GONE = (errno.ENODEV,)
 
@@ -55,7 +58,6 @@ class Links:
         try:
             # The host's kernel sees what the pod sends and must not answer: no IPv6 here, no ARP below.
             sysctl.ensure(f"ipv6/conf/{host}/disable_ipv6", 1)
-            self._ours.apply([_bring_up(host)])
         except BaseException:
             self._ours.attempt([_delete(host)])
             raise
@@ -140,7 +142,9 @@ def _make_pair(spec: AttachSpec) -> Request:
     there = [("IFLA_NET_NS_FD", spec.netns), ("IFLA_IFNAME", spec.ifname), ("IFLA_ADDRESS", spec.mac), mtu]
     data = {"attrs": [("VETH_INFO_PEER", {"attrs": there})]}
     info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
-    message = link(("IFLA_IFNAME", host), mtu, ("IFLA_LINKINFO", info))
+    message = link(
+        ("IFLA_IFNAME", host), mtu, ("IFLA_LINKINFO", info), flags=_HOST_FLAGS, change=_HOST_FLAGS
+    )
     what = f"make the pair of {host} and the pod's {spec.ifname} with MAC {spec.mac} and MTU {spec.mtu}"
     return Request(rtnl.RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, message, what)
 
@@ -158,8 +162,7 @@ def _checksums_off(ioctl: socket.socket, name: str) -> None:
 
 
 def _bring_up(name: str) -> Request:
-    flags = IFF_UP | IFF_NOARP
-    message = link(("IFLA_IFNAME", name), flags=flags, change=flags)
+    message = link(("IFLA_IFNAME", name), flags=_HOST_FLAGS, change=_HOST_FLAGS)
     return Request(rtnl.RTM_SETLINK, 0, message, f"bring up {name}")
 
 

@@ -16,7 +16,7 @@ import jinja2
 
 from ovsnet.errors import HostFailure
 from ovsnet.host.types import EgressSpec
-from ovsnet.model import IPNetwork
+from ovsnet.model import IPAddress, IPNetwork
 
 TABLE = "inet ovsnet"
 _TEMPLATE = "ovsnet.nft.j2"
@@ -46,7 +46,7 @@ class Ruleset:
         return template.render(
             egress=egress,
             pods=_by_family(egress.pod_cidrs),
-            peers=_by_family([ipaddress.ip_network(address) for address in egress.peers]),
+            peers=_addresses(egress.peers),
             direct=_by_family(egress.no_masquerade),
         )
 
@@ -86,6 +86,14 @@ def _by_family(networks: Sequence[IPNetwork]) -> dict[str, list[IPNetwork]]:
     found["ip"] += ipaddress.collapse_addresses(v4)
     found["ip6"] += ipaddress.collapse_addresses(v6)
     return found
+
+
+def _addresses(given: Sequence[IPAddress]) -> dict[str, list[str]]:
+    """Sorted, one by one: a set without ranges is the faster one, and every packet of a tunnel is looked up in it."""
+    return {
+        family: sorted({str(each) for each in given if each.version == version})
+        for family, version in (("ip", 4), ("ip6", 6))
+    }
 
 
 async def _list() -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import msgspec
@@ -170,6 +171,37 @@ async def test_what_keeps_the_pods_address_may_be_a_tunnel_of_its_own(world: Wor
     assert arrives(world, "b", INET, "10.244.1.6", 4789)
     await Ruleset(TEMPLATES).reconcile(msgspec.structs.replace(GUARDED, masquerade=False))
     assert arrives(world, "outside", INET, "192.0.2.1", 4789)
+
+
+def untracked() -> list[int]:
+    """Packets of no connection to UDP port 4789 or 6081 that have come in and gone out."""
+    return [
+        int(count)
+        for count in re.findall(r"untracked counter packets (\d+)", run("nft list table inet watch"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "node", "peer"), [(INET, "192.0.2.7", "192.0.2.1"), (INET6, "2001:db8::7", "2001:db8::1")]
+)
+async def test_no_connection_is_followed_in_what_tunnels_carry(
+    world: World, family: int, node: str, peer: str
+) -> None:
+    """Only between nodes: what pods send, or anybody else, is followed for masquerading."""
+    run("nft add table inet watch")
+    for chain in ("input", "output"):
+        run(f"nft add chain inet watch {chain} {{ type filter hook {chain} priority 0 ; }}")
+        run(f"nft add rule inet watch {chain} udp dport {{ 4789, 6081 }} ct state untracked counter")
+    rules = Ruleset(TEMPLATES)
+    seen = []
+    for peers in ((), (ip_address(peer),)):
+        await rules.reconcile(msgspec.structs.replace(GUARDED, peers=peers))
+        with socket.socket(family, socket.SOCK_DGRAM) as here, world.socket("outside", family) as there:
+            for port in (4789, 6081):
+                here.sendto(b"?", (peer, port))
+                there.sendto(b"?", (node, port))
+        seen.append(untracked())
+    assert seen == [[0, 0], [1, 1]]
 
 
 async def test_gre_is_kept_in_where_tunnels_are_gre(world: World) -> None:

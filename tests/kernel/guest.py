@@ -2,7 +2,7 @@
 
 Its root is this machine's own file system, mounted for reading only; `guest_init`, its process 1, says what is
 writable in there. All that comes out is in the job's folder: the console, and lines of JSON that the job writes.
-Never builds the kernel (`uml` does) and knows nothing of tests. Called by `in_kernel`.
+Never builds the kernel (`uml` does) and knows nothing of tests. Called by `in_kernel` and by the kernel's benchmarks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from typing import Any
 
 import uml
 
+from ovsnet.lab.node import PRIVATE
+
 HERE = Path(__file__).parent
+PASSED_ON = ("PATH", "LANG", "TERM", "CI", "HYPOTHESIS_PROFILE", "PYTHONPATH")
 MEMORY = "1500M"
 EVENTS, CONSOLE, JOB, INIT = "events", "console", "job.json", "init"
 _POLL = 0.05
@@ -131,3 +134,20 @@ class Guest:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def of_checkout(
+    argv: Sequence[str], root: Path, env: Mapping[str, str], files: Mapping[str, str] | None = None
+) -> Guest:
+    """A guest whose job is a program of the checkout at `root` and may run labs. env: besides what is passed on."""
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment |= {name: value for name, value in os.environ.items() if name.startswith("OVSNET_")}
+    return Guest(
+        argv,
+        folder=root,
+        env={**environment, "HOME": "/tmp", **env},
+        keep=[str(root), sys.prefix, sys.base_prefix],
+        copies=[str(root / "ovsnet"), str(root / "tests")],
+        targets=PRIVATE,
+        files=files,
+    )

@@ -34,7 +34,7 @@ class Sender:
     def pytest_runtestloop(self) -> None:
         if kernel_or_userspace() != "system":
             raise pytest.UsageError("this guest's kernel has no openvswitch")
-        time.sleep(max(0.0, COUNTED - time.clock_gettime(time.CLOCK_BOOTTIME)))
+        await_processors()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.send("start", nodeid)
@@ -49,6 +49,11 @@ class Sender:
     def send(self, event: str, nodeid: str, data: object = None) -> None:
         os.write(self.file, json.dumps([event, nodeid, data], default=str).encode() + b"\n")
         os.fsync(self.file)  # the guest has a page cache of its own
+
+
+def await_processors() -> None:
+    """Until ovs-vswitchd may be started; see COUNTED."""
+    time.sleep(max(0.0, COUNTED - time.clock_gettime(time.CLOCK_BOOTTIME)))
 
 
 if __name__ == "__main__":

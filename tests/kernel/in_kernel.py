@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +17,13 @@ from typing import Any, Literal
 
 import pytest
 import uml
-from guest import Guest, Silent
+from guest import Guest, Silent, of_checkout
 
 from ovsnet.host.datapath import kernel_has_openvswitch
-from ovsnet.lab.node import PRIVATE
 
 HERE = Path(__file__).parent
 SLOWER = "3"
 """How many times longer than here things may take in a guest."""
-PASSED_ON = ("PATH", "LANG", "TERM", "CI", "HYPOTHESIS_PROFILE", "PYTHONPATH")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -147,20 +144,7 @@ class Run:
             *(["-l"] if option.showlocals else []),
             *self.waiting,
         ]
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        environment |= {name: value for name, value in os.environ.items() if name.startswith("OVSNET_")}
-        environment |= {
-            "HOME": "/tmp",
-            "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",
-            "OVSNET_TEST_SLOWER": SLOWER,
-        }
-        root = self.config.rootpath
-        return Guest(
-            [sys.executable, "-P", str(HERE / "in_guest.py")],
-            folder=root,
-            env=environment,
-            keep=[str(root), sys.prefix, sys.base_prefix],
-            copies=[str(root / "ovsnet"), str(root / "tests")],
-            targets=PRIVATE,
-            files={"pytest.json": json.dumps(options)},
-        )
+        environment = {"HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis", "OVSNET_TEST_SLOWER": SLOWER}
+        argv = [sys.executable, "-P", str(HERE / "in_guest.py")]
+        files = {"pytest.json": json.dumps(options)}
+        return of_checkout(argv, self.config.rootpath, environment, files)

@@ -1,6 +1,6 @@
 """What things cost: `python tests/bench/bench.py [PART...]`, or `tox -e bench`.
 
-Without a part all are run, and docs/benchmarks.json and docs/benchmarks.md written. Needs root, makes
+Without a part all are run, docs/benchmarks.json written and docs/benchmarks.md made anew. Needs root, makes
 its own labs and takes them down. Fails only if something does not work, never because it is slow.
 """
 
@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 import bench_audit
 import bench_cni
 import bench_scale
 import bench_traffic
+import documents
 import figures
 
 PARTS = {"cni": bench_cni, "scale": bench_scale, "audit": bench_audit, "traffic": bench_traffic}
-COMMAND = "tox -e bench"
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def main(parts: list[str]) -> None:
@@ -34,7 +32,7 @@ def main(parts: list[str]) -> None:
     print("\n" + "\n".join(f"{key}: {value}" for key, value in about.items()))
     print(figures.table(found))
     if not parts:
-        figures.store(found, about, COMMAND, DOCS)
+        documents.store(found, about, documents.GENERAL)
 
 
 def say(begun: float, text: str) -> None:

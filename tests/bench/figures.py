@@ -1,13 +1,12 @@
-"""What the benchmarks found: figures, how they are judged, and how they are printed and stored.
+"""What the benchmarks found: figures, how they are judged, and how they are printed.
 
-Pure but for `store` and the questions about the machine. A figure stands beside its reference of the
-same run, because absolute times say little about another machine. Called by `bench` and its parts.
+Pure but for the questions about the machine. A figure stands beside its reference of the same run, because absolute
+times say little about another machine. Called by `bench`, `bench_kernel`, their parts and `documents`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import statistics
@@ -15,14 +14,14 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
     """One line of the table.
 
-    limit: the most that is allowed, of `ratio` if there is a reference, else of `value`; None: no goal.
+    limit, least: the most and the least that is allowed, of `ratio` if there is a reference, else of `value`; None: no
+    goal.
     """
 
     name: str
@@ -31,6 +30,7 @@ class Figure:
     reference: float | None = None
     reference_name: str = ""
     limit: float | None = None
+    least: float | None = None
     samples: int
     spread: tuple[float, float] | None = None
     """The least and the greatest sample."""
@@ -43,20 +43,16 @@ class Figure:
     @property
     def met(self) -> bool | None:
         """None where no goal is set."""
-        if self.limit is None:
+        if self.limit is None and self.least is None:
             return None
         judged = self.ratio if self.ratio is not None else self.value
-        return judged <= self.limit
+        return (self.limit is None or judged <= self.limit) and (self.least is None or judged >= self.least)
 
     @property
     def goal(self) -> str:
-        if self.limit is None:
-            return ""
-        return (
-            f"at most {self.limit:g}x"
-            if self.reference is not None
-            else f"at most {self.limit:g} {self.unit}"
-        )
+        unit = "x" if self.reference is not None else f" {self.unit}"
+        goals = (("at most", self.limit), ("at least", self.least))
+        return ", ".join(f"{words} {goal:g}{unit}" for words, goal in goals if goal is not None)
 
 
 def figure(
@@ -66,6 +62,7 @@ def figure(
     reference: Sequence[float] = (),
     reference_name: str = "",
     limit: float | None = None,
+    least: float | None = None,
     note: str = "",
 ) -> Figure:
     """Medians of the samples."""
@@ -76,6 +73,7 @@ def figure(
         reference=statistics.median(reference) if reference else None,
         reference_name=reference_name,
         limit=limit,
+        least=least,
         samples=len(samples),
         spread=(min(samples), max(samples)),
         note=note,
@@ -127,30 +125,3 @@ def table(figures: Iterable[Figure]) -> str:
 def number(value: float) -> str:
     """Three digits that count."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def document(figures: Sequence[Figure], about: dict[str, str], command: str) -> str:
-    """docs/benchmarks.md."""
-    facts = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    return f"""\
-# Benchmarks
-
-Written by `{command}`; the same figures with their spread are in `benchmarks.json`. Everything runs in a
-lab on one machine: several nodes share its processors. Each figure is a median, next to that of its
-reference, measured in the same run in turns; the ratios are what to look at.
-
-{facts}
-
-{table(figures)}
-"""
-
-
-def store(figures: Sequence[Figure], about: dict[str, str], command: str, folder: Path) -> None:
-    """Writes benchmarks.json and benchmarks.md."""
-    entries: list[dict[str, Any]] = [
-        {**dataclasses.asdict(each), "ratio": each.ratio, "goal": each.goal, "met": each.met}
-        for each in figures
-    ]
-    content = {**about, "command": command, "figures": entries}
-    (folder / "benchmarks.json").write_text(json.dumps(content, indent=2) + "\n")
-    (folder / "benchmarks.md").write_text(document(figures, about, command))

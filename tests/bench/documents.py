@@ -1,0 +1,96 @@
+"""docs/benchmarks.*: each environment's figures as JSON, and one page made of all that there are.
+
+So each environment writes its own file and keeps the other's part of the page. Called by `bench` and `bench_kernel`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import figures
+from figures import Figure
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = "benchmarks.md"
+CHART = "benchmarks-kernel.svg"
+_FIELDS = {field.name for field in dataclasses.fields(Figure)}
+_HEADER = """\
+# Benchmarks
+
+Everything runs in a lab on one machine: several nodes share its processors. Each figure is a median, next to that of
+its reference, measured in the same run in turns; the ratios are what to look at.
+"""
+
+
+class Section(NamedTuple):
+    """What one environment of tox measures."""
+
+    file: str
+    command: str
+    title: str
+    text: str
+
+
+GENERAL = Section("benchmarks.json", "tox -e bench", "Requests, scale, bulk traffic", "")
+KERNEL = Section(
+    "benchmarks-kernel.json",
+    "tox -e bench-kernel",
+    "Traffic on the kernel's datapath",
+    f"""
+![Packets per second, on one node and between two, of ovsnet and its references]({CHART})
+
+UDP: the kernel's own packet generator (pktgen) in one pod sends frames of 128 bytes, each made anew, to another pod,
+which counts and drops them as they come in; a rate is what was counted there. TCP: iperf3, one stream, where
+nothing on the way segments or merges (GSO, TSO and GRO are off). First packets: of pairs of pods that the kernel has no
+flow for, so that ovs-vswitchd has to be asked for each.
+
+References, on nodes of their own without ovsnet: a Linux bridge; an Open vSwitch bridge with two flows, and between
+nodes a VXLAN tunnel; flannel's way, which is a Linux bridge, routes and a VXLAN device with static neighbours and
+forwarding entries; host routes, the same without encapsulation. "Masquerading" is the same on nodes that have flannel's
+rules for what leaves the cluster, as ovsnet's nodes have theirs: because of such rules every packet of a tunnel passes
+the hooks of connection tracking and NAT. The other references' nodes have no rules at all. For first packets the bare
+bridge has one flow for each pod, so that it too makes one in the kernel for each pair.
+""",
+)
+SECTIONS = (GENERAL, KERNEL)
+
+
+def store(found: Sequence[Figure], about: dict[str, str], section: Section, folder: Path = DOCS) -> None:
+    """Writes the section's JSON, and the page anew from all sections."""
+    entries: list[dict[str, Any]] = [
+        {**dataclasses.asdict(each), "ratio": each.ratio, "goal": each.goal, "met": each.met}
+        for each in found
+    ]
+    content = {"about": about, "command": section.command, "figures": entries}
+    (folder / section.file).write_text(json.dumps(content, indent=2) + "\n")
+    (folder / PAGE).write_text(page(folder))
+
+
+def page(folder: Path) -> str:
+    """The whole of benchmarks.md; a section that nobody has measured yet is left out."""
+    there = [section for section in SECTIONS if (folder / section.file).exists()]
+    return "\n".join([_HEADER, *(render(section, folder) for section in there)])
+
+
+def render(section: Section, folder: Path) -> str:
+    content = json.loads((folder / section.file).read_text())
+    found = [figure_of(entry) for entry in content["figures"]]
+    facts = "\n".join(f"- {key}: {value}" for key, value in content["about"].items())
+    return f"""\
+## {section.title}
+
+Written by `{section.command}`; the same figures with their spread are in `{section.file}`.
+{section.text}
+{facts}
+
+{figures.table(found)}
+"""
+
+
+def figure_of(entry: dict[str, Any]) -> Figure:
+    """The figure without what follows from it."""
+    return Figure(**{key: value for key, value in entry.items() if key in _FIELDS})

@@ -38,10 +38,9 @@ def run(say: Callable[[str], None]) -> Iterator[Figure]:
     with running(nodes=2, pods=2) as lab:
         node = lab.nodes[0]
         mtu = int(node.run(["cat", "/sys/class/net/eth0/mtu"], netns="/run/netns/a1", check=True).stdout)
-        local, remote = bare_bridges(lab, mtu)
         ways = {
-            "on one node": (pods(lab, "a1", "a2"), local),
-            "between nodes": (pods(lab, "a1", "b1"), remote),
+            "on one node": (pods(lab, "a1", "a2"), bare_bridge(node, mtu)),
+            "between nodes": (pods(lab, "a1", "b1"), bare_tunnel(node, lab.nodes[1], mtu)),
         }
         say("throughput")
         with contextlib.ExitStack() as servers:
@@ -74,24 +73,24 @@ def pods(lab: Lab, source: str, target: str) -> Path:
     return Path(one.node, one.netns, other.node, other.netns, str(other.address(4)))
 
 
-def bare_bridges(lab: Lab, mtu: int) -> tuple[Path, Path]:
-    """On one node two ports; on each of two nodes a port and a tunnel. What comes in at one leaves at the other."""
-    a, b = lab.nodes
-    for number, node in ((1, a), (2, a)):
+def bare_bridge(node: Node, mtu: int) -> Path:
+    """Two ports: what comes in at one leaves at the other."""
+    for number in (1, 2):
         host(node, f"bare{number}", f"198.18.1.{number}/24", mtu)
-    for number, node in ((1, a), (2, b)):
-        host(node, f"far{number}", f"198.18.2.{number}/24", mtu)
-    switch(a, "br-bare", "add-port br-bare bare1 -- add-port br-bare bare2", "bare1", "bare2")
+    switch(node, "br-bare", "add-port br-bare bare1 -- add-port br-bare bare2", "bare1", "bare2")
+    return Path(node, "/run/netns/bare1", node, "/run/netns/bare2", "198.18.1.2")
+
+
+def bare_tunnel(a: Node, b: Node, mtu: int) -> Path:
+    """The same on each of two nodes, with a port and a tunnel."""
     for number, node, peer in ((1, a, b), (2, b, a)):
+        host(node, f"far{number}", f"198.18.2.{number}/24", mtu)
         tunnel = (
             f"add-port br-far far{number} -- add-port br-far tunnel -- set Interface tunnel type=vxlan "
             f"options:key={_KEY} options:remote_ip={peer.node.address(4)}"
         )
         switch(node, "br-far", tunnel, f"far{number}", "tunnel")
-    return (
-        Path(a, "/run/netns/bare1", a, "/run/netns/bare2", "198.18.1.2"),
-        Path(a, "/run/netns/far1", b, "/run/netns/far2", "198.18.2.2"),
-    )
+    return Path(a, "/run/netns/far1", b, "/run/netns/far2", "198.18.2.2")
 
 
 def host(node: Node, name: str, address: str, mtu: int) -> None:

@@ -142,9 +142,7 @@ def _make_pair(spec: AttachSpec) -> Request:
     there = [("IFLA_NET_NS_FD", spec.netns), ("IFLA_IFNAME", spec.ifname), ("IFLA_ADDRESS", spec.mac), mtu]
     data = {"attrs": [("VETH_INFO_PEER", {"attrs": there})]}
     info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
-    message = link(
-        ("IFLA_IFNAME", host), mtu, ("IFLA_LINKINFO", info), flags=_HOST_FLAGS, change=_HOST_FLAGS
-    )
+    message = link(("IFLA_IFNAME", host), mtu, ("IFLA_LINKINFO", info), flags=_HOST_FLAGS, change=_HOST_FLAGS)
     what = f"make the pair of {host} and the pod's {spec.ifname} with MAC {spec.mac} and MTU {spec.mtu}"
     return Request(rtnl.RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, message, what)
 

@@ -13,14 +13,14 @@ import errno
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, rtnl
+from pyroute2.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, rtnl
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from ovsnet.errors import HostFailure, RouteRefused
 from ovsnet.host import inet, pod, sysctl
 from ovsnet.host.messages import Failure, Request, link
 from ovsnet.host.netlink import Netlink
-from ovsnet.host.types import GatewaySpec, GatewayState, RouteSpec
+from ovsnet.host.types import GatewaySpec, GatewayState, IPInterface, RouteSpec
 
 _AT_ONCE = 64
 """Requests carried out before other tasks get their turn: about 1 ms of the kernel's time."""
@@ -47,8 +47,8 @@ async def reconcile(spec: GatewaySpec) -> list[str]:
         done = _settings(nl, spec)
         first = [*_link(spec, state), *_addresses(spec, state)]
         failures = await _carry_out(nl, first)
-        if any(change.request.kind == rtnl.RTM_DELADDR for change in first):
-            # With an address the kernel drops the routes that depended on it.
+        if first:
+            # With an address and with the link the kernel's routes come, and what depended on them goes.
             state = _observe(nl, spec.interface)
         routes = [*_routes(spec, state)]
         second = [*_neighbours(spec, state)]
@@ -96,16 +96,23 @@ def _observe(nl: Netlink, interface: str) -> GatewayState:
     if message is None:
         raise HostFailure(f"there is no interface {interface}", "ovs-vswitchd makes it: is it running?")
     index = message["index"]
-    addresses = (address.interface for address in inet.addresses(nl, index))
+    addresses = [address.interface for address in inet.addresses(nl, index)]
+    routes = [*inet.routes(nl, index)]
+    connected = {r.spec.cidr for r in routes if r.protocol == inet.BY_KERNEL and r.spec.next_hop is None}
     return GatewayState(
         index=index,
         up=bool(message["flags"] & IFF_UP),
         mac=message.get_attr("IFLA_ADDRESS"),
         mtu=message.get_attr("IFLA_MTU"),
         addresses=frozenset(a for a in addresses if a.version == 4 or not a.is_link_local),
-        routes=frozenset(r.spec for r in inet.routes(nl, index) if r.protocol != inet.BY_KERNEL),
+        unconnected=frozenset(a for a in addresses if _is_range(a) and a.network not in connected),
+        routes=frozenset(r.spec for r in routes if r.protocol != inet.BY_KERNEL),
         neighbours=frozenset(inet.neighbours(nl, index)),
     )
+
+
+def _is_range(address: IPInterface) -> bool:
+    return address.network.prefixlen < address.max_prefixlen
 
 
 def _link(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
@@ -162,6 +169,14 @@ def _routes(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
             message = inet.route_removal(state.index, route)
             request = Request(rtnl.RTM_DELROUTE, 0, message, f"remove the {_words(route)}", _GONE)
             yield _Change(request, f"{_words(route)} removed")
+    # Pods of this node are reached by it. The kernel makes it with the address, and never again.
+    for address in sorted(state.unconnected if state.up else (), key=str):
+        message = inet.connected_message(state.index, address)
+        words = f"route {address.network}"
+        # As the kernel does: other links have one to fe80::/64 as well.
+        flags = NLM_F_CREATE | NLM_F_APPEND
+        request = Request(rtnl.RTM_NEWROUTE, flags, message, f"add the {words}", (errno.EEXIST,))
+        yield _Change(request, f"{words} added")
     for route in spec.routes:
         if route not in state.routes:
             # Only a route that is ours may be replaced: somebody else's would be replaced just as well.

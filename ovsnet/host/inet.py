@@ -30,6 +30,8 @@ _UNICAST = rtnl.rt_type["unicast"]
 GLOBAL = rtnl.rt_scope["universe"]
 BY_KERNEL, BY_ADVERTISEMENT = rtnl.rt_proto["kernel"], rtnl.rt_proto["ra"]
 _ZERO = {4: str(ipaddress.IPv4Address(0)), 6: str(ipaddress.IPv6Address(0))}
+_CONNECTED_METRIC = 256
+"""IP6_RT_PRIO_ADDRCONF (linux/ipv6_route.h)"""
 _RTA_DST = 1
 _DST_AT = HEADER + rtmsg.get_size() + 4
 """Where RTA_DST's value is when it is the first attribute, as in our requests."""
@@ -71,6 +73,17 @@ def route_message(index: int, route: RouteSpec, on_link: bool = False) -> bytes:
     """For RTM_NEWROUTE. on_link: reach the next hop though no address covers it."""
     scope = "link" if route.next_hop is None and route.cidr.version == 4 else "universe"
     return _route_message(index, route, "static", scope, RTNH_F_ONLINK if on_link else 0)
+
+
+def connected_message(index: int, interface: IPInterface) -> bytes:
+    """For RTM_NEWROUTE: the route to an address's own network, as the kernel makes it with the address."""
+    v4 = interface.version == 4
+    route = RouteSpec(
+        cidr=interface.network,
+        source=interface.ip if v4 else None,
+        metric=0 if v4 else _CONNECTED_METRIC,
+    )
+    return _route_message(index, route, "kernel", "link" if v4 else "universe", 0)
 
 
 def route_removal(index: int, route: RouteSpec) -> bytes:

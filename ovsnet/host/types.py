@@ -105,6 +105,8 @@ class GatewayState(Frozen):
     mac: str
     mtu: int
     addresses: frozenset[IPInterface]
+    unconnected: frozenset[IPInterface]
+    """Addresses, link-local ones too, whose own network the kernel had a route to and has none any more."""
     routes: frozenset[RouteSpec]
     neighbours: frozenset[NeighbourSpec]
 

@@ -108,6 +108,38 @@ async def test_what_is_asked_for_is_there_and_asking_again_changes_nothing(world
     assert "src 10.244.1.1" in run("ip route get 10.0.1.9")
 
 
+async def test_the_kernels_routes_to_the_ranges_of_pods_come_back(world: World) -> None:
+    """The kernel makes them with the addresses, and never again; nor is there any other way to this node's pods."""
+    await gateway.reconcile(SPEC)
+    before = {family: run(f"ip -{family} route show dev ovsnet0") for family in "46"}
+    assert "10.244.1.0/24 proto kernel scope link src 10.244.1.1" in before["4"]
+    assert "fe80::/64 proto kernel" in before["6"]
+    for family in "46":
+        run(f"ip -{family} route flush dev ovsnet0")
+    assert "to be done: route 10.244.1.0/24 added" in gateway.differences(SPEC)
+    changes = await gateway.reconcile(SPEC)
+    assert {"route 10.244.1.0/24 added", "route fd00:244:1::/64 added", "route fe80::/64 added"} < set(
+        changes
+    )
+    for family in "46":
+        assert sorted(run(f"ip -{family} route show dev ovsnet0").splitlines()) == sorted(
+            before[family].splitlines()
+        )
+    assert await gateway.reconcile(SPEC) == []
+    # They go with their address, as the kernel's own do.
+    run("ip addr del 10.244.1.1/24 dev ovsnet0")
+    assert "10.244.1.0/24" not in run("ip -4 route show dev ovsnet0")
+
+
+async def test_a_link_that_was_down_has_the_kernels_routes_from_the_kernel(world: World) -> None:
+    await gateway.reconcile(SPEC)
+    run("ip link set ovsnet0 down")
+    changes = await gateway.reconcile(SPEC)
+    assert "ovsnet0 set to up" in changes
+    assert not {"route 10.244.1.0/24 added", "route fd00:244:1::/64 added"} & set(changes)
+    assert await gateway.reconcile(SPEC) == []
+
+
 async def test_drift_is_repaired_and_strangers_go_but_the_kernels_own_stays(world: World) -> None:
     await gateway.reconcile(SPEC)
     kernels = run("ip -6 route show dev ovsnet0 proto kernel")

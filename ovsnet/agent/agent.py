@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from ovsnet import names, plan, recall, state
+from ovsnet import names, pipeline, plan, recall, state
 from ovsnet.agent import changes, drift
 from ovsnet.agent.arming import Arming
 from ovsnet.agent.auditor import Auditor
@@ -88,7 +88,9 @@ class Agent:
         self._arming = Arming(ovsdb)
         self._wake = asyncio.Event()
         self._comparisons: list[asyncio.Future[None]] = []
-        self._notices = Notices(names.GATEWAY, TABLE, self.wake)
+        self._look = False
+        """Pods' links are to be looked at."""
+        self._notices = Notices(names.GATEWAY, pipeline.ROUTER.ipv6, TABLE, self.wake, self._look_soon)
 
     def wake(self) -> None:
         """Something happened that a sync should look at."""
@@ -160,7 +162,8 @@ class Agent:
             comparisons, self._comparisons = self._comparisons, []
             if comparisons or time.monotonic() >= looked + _PERIOD:
                 # However often it is woken: what nobody tells of is looked for.
-                looked, self.auditor.due = time.monotonic(), True
+                looked, self.auditor.due, self._look = time.monotonic(), True, True
+            if self._look:
                 await self._look_at_pods()
             if self.auditor.due:
                 await self.auditor.audit()
@@ -177,8 +180,13 @@ class Agent:
                 if not done.done():
                     done.set_result(None)
 
+    def _look_soon(self) -> None:
+        self._look = True
+        self.wake()
+
     async def _look_at_pods(self) -> None:
         """Pods whose interface somebody deleted: the runtime has to make them again, but people should know."""
+        self._look = False
         if self._adopted:
             try:
                 self.complaints.only("interface", await self.upkeep.look())
@@ -236,7 +244,9 @@ class Agent:
         nodes = self._nodes()
         own = nodes.get(self.name)
         uplink = await self.host.uplink(self.config.node_address, own.addresses if own else ())
+        self._notices.uplink = uplink.interface
         topo = state.topology(self.config, self.name, uplink.addresses, uplink.mtu, nodes)
+        self._notices.mtu = topo.mtu
         self.complaints.only("topology", topo.problems)
         failed = [row for row in self.ovsdb.ports().values() if row.role is not None and row.ofport == -1]
         self.complaints.only("port", [f"port {row.name} does not work: {row.error}" for row in failed])

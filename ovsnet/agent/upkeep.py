@@ -35,6 +35,8 @@ class Upkeep:
         self._ovsdb = ovsdb
         self._links = links
         self._wiring = wiring
+        self._refused: set[str] = set()
+        """Ports whose MTU can't be set."""
 
     async def adopt(self) -> None:
         """Removes what interrupted requests, dead pods and a reboot left."""
@@ -104,10 +106,18 @@ class Upkeep:
             self._pods.gone(pod)
 
     async def look(self) -> list[str]:
-        """Sets up what somebody set down; one line for each pod that has lost its interface."""
+        """Sets up what somebody set down; one line for each pod that has lost its interface.
+
+        What has another MTU is left to `follow_mtu`.
+        """
         for token in await self._links.raise_fallen():
             log.warning("port %s was set down by someone else; up again", names.host_interface(token))
         links = await self._links.list_ours()
+        for port, size in self._pods.mtus.items():
+            found = links.get(names.token_of(port), size)
+            if found != size and port not in self._refused:
+                log.warning("port %s was given the MTU %d by someone else, not %d", port, found, size)
+                self._pods.mtus[port] = found
         return [
             f"pod {pod.title}: its interface {pod.port} is gone; delete the pod"
             for pod in self._pods.all()
@@ -141,6 +151,7 @@ class Upkeep:
         for pod in self._pods.all():
             if self._pods.mtus.get(pod.port) == mtu or self._pods.busy(key_of(pod)):
                 continue
+            self._refused.discard(pod.port)
             try:
                 with contextlib.ExitStack() as opened:
                     namespace = os.open(pod.netns, os.O_RDONLY | os.O_CLOEXEC)
@@ -148,8 +159,10 @@ class Upkeep:
                     await self._links.set_mtu(pod.port, pod.ifname, mtu, namespace)
             except (OSError, HostFailure) as error:
                 log.warning("pod %s keeps its MTU until it is made again: %s", pod.title, error)
+                self._refused.add(pod.port)
             self._pods.mtus[pod.port] = mtu
         known = self._pods.ports()
+        self._refused &= known
         self._pods.mtus = {port: size for port, size in self._pods.mtus.items() if port in known}
 
 

@@ -115,8 +115,15 @@ class Links:
             rtnl.RTM_GETLINK, veths, "list links", lambda data: (name_and_mtu(data)[0], is_up(data))
         )
         fallen = [name for name, up in found if not up and names.is_host_interface(name)]
-        self._ours.apply([_bring_up(name) for name in fallen])
-        return [names.token_of(name) for name in fallen]
+        return [names.token_of(name) for name in fallen if self._raise(name)]
+
+    def _raise(self, name: str) -> bool:
+        """False: it was about to be deleted."""
+        for failure in self._ours.attempt([_bring_up(name)]):
+            if failure.code not in _GONE:
+                raise failure.error
+            return False
+        return True
 
     def set_mtu(self, host: str, ifname: str, mtu: int, namespace: int) -> None:
         """Of both ends of a pair, the host's last. Raises HostFailure, also where `ifname` is not the other end.

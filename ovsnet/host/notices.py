@@ -1,8 +1,9 @@
-"""The kernel's news of what somebody changed on the node's side: the gateway's link, addresses and routes, our table,
-forwarding and rp_filter.
+"""The kernel's news of what somebody changed on the node's side.
 
-Owns two netlink sockets that only listen. Says that there is something to look at, never what: a comparison tells.
-What concerns other interfaces and tables, such as pods that come and go, is no news. Called by the agent's loop.
+That is: the gateway's link, addresses, routes, settings and the virtual router as its neighbour; the uplink's link;
+the host ends of pods' links; our table. Owns two netlink sockets that only listen. Says that there is something to look
+at, never what: a comparison tells. What concerns other interfaces and tables is no news, and neither are pods that
+come and go. Called by the agent's loop.
 """
 
 from __future__ import annotations
@@ -14,57 +15,77 @@ import socket
 import struct
 from collections.abc import Callable
 
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
+
+from ovsnet import names
 from ovsnet.host import pod
+from ovsnet.model import IPAddress
 
 log = logging.getLogger("ovsnet.host")
 
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
-_LINK, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 5, 7, 9, 11
+_LINK, _NEIGHBOUR, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 5, 7, 9, 11
 _IPV4_SETTINGS, _IPV6_SETTINGS = 24, 25
-"""RTNLGRP_* (linux/rtnetlink.h)"""
-_GROUPS = (
-    _LINK,
-    _IPV4_ADDRESS,
-    _IPV4_ROUTE,
-    _IPV6_ADDRESS,
-    _IPV6_ROUTE,
-    _IPV4_SETTINGS,
-    _IPV6_SETTINGS,
-)
+"""RTNLGRP_* (linux/rtnetlink.h); the last two are RTNLGRP_IPV4_NETCONF and its like"""
 _NFTABLES = 7
 """NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h)"""
 _HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port"""
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 21, 24, 25
-_NEWNETCONF = 80
+_NEWNEIGH, _DELNEIGH, _NEWNETCONF = 28, 29, 80
 _INDEX = struct.Struct("=4xi")
-"""struct ifinfomsg and struct ifaddrmsg have the interface's index behind 4 bytes"""
-_ROUTE, _NETCONF = 12, 4
-"""Bytes of struct rtmsg and, aligned, of struct netconfmsg"""
+"""struct ifinfomsg, struct ifaddrmsg and struct ndmsg have the interface's index behind 4 bytes"""
+_FLAGS = struct.Struct("=8xII")
+"""struct ifinfomsg: the flags, and which of them have changed"""
+_ALL_FLAGS = 0xFFFFFFFF
+"""of a link that is new"""
+_OF_LINK, _OF_ROUTE, _OF_NEIGHBOUR, _OF_SETTINGS = 16, 12, 12, 4
+"""Where attributes begin: behind struct ifinfomsg, rtmsg, ndmsg, netconfmsg"""
 _ATTRIBUTE = struct.Struct("=HH")
-_OUTPUT, _IFINDEX = 4, 1
-"""RTA_OIF, NETCONFA_IFINDEX"""
-_ALL = -1
-"""NETCONFA_IFINDEX_ALL: net.ipv4.conf.all and its like"""
+_NUMBER = struct.Struct("=i")
+_NAME, _MTU, _OUTPUT, _TO, _SETTINGS_OF = 3, 4, 4, 1, 1
+"""IFLA_IFNAME, IFLA_MTU, RTA_OIF, NDA_DST, NETCONFA_IFINDEX"""
+_EVERYWHERE = -1
+"""NETCONFA_IFINDEX_ALL"""
 _SETTLE = 0.05
 """Seconds in which more news of the same is awaited."""
 
 
 class Notices:
-    """News about one interface and one nftables table, from `start` until `close`."""
+    """News from `start` until `close`.
 
-    def __init__(self, interface: str, table: str, changed: Callable[[], None]) -> None:
+    changed: called when the host's side is to be compared. pods_changed: when pods' links are to be looked at, too.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        router: IPAddress,
+        table: str,
+        changed: Callable[[], None],
+        pods_changed: Callable[[], None],
+    ) -> None:
         self._interface = interface
+        self._router = router.packed
         self._table = table.rpartition(" ")[2].encode() + b"\0"
         self._changed = changed
+        self._pods_changed = pods_changed
+        self.uplink = ""
+        """The interface that carries the tunnels."""
+        self.mtu = 0
+        """What pods' links have, in bytes; 0: not known yet."""
+        self._news = False
+        self._odd: set[int] = set()
+        """Pods' links, by index, that are down or have another MTU."""
         self._sockets: list[socket.socket] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Without the kernel's news everything is still compared from time to time: a refusal is only told."""
+        v4, v6 = (_IPV4_ADDRESS, _IPV4_ROUTE, _IPV4_SETTINGS), (_IPV6_ADDRESS, _IPV6_ROUTE, _IPV6_SETTINGS)
         wanted = (
-            (_NETLINK_ROUTE, _GROUPS, self._routes),
+            (_NETLINK_ROUTE, (_LINK, _NEIGHBOUR, *v4, *v6), self._routes),
             (_NETLINK_NETFILTER, (_NFTABLES,), self._tables),
         )
         for family, groups, concerns in wanted:
@@ -88,7 +109,6 @@ class Notices:
             self._timer.cancel()
 
     def _read(self, listening: socket.socket, concerns: Callable[[int, bytes], bool]) -> None:
-        news = False
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
@@ -97,24 +117,49 @@ class Notices:
                     raise
                 except OSError:
                     # The socket's buffer was too small for all that happened: it may have been anything.
-                    news = True
+                    self._news = True
+                    self._odd.add(0)
                     continue
-                news = news or any(concerns(kind, body) for kind, body in _messages(data))
-        if news and self._timer is None:
+                for kind, body in _messages(data):
+                    self._news = concerns(kind, body) or self._news
+        if (self._news or self._odd) and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._tell)
 
     def _tell(self) -> None:
         self._timer = None
-        self._changed()
+        news, odd, self._news = self._news, bool(self._odd), False
+        self._odd.clear()
+        if odd:
+            self._pods_changed()
+        elif news:
+            self._changed()
 
     def _routes(self, kind: int, body: bytes) -> bool:
-        if kind in (_NEWLINK, _DELLINK, _NEWADDR, _DELADDR):
-            return int(_INDEX.unpack_from(body)[0]) == pod.index_of(self._interface)
+        if kind in (_NEWLINK, _DELLINK):
+            return self._link(kind, body)
+        gateway = pod.index_of(self._interface)
+        if kind in (_NEWADDR, _DELADDR):
+            return int(_INDEX.unpack_from(body)[0]) == gateway
+        if kind in (_NEWNEIGH, _DELNEIGH):
+            # Others come and go with traffic.
+            return _attribute(body, _OF_NEIGHBOUR, _TO) == self._router
         if kind == _NEWNETCONF:
-            return _number(body, _NETCONF, _IFINDEX) in (_ALL, pod.index_of(self._interface))
-        return kind in (_NEWROUTE, _DELROUTE) and _number(body, _ROUTE, _OUTPUT) == pod.index_of(
-            self._interface
-        )
+            return _number(body, _OF_SETTINGS, _SETTINGS_OF) in (gateway, _EVERYWHERE)
+        return kind in (_NEWROUTE, _DELROUTE) and _number(body, _OF_ROUTE, _OUTPUT) == gateway
+
+    def _link(self, kind: int, body: bytes) -> bool:
+        index = int(_INDEX.unpack_from(body)[0])
+        name = (_attribute(body, _OF_LINK, _NAME) or b"").rstrip(b"\0").decode(errors="replace")
+        if not names.is_host_interface(name):
+            return name != "" and name in (self._interface, self.uplink)
+        flags, changed = _FLAGS.unpack_from(body)
+        down = not flags & IFF_UP and changed != _ALL_FLAGS
+        if kind == _NEWLINK and (down or self.mtu not in (0, _number(body, _OF_LINK, _MTU))):
+            self._odd.add(index)
+        else:
+            # The kernel sets a link down before it deletes it.
+            self._odd.discard(index)
+        return False
 
     def _tables(self, kind: int, body: bytes) -> bool:
         return self._table in body
@@ -132,13 +177,19 @@ def _messages(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def _number(body: bytes, at: int, attribute: int) -> int:
-    """An attribute's value, attributes beginning `at` bytes into the body; 0 if the message does not have it."""
+def _attribute(body: bytes, at: int, wanted: int) -> bytes | None:
+    """The content of the first attribute of that kind; None if the message has none. at: where attributes begin."""
     while at + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, at)
         if length < _ATTRIBUTE.size:
             break
-        if kind == attribute:
-            return int(struct.unpack_from("=i", body, at + _ATTRIBUTE.size)[0])
+        if kind == wanted:
+            return body[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
-    return 0
+    return None
+
+
+def _number(body: bytes, at: int, wanted: int) -> int:
+    """The same of 4 bytes; 0 if the message has none."""
+    found = _attribute(body, at, wanted)
+    return int(_NUMBER.unpack(found)[0]) if found is not None and len(found) == _NUMBER.size else 0

@@ -61,9 +61,13 @@ def host_side(cni: Cni) -> dict[str, Any]:
         "addresses": sorted(info["local"] for info in links[0]["addr_info"] if info["scope"] == "global"),
         "up": "UP" in links[0]["flags"],
         "mtu": links[0]["mtu"],
+        "router": cni.tool("ip", "-6", "neigh", "show", "dev", "ovsnet0", "nud", "permanent"),
+        "settings": cni.tool("sysctl", *SETTINGS),
     }
 
 
+SETTINGS = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.ovsnet0.rp_filter")
+"""Those of which the kernel tells when somebody changes them."""
 NOTICED = 1.5
 """Seconds within which a change is noticed and undone, on a busy machine; usually it is 50 to 100 ms."""
 DAMAGES = {
@@ -71,6 +75,12 @@ DAMAGES = {
     "nft rules": ["nft", "flush", "table", "inet", "ovsnet"],
     "route": ["ip", "route", "del", "10.244.2.0/24"],
     "IPv6 route": ["ip", "-6", "route", "del", "fd00:10:244:2::/64"],
+    "all routes": ["ip", "route", "flush", "dev", "ovsnet0"],
+    "all IPv6 routes": ["ip", "-6", "route", "flush", "dev", "ovsnet0"],
+    "router": ["ip", "-6", "neigh", "flush", "dev", "ovsnet0", "nud", "permanent"],
+    "forwarding": ["sysctl", "-w", "net.ipv4.ip_forward=0"],
+    "IPv6 forwarding": ["sysctl", "-w", "net.ipv6.conf.all.forwarding=0"],
+    "rp_filter": ["sysctl", "-w", "net.ipv4.conf.ovsnet0.rp_filter=1"],
     "address": ["ip", "addr", "del", "10.244.1.1/24", "dev", "ovsnet0"],
     "IPv6 address": ["ip", "addr", "del", "fd00:10:244:1::1/64", "dev", "ovsnet0"],
     "all addresses": ["ip", "addr", "flush", "dev", "ovsnet0"],
@@ -191,14 +201,24 @@ def test_a_row_with_a_running_pods_identity_goes_and_the_pod_stays(lab: Lab, cni
     cni.assert_nothing_leaked()
 
 
-@pytest.mark.slow
 def test_a_pods_port_that_somebody_set_down_comes_up(lab: Lab, cni: Cni) -> None:
     with cni.pod() as (container, answer):
         port = answer.document["interfaces"][0]["name"]
         cni.tool("ip", "link", "set", port, "down")
-        cni.tool("/run/ovsnet/bin/ovsnet", "audit", "--repair")
-        eventually(lambda: f"port {port} was set down by someone else" in agent_log(cni.node), 45)
+        eventually(lambda: f"port {port} was set down by someone else" in agent_log(cni.node), NOTICED)
         assert cni.tool("ip", "netns", "exec", container, "ping", "-c1", "-W2", "10.244.1.1")
+
+
+def test_a_pods_port_that_somebody_gave_another_mtu_gets_its_own_back(lab: Lab, cni: Cni) -> None:
+    """The kernel drops what is larger than the far end of a pair takes."""
+    with cni.pod() as (container, answer):
+        port = answer.document["interfaces"][0]["name"]
+        mtu = int(cni.tool("cat", f"/sys/class/net/{port}/mtu"))
+        cni.tool("ip", "link", "set", port, "mtu", "1300")
+        eventually(lambda: int(cni.tool("cat", f"/sys/class/net/{port}/mtu")) == mtu, NOTICED)
+        assert f"port {port} was given the MTU 1300 by someone else, not {mtu}" in agent_log(cni.node)
+        ping = ["ping", "-c1", "-W2", "-Mdo", f"-s{mtu - 28}", "10.244.1.1"]
+        assert cni.tool("ip", "netns", "exec", container, *ping)
 
 
 @pytest.mark.slow

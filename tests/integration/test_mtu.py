@@ -140,3 +140,21 @@ def test_a_fixed_mtu_is_what_pods_get(lab: Lab) -> None:
     finally:
         reconfigure(node, mtu="auto")
     eventually(lambda: mtu_of(lab, "node-a", "ovsnet0") == 1458)
+
+
+def test_an_uplink_that_becomes_narrower_is_noticed_at_once(lab: Lab) -> None:
+    node = lab.node("node-a")
+
+    def widen(mtu: int) -> None:
+        # vswitchd keeps what is asked for in its own row.
+        request = ["ovs-vsctl", "set", "Interface", node.uplink, f"mtu_request={mtu}"]
+        own = ["ip", "link", "set", node.uplink, "mtu", str(mtu)]
+        node.run(request if lab.state.datapath == "netdev" else own, check=True)
+
+    widen(1400)
+    try:
+        eventually(lambda: mtu_of(lab, "a1") == mtu_of(lab, "node-a", host_end(lab.pod("a1"))) == 1358)
+        assert passes(lab, "a1", lab.pod("b1").address(4), 1358)
+    finally:
+        widen(1500)
+    eventually(lambda: mtu_of(lab, "a1") == 1458)

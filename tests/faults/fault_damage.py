@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 from cni_world import Cni
+from fault_guest import LATE, disturb
 from fault_world import World
 
-from ovsnet import names
+from ovsnet import names, pipeline
 from ovsnet.lab.node import AGENT, OVSDB, Node
 from ovsnet.lab.nsproc import start_time
 from ovsnet.lab.pods import Pod
@@ -32,12 +33,27 @@ HARMS: dict[str, list[str]] = {
     "foreign flow": ["ovs-ofctl add-flow br-int cookie=0x77,priority=1,in_port=4321,actions=drop"],
     "gateway's port deleted": ["ovs-vsctl --if-exists del-port br-int ovsnet0"],
     "gateway down": ["ip link set ovsnet0 down"],
+    "gateway's MTU altered": ["ip link set ovsnet0 mtu 1300"],
     "gateway's addresses deleted": ["ip address flush dev ovsnet0"],
+    "gateway's IPv6 address deleted": ["ip -6 address flush dev ovsnet0 scope global"],
+    "foreign address": ["ip address add 198.18.0.1/24 dev ovsnet0"],
     "routes deleted": ["ip route flush dev ovsnet0", "ip -6 route flush dev ovsnet0"],
     "route altered": [
         "ip route replace 10.244.2.0/28 via 192.0.2.1",
         "ip route replace 10.244.1.0/28 via 192.0.2.1",
     ],
+    "foreign route": ["ip route add 198.18.0.0/24 dev ovsnet0"],
+    "neighbours deleted": ["ip neigh flush dev ovsnet0 nud all", "ip -6 neigh flush dev ovsnet0 nud all"],
+    "router's neighbour altered": [
+        f"ip -6 neigh replace {pipeline.ROUTER.ipv6} lladdr 02:00:00:00:00:77 dev ovsnet0 nud permanent"
+    ],
+    "forwarding off": ["sysctl -q -w net.ipv4.ip_forward=0"],
+    "IPv6 forwarding off": ["sysctl -q -w net.ipv6.conf.all.forwarding=0"],
+    "strict rp_filter": ["sysctl -q -w net.ipv4.conf.ovsnet0.rp_filter=1"],
+    "redirects on": ["sysctl -q -w net.ipv4.conf.ovsnet0.send_redirects=1"],
+    "nft rule added": ["nft insert rule inet ovsnet postrouting counter drop comment faults"],
+    "nft chain emptied": ["nft flush chain inet ovsnet postrouting"],
+    "nft sets emptied": ["nft flush set inet ovsnet pods_ip", "nft flush set inet ovsnet peers_ip6"],
     "nft table deleted": ["nft delete table inet ovsnet"],
     "nft table flushed": ["nft flush table inet ovsnet"],
     "fail mode altered": ["ovs-vsctl set-fail-mode br-int standalone"],
@@ -45,7 +61,16 @@ HARMS: dict[str, list[str]] = {
 """By hand, at any time: whatever is there of it comes back, and what is not ours goes."""
 GRAVE = ("bridge deleted", "pod's port deleted", "pod's identity deleted")
 """What only an agent that runs can put right: rows are where an agent that starts knows its pods from."""
-PORTS = ("tunnels deleted", "tunnels altered")
+PORTS = {
+    "tunnels deleted": "--if-exists del-port br-int {}",
+    "tunnels' key altered": "--if-exists set Interface {} options:key=78",
+    "tunnels' far ends altered": "--if-exists set Interface {} options:remote_ip=192.0.2.77",
+    "tunnels' options deleted": "--if-exists clear Interface {} options",
+    "tunnels' type altered": "--if-exists set Interface {} type=gre",
+}
+"""By ovs-vsctl, at any time, each of the node's tunnels."""
+ENDS = {"pods' ports down": "down", "pods' ports narrow": "mtu 1300"}
+"""By `ip link set`, at any time, each of the node's pods."""
 CUTS = {
     "cut": "drop",
     "every third packet lost": "numgen inc mod 3 == 0 drop",
@@ -94,9 +119,11 @@ def harm(world: World, node: int, what: str) -> None:
     world.broken = True
     if what in PORTS:
         for port in tunnels(cni):
-            deletion = ["ovs-vsctl", "-t5", "--if-exists", "del-port", "br-int", port]
-            altering = ["ovs-vsctl", "-t5", "--if-exists", "set", "Interface", port, "options:key=78"]
-            cni.tool(*(deletion if what == "tunnels deleted" else altering), check=False)
+            cni.tool("ovs-vsctl", "-t5", *PORTS[what].format(port).split(), check=False)
+        return
+    if what in ENDS:
+        for port in filter(names.is_host_interface, cni.links()):
+            cni.tool("ip", "link", "set", port, *ENDS[what].split(), check=False)
         return
     for command in HARMS[what]:
         # What does it may find nothing any more, or nobody to ask.
@@ -128,8 +155,19 @@ def delete_interface(world: World, node: int) -> None:
         world.remade.add(pod.name)
 
 
+def narrow(world: World, node: int, mtu: int) -> None:
+    """The uplink takes no more than so many bytes, until everything is healed."""
+    place = world.at(node)
+    world.broken = True
+    world.narrowed.add(place.name)
+    world.set_uplink_mtu(place, mtu)
+
+
 def cut(world: World, node: int, how: str, seconds: float) -> None:
-    """What the node sends is lost, all or a part, in the segment that joins the nodes."""
+    """What the node sends is lost, all or a part, in the segment that joins the nodes; or one of LATE."""
+    if how in LATE:
+        disturb(world, node, how, seconds)
+        return
     underlay, port = world.lab.underlay, port_of(world.at(node).node)
     world.broken = True
     rule = f"chain from {{ type filter hook ingress device {port} priority 0; {CUTS[how]}; }};"

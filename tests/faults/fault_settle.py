@@ -9,24 +9,33 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import re
 import time
 from collections.abc import Callable
 
 import msgspec
 from cni_world import Cni, finish, new_container, path
-from fault_world import DAEMONS, FREE, World
+from fault_world import DAEMONS, FREE, RESTS, SPEC, World
 from lab_world import SLOWER, agent_log
 
-from ovsnet import state
+from ovsnet import names, state
 from ovsnet.lab import check
 from ovsnet.lab.lab import node_host, outside_host, pod_host
 from ovsnet.lab.node import OVSDB, VSWITCHD, Node
 from ovsnet.lab.pods import IFNAME
 from ovsnet.lab.spec import LabError, host
 
+OVERHEAD = 50
+"""Bytes of a tunnel over IPv4, at most."""
 LIMIT = 40.0
-"""Seconds from the end of the last fault until all is well; mostly it takes two."""
+"""Seconds from the end of the last fault until all is well; mostly it takes two, and up to 30 where nobody tells."""
 TOOLS = ("/run/ovsnet/bin/ovsnet", "audit")
+RULES = (
+    "no tunnel between nodes comes from a pod",
+    "the answer must come back through here",
+    "pods leave the cluster with the node's address",
+)
+"""Of comments in templates/ovsnet.nft.j2: in every node's table."""
 RUN = {"agent.sock", "agent.sock.lock", "bin"}
 """What ovsnet has in /run/ovsnet."""
 
@@ -53,7 +62,7 @@ def settle(world: World) -> float:
 def look(world: World) -> list[str]:
     """Everything that must hold, the cheap first; what is wrong with the first that fails."""
     nodes = world.lab.nodes
-    for one in (status, None, audit, leaks, checks, None):
+    for one in (status, None, audit, rules, leaks, checks, None):
         wrong = (
             world.complete()
             if one is None
@@ -61,7 +70,7 @@ def look(world: World) -> list[str]:
         )
         if wrong:
             return wrong
-    return addresses(world) + files(world) + connectivity(world)
+    return addresses(world) + files(world) + sizes(world) + connectivity(world)
 
 
 def per_node(
@@ -88,6 +97,15 @@ def status(world: World, node: Node) -> list[str]:
 def audit(world: World, node: Node) -> list[str]:
     done = node.run(TOOLS)
     return (done.stderr + done.stdout).splitlines() or ["audit failed"] if done.returncode else []
+
+
+def rules(world: World, node: Node) -> list[str]:
+    """`ovsnet audit` only looks whether the table is there."""
+    table = Cni(node).tool("nft", "list", "table", "inet", "ovsnet")
+    wrong = [f"nft rule missing: {rule}" for rule in RULES if rule not in table]
+    sets = re.findall(r"set (\w+) \{(.*?)\n\t\}", table, re.DOTALL)
+    wrong += [f"nft set is empty: {name}" for name, text in sets if "elements" not in text]
+    return wrong + (["nft rule of nobody"] if "faults" in table else [])
 
 
 def leaks(world: World, node: Node) -> list[str]:
@@ -154,6 +172,19 @@ def files(world: World) -> list[str]:
     return odd("manifest", found, {f"{node.name}.yaml" for node in world.lab.nodes})
 
 
+def sizes(world: World) -> list[str]:
+    """All links of pods and all gateways have one MTU: that of the narrowest tunnel."""
+    found = {
+        f"{node.name} {name}": int((node.root / f"sys/class/net/{name}/mtu").read_text())
+        for node in world.lab.nodes
+        for name in node.interfaces()
+        if name == names.GATEWAY or names.is_host_interface(name)
+    }
+    if len(set(found.values())) == 1 and min(found.values()) >= SPEC.mtu - OVERHEAD:
+        return []
+    return [f"{name}: MTU {mtu}" for name, mtu in found.items()]
+
+
 def connectivity(world: World) -> list[str]:
     """As `ovsnet lab check`, with nodes at the addresses that they have now."""
     lab, pods, nodes = world.lab, world.lab.pods, world.lab.nodes
@@ -214,4 +245,5 @@ def assert_all_free(world: World) -> None:
                 f"{node.name}: {len(refused)} of {count} addresses are held by nobody: {refused[0]}"
             )
 
+    time.sleep(RESTS)
     world.each(fill, world.lab.nodes)

@@ -1,4 +1,4 @@
-"""A lab of three nodes whose pods and nodes come and go, and what shall be there in the end.
+"""A lab whose pods and nodes come and go, and what shall be there in the end.
 
 Owns the lab, the pods that shall exist, those that shall go, and every fault that is not over yet. A runtime's part is
 here too: an ADD or a DEL that failed is repeated until it is done. Never decides what happens next: that is the state
@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 from cni_world import Cni, launch_agent
-from lab_world import manifest
+from lab_world import SLOWER, manifest
 
 from ovsnet.lab import files
 from ovsnet.lab.cni_runner import CniError
@@ -32,15 +32,19 @@ from ovsnet.lab.state import wait_for, write_atomically
 from ovsnet.store.manifest import ENCAPSULATION
 
 DAEMONS = (AGENT, OVSDB, VSWITCHD)
+NODES = 2 if "OVSNET_GUEST" in os.environ else 3
+"""At first. The guest of the kernel tier is slow."""
 MOST_PODS = 4
 """On one node."""
+RESTS = 1
+"""Seconds that an address rests before it is given to another pod."""
 FREE = 13
 """IPv4 addresses of a node: a /28 without those of network, gateway and broadcast. Few, so that a leak is felt."""
 HEALED = 40.0
 """Seconds that starting what was killed may take."""
-AGENT_SETTINGS: dict[str, Any] = {"nodeAddress": {}, "reuseAfter": 0}
+AGENT_SETTINGS: dict[str, Any] = {"nodeAddress": {}, "reuseAfter": RESTS}
 """The agents take their address from their Node object, so that a manifest can move a node."""
-SPEC = LabSpec(nodes=3, pods=0, agent=AGENT_SETTINGS)
+SPEC = LabSpec(nodes=NODES, pods=0, agent=AGENT_SETTINGS)
 
 
 class World:
@@ -64,16 +68,18 @@ class World:
         """Pods that lost their interface: a runtime has to make them again."""
         self.moved: dict[str, int] = {}
         """Nodes that have another IPv4 address than at first: its last number."""
+        self.narrowed: set[str] = set()
+        """Nodes whose uplink has a smaller MTU."""
         self.ended: set[tuple[str, str]] = set()
         """Daemons that may be away, by node."""
         self._lock = threading.Lock()
         self._timers: list[threading.Timer] = []
         self._manifests: Callable[[], None] = _nothing
         self._cures: list[tuple[float, Callable[[], None]]] = []
-        for index in range(3):
+        for index in range(NODES):
             self._declare(node_spec(index))
         self.lab.up()
-        for number in range(3):
+        for number in range(NODES):
             self.add_pods(number, 2)
 
     def close(self) -> None:
@@ -220,6 +226,7 @@ class World:
         self.leaving -= pods
         self.remade -= pods
         self.moved.pop(gone.name, None)
+        self.narrowed.discard(gone.name)
 
     def move_node(self, node: int, address: int) -> None:
         """Another IPv4 address, in addition to the first one on the uplink, and instead of it in the manifest."""
@@ -288,6 +295,12 @@ class World:
         if node.name in self.moved:
             node.ip([f"address replace {host(4, self.moved[node.name])}/24 dev {node.uplink}"])
 
+    def set_uplink_mtu(self, node: Node, mtu: int) -> None:
+        """In bytes. vswitchd sets its own interface to what its row says. Raises LabError."""
+        rows = ["ovs-vsctl", "-t5", "set", "Interface", node.uplink, f"mtu_request={mtu}"]
+        link = ["ip", "link", "set", node.uplink, "mtu", str(mtu)]
+        node.run(rows if node.datapath == "netdev" else link, check=True)
+
     # faults
 
     def later(self, seconds: float, cure: Callable[[], None]) -> None:
@@ -333,6 +346,9 @@ class World:
                 if not node.addressed(node.uplink, node.addresses):
                     node.make_uplink()
                 self._give_addresses(node)
+                if node.name in self.narrowed:
+                    self.set_uplink_mtu(node, SPEC.mtu)
+                    self.narrowed.discard(node.name)
                 if not node.daemon(AGENT):
                     launch_agent(node)
             except LabError as error:
@@ -340,7 +356,7 @@ class World:
                 return False
             return True
 
-        if not wait_for(up, HEALED, 0.2):
+        if not wait_for(up, HEALED * SLOWER, 0.2):
             raise AssertionError(f"{node.name} can't be started again: {last[0]}")
 
 

@@ -72,6 +72,7 @@ class Run:
         self.waiting = {item.nodeid: item for item in session.items}
         self.current: pytest.Item | None = None
         self.stage: Literal["setup", "call", "teardown"] = "setup"
+        self.said: list[str] = []
 
     def all(self) -> None:
         while self.waiting:
@@ -79,7 +80,10 @@ class Run:
             with self.guest() as guest:
                 why = self.follow(guest)
                 if self.current:
-                    self.lose(f"{why}; the end of its console:\n\n{guest.console()}")
+                    said = "".join(f"{line}\n" for line in self.said)
+                    self.lose(
+                        f"{why}; what the test said:\n\n{said}\nthe end of the console:\n\n{guest.console()}"
+                    )
                 elif len(self.waiting) == before:
                     self.session.shouldfail = f"{why} before the first test:\n\n{guest.console()}"
             self.stop_if_told()
@@ -99,8 +103,12 @@ class Run:
         return "the guest ended"
 
     def on_start(self, item: pytest.Item, _data: object) -> None:
-        self.current, self.stage = item, "setup"
+        self.current, self.stage, self.said = item, "setup", []
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+
+    def on_said(self, _item: pytest.Item, line: str) -> None:
+        """A test that takes long tells how far it is."""
+        self.said.append(line)
 
     def on_report(self, item: pytest.Item, data: dict[str, Any]) -> None:
         report = self.config.hook.pytest_report_from_serializable(config=self.config, data=data)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cni_world import Cni
 from fault_guest import LATE, disturb
-from fault_world import World
+from fault_world import PREFIX, World
 
 from ovsnet import names, pipeline
 from ovsnet.lab.node import AGENT, OVSDB, Node
@@ -39,8 +39,8 @@ HARMS: dict[str, list[str]] = {
     "foreign address": ["ip address add 198.18.0.1/24 dev ovsnet0"],
     "routes deleted": ["ip route flush dev ovsnet0", "ip -6 route flush dev ovsnet0"],
     "route altered": [
-        "ip route replace 10.244.2.0/28 via 192.0.2.1",
-        "ip route replace 10.244.1.0/28 via 192.0.2.1",
+        f"ip route replace 10.244.2.0/{PREFIX} via 192.0.2.1",
+        f"ip route replace 10.244.1.0/{PREFIX} via 192.0.2.1",
     ],
     "foreign route": ["ip route add 198.18.0.0/24 dev ovsnet0"],
     "neighbours deleted": ["ip neigh flush dev ovsnet0 nud all", "ip -6 neigh flush dev ovsnet0 nud all"],

@@ -32,14 +32,12 @@ from ovsnet.lab.state import wait_for, write_atomically
 from ovsnet.store.manifest import ENCAPSULATION
 
 DAEMONS = (AGENT, OVSDB, VSWITCHD)
-NODES = 2 if "OVSNET_GUEST" in os.environ else 3
-"""At first. The guest of the kernel tier is slow."""
-MOST_PODS = 4
-"""On one node."""
+NODES, MOST_PODS, PREFIX = (2, 2, 29) if "OVSNET_GUEST" in os.environ else (3, 4, 28)
+"""Nodes at first; pods on one node; what a node has of IPv4. The guest of the kernel tier is slow."""
 RESTS = 1
 """Seconds that an address rests before it is given to another pod."""
-FREE = 13
-"""IPv4 addresses of a node: a /28 without those of network, gateway and broadcast. Few, so that a leak is felt."""
+FREE = 2 ** (32 - PREFIX) - 3
+"""IPv4 addresses of a node, without those of network, gateway and broadcast. Few, so that a leak is felt."""
 HEALED = 40.0
 """Seconds that starting what was killed may take."""
 AGENT_SETTINGS: dict[str, Any] = {"nodeAddress": {}, "reuseAfter": RESTS}
@@ -80,7 +78,7 @@ class World:
             self._declare(node_spec(index))
         self.lab.up()
         for number in range(NODES):
-            self.add_pods(number, 2)
+            self.add_pods(number, MOST_PODS // 2)
 
     def close(self) -> None:
         for timer in self._timers:
@@ -288,7 +286,7 @@ class World:
         path = manifest(self.lab, node.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         first = str(node.pod_range(4))
-        write_atomically(path, files.manifest(SPEC, node).replace(first, first.replace("/24", "/28")))
+        write_atomically(path, files.manifest(SPEC, node).replace(first, first.replace("/24", f"/{PREFIX}")))
 
     def _give_addresses(self, node: Node) -> None:
         """Those besides its first one: whoever makes the uplink anew does not know of them."""

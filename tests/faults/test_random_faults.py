@@ -27,7 +27,7 @@ import pytest
 from fault_guest import GUEST, LATE, jump_clock, tell
 from fault_settle import assert_all_free, settle
 from fault_world import DAEMONS, NODES, World
-from hypothesis import HealthCheck, Phase, assume, settings
+from hypothesis import HealthCheck, Phase, assume, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -39,6 +39,9 @@ PER_EXAMPLE = 8 if GUEST else 12
 """Steps in one lab."""
 EXAMPLES = 1 if GUEST else 4
 """Labs without OVSNET_FAULT_STEPS."""
+SEED = 386 if GUEST else 831
+"""Without OVSNET_FAULT_STEPS: hypothesis leaves out many kinds of steps in each lab, and so few labs need luck. With
+these there are many kinds, and in a guest the clock goes back and packets come late."""
 AT_ONCE = 3
 """Steps after which the world must settle."""
 FIGHT = 3
@@ -69,10 +72,10 @@ class Faults(RuleBasedStateMachine):
             settle(world)
         return world
 
-    @initialize(any_number=st.integers(0, 999))
-    def not_the_simplest(self, any_number: int) -> None:
+    @initialize(numbers=st.tuples(st.integers(0, 999), st.integers(0, 999)))
+    def not_the_simplest(self, numbers: tuple[int, int]) -> None:
         """Hypothesis starts with the simplest steps that there are: the same few again and again."""
-        assume(any_number)
+        assume(all(numbers))
 
     def step(self, rule: str, do: Callable[..., None], settled: bool, /, **arguments: Any) -> None:
         """One step, and after it all must be well: at once, or after the next steps."""
@@ -233,11 +236,12 @@ def say(line: str) -> None:
     tell(line)
 
 
+if not STEPS:
+    seed(SEED)(Faults)
 TestFaults = Faults.TestCase
 TestFaults.settings = settings(
     max_examples=-(-STEPS // PER_EXAMPLE) if STEPS else EXAMPLES,
     stateful_step_count=PER_EXAMPLE + 1,  # the first one is `not_the_simplest`
-    derandomize=not STEPS,
     database=None,
     deadline=None,
     phases=[Phase.generate]

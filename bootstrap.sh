@@ -29,7 +29,8 @@ usage: bootstrap.sh COMMAND
   lab [ARGS...]              install what is missing, then `ovsnet lab up ARGS`: a cluster on this machine;
                              with one of its other commands (`lab down`, `lab status`, ...) that one instead
   test [--quick]             install what is missing, then run the whole test suite;
-                             --quick leaves out the slow part and the kernel's datapath, and takes under 3 minutes
+                             --quick leaves out the slow part, random faults and the kernel's datapath, and takes
+                             under 3 minutes
   node --config FILE         make this machine a node: Open vSwitch, agent, CNI plugin, systemd unit
        [--dry-run]           only tell what would be done
        [--uninstall]         take back exactly what was installed
@@ -270,6 +271,7 @@ run_test() {
   case ${1:-} in
     --quick) options=(-- -m "not slow") ;;
     "")
+      environments+=,faults
       if kernel_has_openvswitch || command -v apt-get >/dev/null; then
         environments+=,kernel KERNEL_TESTS=yes
       else

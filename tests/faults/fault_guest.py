@@ -1,6 +1,7 @@
 """Faults that only a guest of the kernel tier may have: its clock is its own, and its kernel can delay packets.
 
-Never changes anything outside a guest. Called by `fault_damage` and by the state machine.
+Never changes anything outside a guest. Also tells those outside how far the test is.
+Called by the other modules here.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import json
 import os
 import time
 from pathlib import Path
-
-from fault_world import World
+from typing import TYPE_CHECKING
 
 from ovsnet.lab.underlay import port_of
+
+if TYPE_CHECKING:
+    from fault_world import World
 
 GUEST = Path(os.environ["OVSNET_GUEST"]) if "OVSNET_GUEST" in os.environ else None
 """The job's folder, by which tests/kernel/guest.py shows that this is one."""
@@ -30,6 +33,7 @@ def jump_clock(world: World, seconds: int) -> None:
     """CLOCK_REALTIME, which all nodes share, is so much later or earlier from now on."""
     assert GUEST, "the clock of this machine is not ours"
     world.broken = True
+    world.jumped += seconds
     time.clock_settime(time.CLOCK_REALTIME, time.clock_gettime(time.CLOCK_REALTIME) + seconds)
 
 
@@ -48,8 +52,8 @@ def disturb(world: World, node: int, how: str, seconds: float) -> None:
     world.at_last(seconds, mend)
 
 
-def tell(line: str) -> None:
-    """To whoever waits outside the guest for news of the test."""
+def tell(line: str = "") -> None:
+    """To whoever waits outside the guest for news of the test: a line of what it says, or that it goes on."""
     if GUEST:
         nodeid = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
         with contextlib.suppress(OSError), (GUEST / "events").open("a") as events:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 from cni_world import Cni, finish, new_container, path
+from fault_guest import tell
 from fault_world import DAEMONS, FREE, RESTS, SPEC, World
 from lab_world import SLOWER, agent_log
 
@@ -50,6 +51,7 @@ def settle(world: World) -> float:
     world.heal()
     begun = time.monotonic()
     while wrong := look(world):
+        tell()
         if time.monotonic() > begun + LIMIT * SLOWER:
             raise AssertionError("\n".join([f"not well after {LIMIT * SLOWER:g} s:", *wrong]))
         time.sleep(0.1)

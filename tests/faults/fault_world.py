@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 from cni_world import Cni, launch_agent
+from fault_guest import GUEST, tell
 from lab_world import SLOWER, manifest
 
 from ovsnet.lab import files
@@ -32,7 +33,7 @@ from ovsnet.lab.state import wait_for, write_atomically
 from ovsnet.store.manifest import ENCAPSULATION
 
 DAEMONS = (AGENT, OVSDB, VSWITCHD)
-NODES, MOST_PODS, PREFIX = (2, 2, 29) if "OVSNET_GUEST" in os.environ else (3, 4, 28)
+NODES, MOST_PODS, PREFIX = (2, 2, 29) if GUEST else (3, 4, 28)
 """Nodes at first; pods on one node; what a node has of IPv4. The guest of the kernel tier is slow."""
 RESTS = 1
 """Seconds that an address rests before it is given to another pod."""
@@ -55,7 +56,7 @@ class World:
     def __init__(self) -> None:
         # A client gives up well before the runner does, whatever was stopped.
         os.environ["OVSNET_TIMEOUT"] = "20"
-        self.lab = Lab(f"f-{uuid.uuid4().hex[:8]}", SPEC)
+        self.lab = Lab(f"f-{uuid.uuid4().hex[:8]}", SPEC, lambda _: tell())
         atexit.register(self.lab.down)
         self.broken = False
         self.changing = False
@@ -66,6 +67,8 @@ class World:
         """Pods that lost their interface: a runtime has to make them again."""
         self.moved: dict[str, int] = {}
         """Nodes that have another IPv4 address than at first: its last number."""
+        self.jumped = 0
+        """Seconds that the clock is ahead."""
         self.narrowed: set[str] = set()
         """Nodes whose uplink has a smaller MTU."""
         self.ended: set[tuple[str, str]] = set()
@@ -79,6 +82,7 @@ class World:
         self.lab.up()
         for number in range(NODES):
             self.add_pods(number, MOST_PODS // 2)
+            tell()
 
     def close(self) -> None:
         for timer in self._timers:

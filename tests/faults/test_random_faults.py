@@ -112,6 +112,8 @@ class Faults(RuleBasedStateMachine):
                     self.calm()
                     assert_all_free(self.world)
         finally:
+            if self.world.jumped:
+                jump_clock(self.world, -self.world.jumped)
             self.world.close()
 
     # pods and nodes

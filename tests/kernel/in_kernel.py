@@ -107,8 +107,9 @@ class Run:
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
 
     def on_said(self, _item: pytest.Item, line: str) -> None:
-        """A test that takes long tells how far it is."""
-        self.said.append(line)
+        """A test that takes long tells how far it is; with an empty line that it goes on."""
+        if line:
+            self.said.append(line)
 
     def on_report(self, item: pytest.Item, data: dict[str, Any]) -> None:
         report = self.config.hook.pytest_report_from_serializable(config=self.config, data=data)

@@ -142,6 +142,7 @@ def test_a_fixed_mtu_is_what_pods_get(lab: Lab) -> None:
     eventually(lambda: mtu_of(lab, "node-a", "ovsnet0") == 1458)
 
 
+@pytest.mark.kernel
 def test_an_uplink_that_becomes_narrower_is_noticed_at_once(lab: Lab) -> None:
     node = lab.node("node-a")
 

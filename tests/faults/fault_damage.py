@@ -38,9 +38,10 @@ HARMS: dict[str, list[str]] = {
     "gateway's IPv6 address deleted": ["ip -6 address flush dev ovsnet0 scope global"],
     "foreign address": ["ip address add 198.18.0.1/24 dev ovsnet0"],
     "routes deleted": ["ip route flush dev ovsnet0", "ip -6 route flush dev ovsnet0"],
+    # Over the gateway: one over another link is somebody else's, which the agent leaves alone and complains of.
     "route altered": [
-        f"ip route replace 10.244.2.0/{PREFIX} via 192.0.2.1",
-        f"ip route replace 10.244.1.0/{PREFIX} via 192.0.2.1",
+        *(f"ip route replace 10.244.{number}.0/{PREFIX} dev ovsnet0" for number in (1, 2)),
+        "ip -6 route replace fd00:10:244:2::/64 dev ovsnet0",
     ],
     "foreign route": ["ip route add 198.18.0.0/24 dev ovsnet0"],
     "neighbours deleted": ["ip neigh flush dev ovsnet0 nud all", "ip -6 neigh flush dev ovsnet0 nud all"],

@@ -51,7 +51,6 @@ def settle(world: World) -> float:
     world.heal()
     begun = time.monotonic()
     while wrong := look(world):
-        tell()
         if time.monotonic() > begun + LIMIT * SLOWER:
             raise AssertionError("\n".join([f"not well after {LIMIT * SLOWER:g} s:", *wrong]))
         time.sleep(0.1)
@@ -65,6 +64,7 @@ def look(world: World) -> list[str]:
     """Everything that must hold, the cheap first; what is wrong with the first that fails."""
     nodes = world.lab.nodes
     for one in (status, None, audit, rules, leaks, checks, None):
+        tell()
         wrong = (
             world.complete()
             if one is None
@@ -72,6 +72,7 @@ def look(world: World) -> list[str]:
         )
         if wrong:
             return wrong
+    tell()
     return addresses(world) + files(world) + sizes(world) + connectivity(world)
 
 

@@ -342,6 +342,7 @@ class World:
         last: list[LabError] = []
 
         def up() -> bool:
+            tell()
             try:
                 for daemon in (OVSDB, VSWITCHD):
                     node.start(daemon)

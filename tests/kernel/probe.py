@@ -1,10 +1,12 @@
 """What gets lost between two pods, at the resolution of a millisecond: runs in a pod, on the standard library alone.
 
-`serve` echoes numbered datagrams and accepts connections until it is killed. `probe HOST...` sends each host a
-numbered datagram every millisecond and opens a connection from a fresh source port every 20 ms, until SIGINT; then it
-prints what came back, as JSON: by host {"sent", "lost", "outage", "tries", "failed", "connected"}. lost: datagrams
-without an echo; outage: milliseconds between two echoes, at most; failed: connections that were not there within a
-second; connected: when, in seconds since the start, the last of these was tried. Driven by `test_restarts`.
+`serve` echoes datagrams and accepts connections until it is killed. `probe HOST...` sends each host a numbered datagram
+every millisecond and opens a connection from a fresh source port every 20 ms, until SIGINT; then it prints what came
+back, as JSON: by host {"sent", "lost", "outage", "tries", "failed", "last_failure"}. lost: datagrams without an echo;
+outage: milliseconds between two echoes, at most; failed: connections that were not there within a second; last_failure:
+when the last of these was tried, in seconds of the machine's monotonic clock, 0 if none failed. `pairs SOURCE>HOST...`
+sends a single datagram from each source to its host, one every 200 ms until SIGINT, and prints for each that was sent
+[pair, when, whether its echo came within a second]. Driven by `restart_world`.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ PORT = 9009
 _SO_RCVBUFFORCE = 33
 """asm-generic/socket.h; Python has no name for it."""
 _NUMBER = struct.Struct("!Q")
-_EVERY, _CONNECT_EVERY, _PATIENCE = 0.001, 0.02, 1.0
-"""Seconds: between datagrams, between connections, until a connection has failed."""
+_EVERY, _CONNECT_EVERY, _PAIR_EVERY, _PATIENCE = 0.001, 0.02, 0.2, 1.0
+"""Seconds: between datagrams, connections, pairs; until a connection or a pair's datagram has failed."""
 _ROOM = 8 << 20
 """Bytes of a socket's buffer: what arrives while its process waits for a processor was not lost on the way."""
 _TAIL = 0.5
@@ -35,6 +37,7 @@ _TAIL = 0.5
 def serve() -> None:
     udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     udp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
+    udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     udp.bind(("::", PORT))
     tcp = socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
     ready = selectors.DefaultSelector()
@@ -44,9 +47,10 @@ def serve() -> None:
     while True:
         for key, _ in ready.select():
             if key.fileobj is udp:
-                data, sender = udp.recvfrom(2048)
+                # The echo comes from the address that was asked, of however many.
+                data, asked, _, sender = udp.recvmsg(2048, 64)
                 with contextlib.suppress(OSError):
-                    udp.sendto(data, sender)
+                    udp.sendmsg([data], asked, 0, sender)
             else:
                 tcp.accept()[0].close()
 
@@ -105,7 +109,7 @@ class Target:
             if now - begun > _PATIENCE:
                 self.end(trial, failed=True)
 
-    def result(self, begun: float) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         numbers = sorted(self.times)
         gaps = [self.times[b] - self.times[a] for a, b in itertools.pairwise(numbers)]
         return {
@@ -114,7 +118,7 @@ class Target:
             "outage": round(1000 * max(gaps, default=0.0)),
             "tries": self.tries,
             "failed": self.failed,
-            "connected": round(max(0.0, self.last_failure - begun), 3),
+            "last_failure": self.last_failure,
         }
 
 
@@ -123,8 +127,7 @@ def probe(hosts: list[str]) -> None:
     signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
     ready = selectors.DefaultSelector()
     targets = {host: Target(host, ready) for host in hosts}
-    begun = time.monotonic()
-    next_send = next_connect = begun
+    next_send = next_connect = time.monotonic()
     end = 0.0
     print("ready", flush=True)
     while not end or time.monotonic() < end:
@@ -147,8 +150,48 @@ def probe(hosts: list[str]) -> None:
                 key.data.connected(key.fileobj)
         for target in targets.values():
             target.give_up(now)
-    print(json.dumps({host: target.result(begun) for host, target in targets.items()}), flush=True)
+    print(json.dumps({host: target.result() for host, target in targets.items()}), flush=True)
+
+
+def pairs(names: list[str]) -> None:
+    stopped: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
+    rest = iter(names)
+    waiting: list[tuple[str, socket.socket, float]] = []
+    said: list[tuple[str, float, bool]] = []
+    print("ready", flush=True)
+    while True:
+        name = "" if stopped else next(rest, "")
+        if name:
+            waiting.append((name, first_words(name), time.monotonic()))
+        elif not waiting:
+            break
+        time.sleep(_PAIR_EVERY)
+        while waiting and time.monotonic() - waiting[0][2] > _PATIENCE:
+            name, udp, when = waiting.pop(0)
+            said.append((name, when, echoed(udp)))
+            udp.close()
+    if not stopped:
+        signal.pause()
+    print(json.dumps(said), flush=True)
+
+
+def first_words(pair: str) -> socket.socket:
+    source, _, host = pair.partition(">")
+    udp = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    udp.setblocking(False)
+    udp.bind((source, 0))
+    udp.connect((host, PORT))
+    with contextlib.suppress(OSError):
+        udp.send(pair.encode())
+    return udp
+
+
+def echoed(udp: socket.socket) -> bool:
+    with contextlib.suppress(OSError):  # there is none, or the host can't be reached
+        return bool(udp.recv(2048))
+    return False
 
 
 if __name__ == "__main__":
-    serve() if sys.argv[1] == "serve" else probe(sys.argv[2:])
+    {"serve": lambda names: serve(), "probe": probe, "pairs": pairs}[sys.argv[1]](sys.argv[2:])

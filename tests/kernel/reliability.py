@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ and a connection every 20 ms from a fresh source port (new). Each cell is the wo
 - date: {date}
 - where: {where}
 
-| event | established, lost of sent: one node | two nodes | new connections, failed of tried: one node | two nodes |
-|---|---:|---:|---:|---:|
+| event | established, lost of sent: one node | two nodes | new connections, failed of tried: one node | two nodes | \
+new connections back after |
+|---|---:|---:|---:|---:|---:|
 """
 FOOTER = """
 While ovs-vswitchd is away the kernel goes on forwarding what it has flows for; new pairs and new connections whose
@@ -79,9 +81,19 @@ def row(event: str, seen: dict[str, dict[str, Any]]) -> str:
         for what, of in (("lost", "sent"), ("failed", "tries"))
         for place in ("one node", "two nodes")
     ]
-    return f"| {event} | {' | '.join(cells)} |"
+    return f"| {event} | {' | '.join(cells)} | {back(seen.values())} |"
 
 
 def worst(paths: list[dict[str, Any]], what: str, of: str) -> str:
-    each = max(paths, key=lambda path: int(path[what]))
+    asked = [path for path in paths if what in path]
+    if not asked:
+        return "-"
+    each = max(asked, key=lambda path: int(path[what]))
     return f"{each[what]} of {each[of]}"
+
+
+def back(paths: Collection[dict[str, Any]]) -> str:
+    """Nothing where nothing failed: they were never away."""
+    if not any(path["failed"] for path in paths):
+        return ""
+    return max(f"{path['back']:.1f} s" if "back" in path else "-" for path in paths)

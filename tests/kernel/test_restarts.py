@@ -1,41 +1,37 @@
-"""What a restart costs, in datagrams and connections, on the kernel's datapath: docs/reliability.md is made of this.
+"""What a daemon's restart costs, in datagrams and connections, on the kernel's datapath: docs/reliability.md has it.
 
 Established: a datagram every millisecond and its echo. New: a connection every 20 ms from a fresh source port. Between
-pods of one node and of two nodes, IPv4 and IPv6, while something dies and comes back.
+pods of one node and of two nodes, IPv4 and IPv6, while something dies and comes back. What happens to the state that
+daemons go by is in `test_losses`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
 
-import probe
 import pytest
+import restart_world
 from cni_world import launch_agent
 from lab_world import agent_log, dump, eventually, running
+from restart_world import BACK, MARKS, TARGETS, Seen, armed, first_words, nothing, probing, serving
 
-from ovsnet.host.datapath import kernel_has_openvswitch
+from ovsnet.lab.files import PACKAGE
 from ovsnet.lab.lab import Lab
-from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
+from ovsnet.lab.node import AGENT, OVSDB, START_SECONDS, VSWITCHD, Node
+from ovsnet.resources import flows_dir, templates_dir
 
-pytestmark = [
-    pytest.mark.kernel,
-    pytest.mark.skipif(
-        not kernel_has_openvswitch(), reason="this kernel has no openvswitch; see --in-kernel"
-    ),
-]
-PYTHON = [sys.executable, "-I", "-S", probe.__file__]
-WARM = 1.0
-"""Seconds in which neighbours are found and flows made."""
+pytestmark = MARKS
 RESTART = 1000
 """Datagrams, of one a millisecond, that an established flow between nodes may lose at ovs-vswitchd's own start, however
 slow and busy the machine; docs/reliability.md has what it is. Without `flow-restore-wait` it is some 1,500."""
+PAIRS = 60
+"""Addresses of each family that pods have for first words: enough for a minute."""
 
 
 @pytest.fixture(scope="module")
@@ -44,73 +40,17 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def servers(lab: Lab) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for name in ("a2", "b1"):
-            process = subprocess.Popen(
-                lab.command(name, [*PYTHON, "serve"]), stdout=subprocess.PIPE, text=True
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+    with serving(lab, *TARGETS):
         yield
-
-
-class Seen:
-    """What the probe saw, by "one node" and "two nodes"."""
-
-    def __init__(self) -> None:
-        self.by_path: dict[str, dict[str, Any]] = {}
-
-    def lost(self, place: str) -> int:
-        return max(int(each["lost"]) for path, each in self.by_path.items() if path.startswith(place))
-
-    def worst(self, what: str) -> int:
-        return max(int(each[what]) for each in self.by_path.values())
 
 
 @pytest.fixture
 def seen(
-    lab: Lab,
-    servers: None,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> Iterator[Seen]:
-    seen = Seen()
-    yield seen
-    marker, node = request.node.get_closest_marker("event"), request.node
-    parameters = node.callspec.params if hasattr(node, "callspec") else {}
-    record_property("event", str(marker.args[0]).format(**parameters))
-    record_property("reliability", seen.by_path)
-
-
-@contextlib.contextmanager
-def probing(lab: Lab, seen: Seen, settle: float = 2.0) -> Iterator[None]:
-    """Probes meanwhile, from before the body until `settle` seconds after it."""
-    hosts = {
-        str(lab.pod(name).address(version)): f"{'one node' if name == 'a2' else 'two nodes'}, IPv{version}"
-        for name in ("a2", "b1")
-        for version in (4, 6)
-    }
-    process = subprocess.Popen(
-        lab.command("a1", [*PYTHON, "probe", *hosts]), stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(WARM)
-    try:
-        yield
-        time.sleep(settle)
-    finally:
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=30)[0]
-    seen.by_path = {hosts[host]: each for host, each in json.loads(said).items()}
-
-
-def nothing(seen: Seen) -> None:
-    assert (seen.worst("lost"), seen.worst("failed")) == (0, 0), seen.by_path
+    yield from restart_world.fixture(request, record_property)
 
 
 @pytest.fixture
@@ -126,14 +66,60 @@ def test_nothing_happens(lab: Lab, seen: Seen) -> None:
     nothing(seen)
 
 
+# --- the agent -----------------------------------------------------------------------------------
+
+
 @pytest.mark.event("agent: {number.name}, started again")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_agent_restarts(lab: Lab, node: Node, seen: Seen, number: signal.Signals) -> None:
     with probing(lab, seen):
         node.kill(AGENT, number)
         time.sleep(0.5)
+        seen.begins()
         node.start(AGENT)
     nothing(seen)
+
+
+@pytest.fixture
+def next_version(node: Node) -> Iterator[dict[str, str]]:
+    """The environment of an agent of another version: all of this one on the node's disk, but with a table of another
+    number, to which all that lead there have to follow, and routes of another priority."""
+    folder = node.private("/etc/ovsnet") / "next"
+    shutil.copytree(PACKAGE, folder / "ovsnet")
+    shutil.copytree(flows_dir(), folder / "flows")
+    shutil.copytree(templates_dir(), folder / "templates")
+    (folder / "flows/40-hop.flows.j2").rename(folder / "flows/45-hop.flows.j2")
+    route = folder / "flows/30-route.flows.j2"
+    text = route.read_text()
+    assert "priority=70," in text
+    route.write_text(text.replace("priority=70,", "priority=75,"))
+    yield {"PYTHONPATH": str(Path("/etc/ovsnet/next"))}
+    shutil.rmtree(folder)
+
+
+@pytest.mark.event("agent: upgraded to a version with other templates, and back")
+def test_the_agent_is_upgraded(lab: Lab, node: Node, seen: Seen, next_version: dict[str, str]) -> None:
+    """What is installed afterwards is what the new version renders, by its own account."""
+    flows = dump(node)
+    ovsnet = [sys.executable, "-P", "-m", "ovsnet"]
+    config = ["--config", "/etc/ovsnet/agent.yaml"]
+    with probing(lab, seen):
+        node.kill(AGENT, signal.SIGTERM)
+        node.launch(AGENT, [*ovsnet, "agent", *config], env=next_version)
+        node.await_agent(START_SECONDS)
+        upgraded = dump(node)
+        audit = node.run([*ovsnet, "audit", *config], env=next_version)
+        node.kill(AGENT, signal.SIGTERM)
+        seen.begins()
+        node.start(AGENT)
+    nothing(seen)
+    assert audit.returncode == 0, audit.stdout
+    assert any("table=45" in flow for flow in upgraded)
+    assert not any("table=40" in flow or "priority=70," in flow for flow in upgraded)
+    assert dump(node) == flows
+
+
+# --- Open vSwitch --------------------------------------------------------------------------------
 
 
 @pytest.mark.event("ovsdb-server: SIGKILL, 2 s later started again")
@@ -141,6 +127,7 @@ def test_ovsdb_server_restarts(lab: Lab, node: Node, seen: Seen) -> None:
     with probing(lab, seen):
         node.kill(OVSDB, signal.SIGKILL)
         time.sleep(2)
+        seen.begins()
         node.start(OVSDB)
     nothing(seen)
 
@@ -148,15 +135,9 @@ def test_ovsdb_server_restarts(lab: Lab, node: Node, seen: Seen) -> None:
 @pytest.mark.event("OVSDB compacted")
 def test_the_database_is_compacted(lab: Lab, node: Node, seen: Seen) -> None:
     with probing(lab, seen):
+        seen.begins()
         node.run(["ovs-appctl", "-t", "ovsdb-server", "ovsdb-server/compact"], check=True)
     nothing(seen)
-
-
-def armed(node: Node) -> bool:
-    done = node.run(
-        ["ovs-vsctl", "--if-exists", "get", "Open_vSwitch", ".", "other_config:flow-restore-wait"]
-    )
-    return done.stdout.strip() == '"true"'
 
 
 @pytest.mark.event("ovs-vswitchd: SIGKILL, away for 5 s, started again")
@@ -167,17 +148,23 @@ def test_ovs_vswitchd_is_away_for_five_seconds(lab: Lab, node: Node, seen: Seen)
     with probing(lab, seen, settle=3.0):
         node.kill(VSWITCHD, signal.SIGKILL)
         time.sleep(5)
+        seen.begins()
         node.start(VSWITCHD)
     assert seen.worst("lost") <= RESTART, seen.by_path
     assert seen.lost("one node") == 0, seen.by_path
+    assert seen.worst("back") <= BACK, seen.by_path
     eventually(lambda: armed(node))
     assert "may handle new connections" in agent_log(node)[mark:]
 
 
-@pytest.mark.event("ovs-vswitchd and agent: SIGKILL together; {first} comes first")
-@pytest.mark.parametrize("first", [AGENT, VSWITCHD])
-def test_ovs_vswitchd_and_the_agent_die_together(lab: Lab, node: Node, seen: Seen, first: str) -> None:
-    """Whichever comes back first; new connections work within a second of the later one."""
+@pytest.mark.event("ovs-vswitchd and agent: SIGKILL together; {comes}")
+@pytest.mark.parametrize(
+    ("first", "comes"), [(AGENT, "agent comes first"), (VSWITCHD, "agent comes 5 s after ovs-vswitchd")]
+)
+def test_ovs_vswitchd_and_the_agent_die_together(
+    lab: Lab, node: Node, seen: Seen, first: str, comes: str
+) -> None:
+    """Whichever comes back first; new connections work soon after the later one's start."""
     flows = dump(node)
     eventually(lambda: armed(node))
     with probing(lab, seen, settle=3.0):
@@ -186,13 +173,56 @@ def test_ovs_vswitchd_and_the_agent_die_together(lab: Lab, node: Node, seen: See
         time.sleep(1)
         if first == VSWITCHD:
             node.start(VSWITCHD)
-            time.sleep(2)
+            time.sleep(5)
+            seen.begins()
             node.start(AGENT)
         else:
             launch_agent(node)
             time.sleep(1)
+            seen.begins()
             node.start(VSWITCHD)
             eventually(lambda: dump(node) == flows)
     assert seen.worst("lost") <= RESTART, seen.by_path
     assert seen.lost("one node") == 0, seen.by_path
+    assert seen.worst("back") <= BACK, seen.by_path
     eventually(lambda: dump(node) == flows)
+
+
+# --- first words ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def strangers(lab: Lab) -> Iterator[list[str]]:
+    """Three pods that never spoke to anyone, with many addresses: two of node-a, one of node-b."""
+    names: list[str] = []
+    with contextlib.ExitStack() as stack:
+        for index, name in enumerate(("node-a", "node-a", "node-b")):
+            ranges = [lab.node(name).node.pod_range(version) for version in (4, 6)]
+            ips = [str(each[100 + PAIRS * (index % 2) + i]) for each in ranges for i in range(PAIRS)]
+            pod = lab.add_pod(name, ips=ips)
+            stack.callback(lab.remove_pod, pod.name)
+            names.append(pod.name)
+        stack.enter_context(serving(lab, *names[1:]))
+        yield names
+
+
+@pytest.mark.event("first words of a pair; agent: SIGKILL, away for 2 s, started again")
+def test_pairs_speak_for_the_first_time_without_the_agent(lab: Lab, node: Node, seen: Seen) -> None:
+    with strangers(lab) as (source, *targets), first_words(lab, seen, source, targets):
+        node.kill(AGENT, signal.SIGKILL)
+        time.sleep(2)
+        seen.begins()
+        node.start(AGENT)
+    assert seen.worst("failed") == 0, seen.by_path
+
+
+@pytest.mark.event("first words of a pair; ovs-vswitchd: SIGKILL, away for 3 s, started again")
+def test_pairs_speak_for_the_first_time_without_ovs_vswitchd(lab: Lab, node: Node, seen: Seen) -> None:
+    """What has no flow in the kernel waits for ovs-vswitchd, and not for long once that is back."""
+    with strangers(lab) as (source, *targets), first_words(lab, seen, source, targets, settle=3.0):
+        eventually(lambda: armed(node))
+        node.kill(VSWITCHD, signal.SIGKILL)
+        time.sleep(3)
+        seen.begins()
+        node.start(VSWITCHD)
+    assert seen.worst("back") <= BACK, seen.by_path

@@ -1,0 +1,176 @@
+"""What tests of restarts share: servers in pods, the probe between them while something happens, and what it saw.
+
+Each test has the fixture `seen`, whose content goes into docs/reliability.md under the words of its mark `event`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import probe
+import pytest
+from lab_world import SLOWER
+
+from ovsnet.host.datapath import kernel_has_openvswitch
+from ovsnet.lab.lab import Lab
+from ovsnet.lab.node import Node
+
+MARKS = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(
+        not kernel_has_openvswitch(), reason="this kernel has no openvswitch; see --in-kernel"
+    ),
+]
+PYTHON = [sys.executable, "-I", "-S", probe.__file__]
+WARM = 1.0
+"""Seconds in which neighbours are found and flows made."""
+BACK = 3.0 * SLOWER
+"""Seconds after a daemon's start within which new connections work, on a busy machine too; without others it is one."""
+REBUILT = 6.0 * SLOWER
+"""The same after a bridge or the database was lost, and all ports with it; without others it is three."""
+TARGETS = ("a2", "b1")
+"""Pods with a server; a1 is where the probe runs."""
+
+
+class Seen:
+    """What the probe saw, by "one node" and "two nodes"."""
+
+    def __init__(self) -> None:
+        self.by_path: dict[str, dict[str, Any]] = {}
+        self.since = 0.0
+
+    def begins(self) -> None:
+        """Now what has to do the rest is started, or happens: new connections are to be back soon after."""
+        self.since = time.monotonic()
+
+    def lost(self, place: str) -> int:
+        return max(int(each["lost"]) for path, each in self.by_path.items() if path.startswith(place))
+
+    def worst(self, what: str) -> float:
+        return max(float(each[what]) for each in self.by_path.values())
+
+    def take(self, by_path: dict[str, dict[str, Any]]) -> None:
+        """What a probe printed. "back": seconds from `begins` to the last connection that failed, if that was called."""
+        self.by_path = by_path
+        if self.since:
+            for each in by_path.values():
+                each["back"] = round(max(0.0, each["last_failure"] - self.since), 2)
+
+
+def fixture(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Iterator[Seen]:
+    """The body of each module's fixture `seen`."""
+    seen = Seen()
+    yield seen
+    marker, node = request.node.get_closest_marker("event"), request.node
+    parameters = node.callspec.params if hasattr(node, "callspec") else {}
+    record_property("event", str(marker.args[0]).format(**parameters))
+    record_property("reliability", seen.by_path)
+
+
+@contextlib.contextmanager
+def serving(lab: Lab, *pods: str) -> Iterator[None]:
+    """A server for the probe in each of these pods."""
+    with contextlib.ExitStack() as stack:
+        for name in pods:
+            process = subprocess.Popen(
+                lab.command(name, [*PYTHON, "serve"]), stdout=subprocess.PIPE, text=True
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        yield
+
+
+@contextlib.contextmanager
+def probing(lab: Lab, seen: Seen, settle: float = 2.0, targets: Sequence[str] = TARGETS) -> Iterator[None]:
+    """Probes from a1 meanwhile, from before the body until `settle` seconds after it."""
+    hosts = {
+        str(lab.pod(name).address(version)): f"{place(lab, name)}, IPv{version}"
+        for name in targets
+        for version in (4, 6)
+    }
+    with _running(lab, "a1", "probe", *hosts) as said:
+        time.sleep(WARM)
+        yield
+        time.sleep(settle)
+    seen.take({hosts[host]: each for host, each in said[0].items()})
+
+
+@contextlib.contextmanager
+def first_words(
+    lab: Lab, seen: Seen, source: str, targets: Sequence[str], settle: float = 2.0
+) -> Iterator[None]:
+    """A datagram between two addresses that never spoke, five times a second, as long as there are any.
+
+    The pods have as many addresses of each family as there shall be such pairs. One pair that comes before the
+    body finds whatever the pods have in common.
+    """
+    paths: dict[str, str] = {}
+    per_path = [
+        [
+            (f"{here}>{there}", f"{place(lab, name)}, IPv{version}")
+            for here, there in zip(_of(lab, source, version), _of(lab, name, version), strict=True)
+        ]
+        for name in targets
+        for version in (4, 6)
+    ]
+    for turn in zip(*per_path, strict=True):
+        paths.update(turn)
+    with _running(lab, source, "pairs", *paths) as said:
+        time.sleep(WARM)
+        yield
+        time.sleep(settle)
+    by_path: dict[str, dict[str, Any]] = {}
+    for pair, when, echoed in said[0]:
+        each = by_path.setdefault(paths[pair], {"tries": 0, "failed": 0, "last_failure": 0.0})
+        each["tries"] += 1
+        if not echoed:
+            each["failed"] += 1
+            each["last_failure"] = when
+    seen.take(by_path)
+
+
+@contextlib.contextmanager
+def _running(lab: Lab, pod: str, *arguments: str) -> Iterator[list[Any]]:
+    """The probe in a pod; what it said when it was told to end is in the list afterwards."""
+    process = subprocess.Popen(lab.command(pod, [*PYTHON, *arguments]), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    said: list[Any] = []
+    try:
+        yield said
+    finally:
+        process.send_signal(signal.SIGINT)
+        text = process.communicate(timeout=30)[0]
+    said.append(json.loads(text))
+
+
+def _of(lab: Lab, pod: str, version: int) -> list[str]:
+    return [str(address) for address in lab.pod(pod).addresses if address.version == version]
+
+
+def place(lab: Lab, pod: str) -> str:
+    """As seen from a1."""
+    return "one node" if lab.pod(pod).node.name == "node-a" else "two nodes"
+
+
+def nothing(seen: Seen) -> None:
+    assert (seen.worst("lost"), seen.worst("failed")) == (0, 0), seen.by_path
+
+
+def armed(node: Node) -> bool:
+    """Whether an ovs-vswitchd that starts now would wait for flows."""
+    done = node.run(
+        ["ovs-vsctl", "--if-exists", "get", "Open_vSwitch", ".", "other_config:flow-restore-wait"]
+    )
+    return done.stdout.strip() == '"true"'

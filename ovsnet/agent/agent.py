@@ -215,6 +215,8 @@ class Agent:
             if topo == self.topology:
                 # Nothing else is wanted than before, so somebody else changed what there was.
                 self.auditor.tell("port", drift.ports(port_plan.changes))
+        if not self.pods.known:
+            await self.upkeep.recall()
         self.pods.serve(topo, self.ovsdb.bridge(), self.ovsdb.ports())
         await self.upkeep.restore()
         if self._adopted:

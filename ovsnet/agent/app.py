@@ -24,6 +24,7 @@ from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
+from ovsnet.cni import kept
 from ovsnet.cni.server import CniServer
 from ovsnet.config import Config
 from ovsnet.host.nft import Ruleset
@@ -73,7 +74,7 @@ async def run(config: Config) -> None:
         installer=installer,
         wiring=wiring,
         pods=pods,
-        upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring),
+        upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring, kept=kept.pods),
     )
     attachments.wake = agent.wake
     attachments.compare = agent.compare

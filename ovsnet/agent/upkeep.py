@@ -1,8 +1,8 @@
 """Running pods as they shall be: after a start, after somebody changed their rows, after the MTU changed.
 
-Owns what no CNI request asks for: adopting what an earlier run left, restoring rows, sweeping rows and links that
-belong to nobody, following port numbers and MTU. Never touches flows: they follow the list of pods. Called by the
-agent's loop.
+Owns what no CNI request asks for: adopting what an earlier run left, restoring rows (at a start from what the runtime
+knows), sweeping rows and links that belong to nobody, following port numbers and MTU. Never touches flows: they follow
+the list of pods. Called by the agent's loop.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from ovsnet import names, state
+from ovsnet import names, plan, state
 from ovsnet.agent.pods import Pods, key_of
 from ovsnet.agent.wiring import Wiring
 from ovsnet.errors import HostFailure
@@ -30,13 +30,49 @@ log = logging.getLogger("ovsnet.pods")
 class Upkeep:
     """What keeps the pods of `Pods` as they are known."""
 
-    def __init__(self, pods: Pods, *, ovsdb: Ovsdb, links: LinkWorker, wiring: Wiring) -> None:
+    def __init__(
+        self,
+        pods: Pods,
+        *,
+        ovsdb: Ovsdb,
+        links: LinkWorker,
+        wiring: Wiring,
+        kept: Callable[[], Iterable[Pod]],
+    ) -> None:
+        """kept: the pods that the container runtime knows of."""
         self._pods = pods
         self._ovsdb = ovsdb
         self._links = links
         self._wiring = wiring
         self._refused: set[str] = set()
         """Ports whose MTU can't be set."""
+        self._kept = kept
+
+    async def recall(self) -> None:
+        """Gives rows to pods that have none although their interface is there: the bridge was deleted while no agent
+        ran, or the whole database is a new one.
+
+        Whose an interface is only the runtime's own notes can tell then. A row that says otherwise is right. Before
+        the rows are read: afterwards all is as if they had never been away.
+        """
+        rows = self._ovsdb.ports()
+        orphans = {names.host_interface(token) for token in await self._links.list_ours()} - rows.keys()
+        if not orphans:
+            return
+        taken = {ip for pod in state.pods(rows) for ip in pod.ips}
+        keys = {key_of(pod) for pod in state.pods(rows)}
+        numbers = plan.free_numbers(rows.values(), plan.POD_NUMBERS)
+        changes: list[Change] = []
+        for pod in self._kept():
+            if pod.port not in orphans or key_of(pod) in keys or taken.intersection(pod.ips):
+                continue
+            log.warning("pod %s: port %s had lost its row; restoring it", pod.title, pod.port)
+            keys.add(key_of(pod))
+            taken.update(pod.ips)
+            spec = PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=next(numbers))
+            changes.append(AddPort(spec=spec))
+        if changes:
+            await self._ovsdb.apply(changes)
 
     async def adopt(self) -> None:
         """Removes what interrupted requests, dead pods and a reboot left."""

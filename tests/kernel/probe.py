@@ -32,6 +32,10 @@ _ROOM = 8 << 20
 """Bytes of a socket's buffer: what arrives while its process waits for a processor was not lost on the way."""
 _TAIL = 0.5
 """Seconds that the last echoes have to come back."""
+_MEETING = 20.0
+"""Seconds within which a host must answer for the first time."""
+_GREETING = 2**64 - 1
+"""The number of datagrams that don't count."""
 
 
 def serve() -> None:
@@ -73,6 +77,20 @@ class Target:
         self.tries = self.failed = 0
         self.last_failure = 0.0
 
+    def meet(self) -> None:
+        """One datagram and one connection at a time, until both have come through: what follows has flows."""
+        with socket.create_connection(self.address, _MEETING):
+            pass
+        end = time.monotonic() + _MEETING
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                self.udp.send(_NUMBER.pack(_GREETING))
+            time.sleep(_CONNECT_EVERY)
+            with contextlib.suppress(OSError):
+                self.udp.recv(64)
+                return
+        sys.exit(f"{self.address[0]} does not answer")
+
     def send(self) -> None:
         with contextlib.suppress(OSError):
             self.udp.send(_NUMBER.pack(self.sent))
@@ -82,7 +100,8 @@ class Target:
         with contextlib.suppress(OSError):
             while True:
                 (number,) = _NUMBER.unpack(self.udp.recv(64))
-                self.times[number] = time.monotonic()
+                if number != _GREETING:
+                    self.times[number] = time.monotonic()
 
     def connect(self) -> None:
         trial = socket.socket(self.family, socket.SOCK_STREAM)
@@ -122,11 +141,16 @@ class Target:
         }
 
 
+def met(target: Target) -> Target:
+    target.meet()
+    return target
+
+
 def probe(hosts: list[str]) -> None:
     stopped: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
     ready = selectors.DefaultSelector()
-    targets = {host: Target(host, ready) for host in hosts}
+    targets = {host: met(Target(host, ready)) for host in hosts}
     next_send = next_connect = time.monotonic()
     end = 0.0
     print("ready", flush=True)

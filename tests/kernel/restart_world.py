@@ -57,16 +57,14 @@ class Seen:
         return max(float(each[what]) for each in self.by_path.values())
 
     def take(self, by_path: dict[str, dict[str, Any]]) -> None:
-        """What a probe printed. "back": seconds from `begins` to the last connection that failed, if that was called."""
+        """What a probe printed. "back": seconds from `begins`, if there was one, to the last that failed."""
         self.by_path = by_path
         if self.since:
             for each in by_path.values():
                 each["back"] = round(max(0.0, each["last_failure"] - self.since), 2)
 
 
-def fixture(
-    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
-) -> Iterator[Seen]:
+def fixture(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Seen]:
     """The body of each module's fixture `seen`."""
     seen = Seen()
     yield seen

@@ -47,9 +47,7 @@ def servers(lab: Lab) -> Iterator[None]:
 
 
 @pytest.fixture
-def seen(
-    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
-) -> Iterator[Seen]:
+def seen(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Seen]:
     yield from restart_world.fixture(request, record_property)
 
 

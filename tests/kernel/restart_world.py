@@ -31,10 +31,11 @@ MARKS = [
 PYTHON = [sys.executable, "-I", "-S", probe.__file__]
 WARM = 1.0
 """Seconds in which neighbours are found and flows made."""
-BACK = 3.0 * SLOWER
-"""Seconds after a daemon's start within which new connections work, on a busy machine too; without others it is one."""
-REBUILT = 6.0 * SLOWER
-"""The same after a bridge or the database was lost, and all ports with it; without others it is three."""
+BACK = 5.0
+"""Seconds after a daemon's start within which new connections work, however busy the machine; docs/reliability.md has
+what it is."""
+REBUILT = 15.0
+"""The same after a bridge or the database was lost, and all ports with it."""
 TARGETS = ("a2", "b1")
 """Pods with a server; a1 is where the probe runs."""
 
@@ -164,6 +165,10 @@ def place(lab: Lab, pod: str) -> str:
 
 def nothing(seen: Seen) -> None:
     assert (seen.worst("lost"), seen.worst("failed")) == (0, 0), seen.by_path
+
+
+def back_within(seen: Seen, seconds: float) -> None:
+    assert seen.worst("back") <= seconds * SLOWER, seen.by_path
 
 
 def armed(node: Node) -> bool:

@@ -19,7 +19,18 @@ import pytest
 import restart_world
 from cni_world import launch_agent
 from lab_world import agent_log, dump, eventually, running
-from restart_world import BACK, MARKS, TARGETS, Seen, armed, first_words, nothing, probing, serving
+from restart_world import (
+    BACK,
+    MARKS,
+    TARGETS,
+    Seen,
+    armed,
+    back_within,
+    first_words,
+    nothing,
+    probing,
+    serving,
+)
 
 from ovsnet.lab.files import PACKAGE
 from ovsnet.lab.lab import Lab
@@ -150,7 +161,7 @@ def test_ovs_vswitchd_is_away_for_five_seconds(lab: Lab, node: Node, seen: Seen)
         node.start(VSWITCHD)
     assert seen.worst("lost") <= RESTART, seen.by_path
     assert seen.lost("one node") == 0, seen.by_path
-    assert seen.worst("back") <= BACK, seen.by_path
+    back_within(seen, BACK)
     eventually(lambda: armed(node))
     assert "may handle new connections" in agent_log(node)[mark:]
 
@@ -182,7 +193,7 @@ def test_ovs_vswitchd_and_the_agent_die_together(
             eventually(lambda: dump(node) == flows)
     assert seen.worst("lost") <= RESTART, seen.by_path
     assert seen.lost("one node") == 0, seen.by_path
-    assert seen.worst("back") <= BACK, seen.by_path
+    back_within(seen, BACK)
     eventually(lambda: dump(node) == flows)
 
 
@@ -223,4 +234,4 @@ def test_pairs_speak_for_the_first_time_without_ovs_vswitchd(lab: Lab, node: Nod
         time.sleep(3)
         seen.begins()
         node.start(VSWITCHD)
-    assert seen.worst("back") <= BACK, seen.by_path
+    back_within(seen, BACK)

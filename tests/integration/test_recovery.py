@@ -1,0 +1,93 @@
+"""Rows that are gone when an agent starts: pods that run get them back from what the runtime keeps of them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from cni_world import Cni, new_container, path
+from lab_world import agent_log, assert_green, dump, eventually, fetch, running, tunnels
+
+from ovsnet import names, state
+from ovsnet.lab.lab import Lab
+from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with running(nodes=2, pods=2) as lab:
+        yield lab
+
+
+@pytest.fixture
+def node(lab: Lab) -> Node:
+    return lab.node("node-a")
+
+
+def lose_bridge(node: Node) -> None:
+    node.run(["ovs-vsctl", "del-br", "br-int"], check=True)
+
+
+def lose_database(node: Node) -> None:
+    for daemon in (VSWITCHD, OVSDB):
+        node.kill(daemon, signal.SIGKILL)
+    node.private("/etc/openvswitch/conf.db").unlink()
+    for daemon in (OVSDB, VSWITCHD):
+        node.start(daemon)
+
+
+def lose_a_row(node: Node) -> None:
+    port = next(name for name, row in Cni(node).rows().items() if row.role == names.ROLE_POD)
+    node.run(["ovs-vsctl", "del-port", "br-int", port], check=True)
+
+
+def identities(node: Node) -> dict[str, dict[str, str]]:
+    return {pod.port: state.identity(pod) for pod in state.pods(Cni(node).rows())}
+
+
+@pytest.mark.parametrize("lose", [lose_bridge, lose_database, lose_a_row])
+@pytest.mark.parametrize("agent", [True, False], ids=["with an agent", "without"])
+def test_running_pods_get_their_rows_back(
+    lab: Lab, node: Node, lose: Callable[[Node], None], agent: bool
+) -> None:
+    """The same addresses, MACs and tunnels; whether an agent sees it happen or starts afterwards."""
+    before, flows, peers = identities(node), sorted(map(cookie, dump(node))), tunnels(node)
+    if not agent:
+        node.kill(AGENT, signal.SIGKILL)
+    lose(node)
+    if not agent:
+        node.start(AGENT)
+    eventually(lambda: identities(node) == before, 20)
+    eventually(lambda: sorted(map(cookie, dump(node))) == flows, 20)
+    node.await_agent(30)
+    assert tunnels(node) == peers
+    assert_green(lab)
+    for pod in lab.pods:
+        assert pod.attached()
+    Cni(node).assert_nothing_leaked()
+    with Cni(node).pod() as (_, answer):
+        taken = {ip for ids in before.values() for ip in ids[names.KEY_IPS].split()}
+        assert not taken & set(answer.addresses)
+
+
+def cookie(flow: str) -> str:
+    """Port numbers may be others."""
+    return flow.split(",")[0]
+
+
+def test_what_the_runtime_does_not_know_goes(lab: Lab, node: Node) -> None:
+    """An interface without a row and without a note is left of an interrupted request."""
+    cni, container = Cni(node), new_container()
+    with cni.namespaces(container):
+        cni.add(container)
+        node.kill(AGENT, signal.SIGKILL)
+        port = next(pod.port for pod in state.pods(cni.rows()) if pod.container == container)
+        node.run(["ovs-vsctl", "del-port", "br-int", port], check=True)
+        mark = len(agent_log(node))
+        node.start(AGENT)
+        cni.assert_nothing_leaked()
+        assert port not in cni.links()
+        assert "removing 1 interfaces that belong to no pod" in agent_log(node)[mark:]
+        assert cni.call("ADD", container, netns=path(container)).status == 0
+    assert fetch(lab, "a1", lab.pod("b1").address(4))["name"] == "b1"

@@ -18,9 +18,12 @@ from ovsnet.host.datapath import kernel_has_openvswitch
 HEADER = """\
 # What a restart costs
 
-Written by `tox -e bench` from the tests in `tests/kernel/test_restarts.py`, which fail if a bound is broken. Between
-pods, on the kernel's datapath, over VXLAN between nodes: a datagram every millisecond with its echo (established),
-and a connection every 20 ms from a fresh source port (new). Each cell is the worst of IPv4 and IPv6.
+Written by `tox -e bench` from the tests in `tests/kernel/test_restarts.py` and `test_losses.py`, which fail if a
+bound is broken. Between pods, on the kernel's datapath, over VXLAN between nodes: a datagram every millisecond with
+its echo (established), and a connection every 20 ms from a fresh source port (new). First words are single datagrams
+between two addresses that never spoke, five a second; they are counted as new connections. Each cell is the worst of
+IPv4 and IPv6. "Back after" is when the last of what failed was tried, counted from the start of the daemon that came
+last or from the event itself; a connection has failed that is not there within a second.
 
 - date: {date}
 - where: {where}
@@ -35,11 +38,20 @@ flow is not there have to wait for it. What its own start costs between nodes is
 tunnel's device in the kernel (`vxlan_sys_4789`), since no OpenFlow port has that name, and makes it again. On one
 node nothing is lost. In a guest on one processor all of that takes longer than on a node.
 
-How it works: the agent keeps `other_config:flow-restore-wait` set in the database, so that an ovs-vswitchd that starts
-keeps the kernel's flows and handles nothing new. When all flows are written again the agent takes the key away, waits
-until ovs-vswitchd has seen that (it never looks again in its lifetime), and sets it for the next time. If no agent
-runs, a restarted ovs-vswitchd would wait for ever: systemd restarts the agent without a limit, an agent that is
-stopped for good takes the key away (ExecStopPost), and `ovsnet doctor` tells when it was left.
+Without its bridge, or with the database that describes it gone, a node forwards nothing until both are there again. A
+running agent knows what was there. One that starts then knows peers from the store and pods from what the container
+runtime keeps of each ADD's result (`/var/lib/cni/results`): they get their rows back with the addresses and MACs that
+they had. After a start of the machine there are no such pods: rows tell of them, the agent releases their addresses,
+and those rest for `reuseAfter` seconds before a new pod gets them.
+
+A store withdraws a peer only with a list that is whole: a folder that is away, another one that is empty, a file that
+is half written or empty, or a list without the node itself, from which its ranges would come, changes nothing.
+
+How it works: the agent keeps `other_config:flow-restore-wait` set in the database, so that an ovs-vswitchd that
+starts keeps the kernel's flows and handles nothing new. When all flows are written again the agent takes the key
+away, waits until ovs-vswitchd has seen that (it never looks again in its lifetime), and sets it for the next time. If
+no agent runs, a restarted ovs-vswitchd would wait for ever: systemd restarts the agent without a limit, an agent that
+is stopped for good takes the key away (ExecStopPost), and `ovsnet doctor` tells when it was left.
 """
 
 

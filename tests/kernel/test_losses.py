@@ -15,7 +15,7 @@ from pathlib import Path
 import cni_world
 import pytest
 import restart_world
-from cni_world import Cni
+from cni_world import Cni, launch_agent
 from lab_world import SLOWER, agent_log, dump, eventually, fetch, ovsnet_json, reconfigure, running, tunnels
 from restart_world import MARKS, REBUILT, TARGETS, Seen, back_within, nothing, probing, serving
 
@@ -87,15 +87,14 @@ def test_the_database_is_gone(lab: Lab, servers: None, node: Node, seen: Seen, a
             node.start(daemon)
         seen.begins()
         if and_agent:
-            node.start(AGENT)
+            launch_agent(node)
         eventually(lambda: identities(node) == pods, REBUILT)
-        node.await_agent(30)
+        eventually(lambda: Cni(node).call("STATUS").status == 0, REBUILT)
     back_within(seen, REBUILT)
     assert identities(node) == pods
     assert tunnels(node) == peers
-    assert Cni(node).leaks() == []
-    for pod in lab.pods:
-        assert pod.attached()
+    Cni(node).assert_nothing_leaked()
+    assert [pod.name for pod in lab.pods if not pod.attached()] == []
 
 
 # --- the store -----------------------------------------------------------------------------------
@@ -194,7 +193,7 @@ def test_a_node_is_started_again(lab: Lab, seen: Seen) -> None:
     assert len(after) == len(before)
     assert not after.keys() & before.keys()
     assert not old & set(lab.pod("b1").addresses), "they rest"
-    assert Cni(node).leaks() == []
+    Cni(node).assert_nothing_leaked()
     assert len({ip for ids in after.values() for ip in ids[names.KEY_IPS].split()}) == 4
     for version in (4, 6):
         assert fetch(lab, "a1", lab.pod("b1").address(version))["name"] == "b1"

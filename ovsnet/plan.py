@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from ovsnet import encap, names, recall, state
 from ovsnet.config import Config
 from ovsnet.errors import OvsnetError
-from ovsnet.model import Frozen, Tunnels
+from ovsnet.model import Frozen, Pod, Tunnels
 from ovsnet.render import Rendered
 from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetPort
 from ovsnet.state import PeerNode, Topology
@@ -121,6 +121,29 @@ def ports(desired: Iterable[PortSpec], rows: Mapping[str, PortRow]) -> PortPlan:
         if _numbered(spec, request) != _as_spec(row, spec):
             changes.append(SetPort(spec=_numbered(spec, request)))
     return PortPlan(changes=changes, numbers=numbers)
+
+
+def lost_ports(rows: Mapping[str, PortRow], orphans: Collection[str], kept: Iterable[Pod]) -> list[AddPort]:
+    """Gives pods their rows back.
+
+    orphans: pods' interfaces without a row. kept: the pods that the runtime knows. A row that is there says better
+    who has an address, or where a pod's interface is.
+    """
+    known = state.pods(rows)
+    attached = {(pod.container, pod.ifname) for pod in known}
+    taken = {ip for pod in known for ip in pod.ips}
+    numbers = free_numbers(rows.values(), POD_NUMBERS)
+    changes: list[AddPort] = []
+    for pod in kept:
+        key = pod.container, pod.ifname
+        if pod.port not in orphans or key in attached or taken.intersection(pod.ips):
+            continue
+        attached.add(key)
+        taken.update(pod.ips)
+        number = next(numbers)
+        spec = PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=number)
+        changes.append(AddPort(spec=spec))
+    return changes
 
 
 def _numbered(spec: PortSpec, number: int | None) -> PortSpec:

@@ -52,26 +52,14 @@ class Upkeep:
         """Gives rows to pods that have none although their interface is there: the bridge was deleted while no agent
         ran, or the whole database is a new one.
 
-        Whose an interface is only the runtime's own notes can tell then. A row that says otherwise is right. Before
-        the rows are read: afterwards all is as if they had never been away.
+        Whose an interface is only the runtime can tell then. To be called before the rows are read: afterwards all is
+        as if they had never been away.
         """
         rows = self._ovsdb.ports()
         orphans = {names.host_interface(token) for token in await self._links.list_ours()} - rows.keys()
-        if not orphans:
-            return
-        taken = {ip for pod in state.pods(rows) for ip in pod.ips}
-        keys = {key_of(pod) for pod in state.pods(rows)}
-        numbers = plan.free_numbers(rows.values(), plan.POD_NUMBERS)
-        changes: list[Change] = []
-        for pod in self._kept():
-            if pod.port not in orphans or key_of(pod) in keys or taken.intersection(pod.ips):
-                continue
-            log.warning("pod %s: port %s had lost its row; restoring it", pod.title, pod.port)
-            keys.add(key_of(pod))
-            taken.update(pod.ips)
-            spec = PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=next(numbers))
-            changes.append(AddPort(spec=spec))
-        if changes:
+        if orphans and (changes := plan.lost_ports(rows, orphans, self._kept())):
+            for change in changes:
+                log.warning("port %s has lost its row; restoring it: %s", change.spec.name, _who(change.spec))
             await self._ovsdb.apply(changes)
 
     async def adopt(self) -> None:
@@ -215,6 +203,11 @@ def _restoration(pod: Pod, rows: Mapping[str, PortRow]) -> Change:
     return AddPort(
         spec=PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=pod.ofport or None)
     )
+
+
+def _who(spec: PortSpec) -> str:
+    ids = spec.external_ids
+    return f"pod {ids[names.KEY_NAMESPACE]}/{ids[names.KEY_POD]} with {ids[names.KEY_IPS]}"
 
 
 def _text(pod: Pod) -> str:

@@ -109,8 +109,9 @@ def probing(lab: Lab, seen: Seen, settle: float = 2.0, targets: Sequence[str] = 
 def first_words(
     lab: Lab, seen: Seen, source: str, targets: Sequence[str], settle: float = 2.0
 ) -> Iterator[None]:
-    """A datagram between two addresses that never spoke, five times a second, from before the body until `settle` seconds
-    after it. The pods have as many addresses of each family as there can be such pairs.
+    """A datagram between two addresses that never spoke, five times a second, from before the body until after it.
+
+    The pods have as many addresses of each family as there can be such pairs.
     """
     paths: dict[str, str] = {}
     per_path = [

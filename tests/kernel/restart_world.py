@@ -16,7 +16,7 @@ from typing import Any
 
 import probe
 import pytest
-from lab_world import SLOWER
+from lab_world import SLOWER, SOON
 
 from ovsnet.host.datapath import kernel_has_openvswitch
 from ovsnet.lab.lab import Lab
@@ -31,7 +31,7 @@ MARKS = [
 PYTHON = [sys.executable, "-I", "-S", probe.__file__]
 WARM = 1.0
 """Seconds in which neighbours are found and flows made."""
-BACK = 5.0
+BACK = SOON
 """Seconds after a daemon's start within which new connections work, however busy the machine; docs/reliability.md has
 what it is."""
 REBUILT = 15.0

@@ -66,7 +66,9 @@ class Ovsdb:
         self._news: list[RowChange] = []
         self._kick = asyncio.Event()
         self._up = asyncio.Event()
-        self._pending: dict[Any, asyncio.Future[str]] = {}
+        self._asked: list[tuple[list[operations.Operation], asyncio.Future[Any]]] = []
+        self._pending: dict[Any, asyncio.Future[Any]] = {}
+        """Transactions to begin, and those under way."""
         self._changed: list[asyncio.Future[None]] = []
         self._queue: list[tuple[Sequence[Change], asyncio.Future[None]]] = []
         self._worker: asyncio.Task[None] | None = None
@@ -247,31 +249,28 @@ class Ovsdb:
             raise SwitchUnavailable(
                 f"ovsdb-server at {self._remote} does not answer", "start Open vSwitch on this node"
             )
-        transaction = idl.Transaction(self._idl)
-        try:
-            for operation in operations.build(changes, self._cache, self._name):
-                transaction.add_op(operation)
-            status: str = transaction.commit()
-        except BaseException:
-            transaction.abort()
-            raise
-        if status == transaction.INCOMPLETE:
-            status = await self._finished(transaction)
-        if status not in (transaction.SUCCESS, transaction.UNCHANGED, transaction.TRY_AGAIN):
+        wanted = operations.build(changes, self._cache, self._name)
+        if not wanted:
+            return str(idl.Transaction.UNCHANGED)
+        transaction = await self._finished(wanted)
+        status: str = transaction.commit()
+        if status not in (transaction.SUCCESS, transaction.TRY_AGAIN):
             words = _words(transaction.get_error())
             # A full disk, above all: that passes when somebody makes room.
             kind = TryAgain if words.startswith("I/O error") else OvsnetError
             raise kind(f"ovsdb-server refused the change: {words}", "see its log, and ovs-vsctl show")
         return status
 
-    async def _finished(self, transaction: Any) -> str:
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._pending[transaction] = future
+    async def _finished(self, wanted: list[operations.Operation]) -> Any:
+        """The transaction, ended.
+
+        `_turn` begins it: a connection that breaks as it is sent closes its socket, and nobody may be waiting for
+        that just then, as another file would soon have its number.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked.append((wanted, future))
         self._kick.set()
-        try:
-            return await future
-        finally:
-            self._pending.pop(transaction, None)
+        return await future
 
     async def _next_batch(self, seconds: float | None = None) -> None:
         """Waits for rows to change, or for so many seconds."""
@@ -296,12 +295,24 @@ class Ovsdb:
             changed = True
         elif news and self.connected:
             self._cache.settle(news)
-        for transaction, future in self._pending.items():
-            status = transaction.commit()
-            if status != transaction.INCOMPLETE and not future.done():
-                future.set_result(status)
+        self._begin()
+        for transaction, future in list(self._pending.items()):
+            if transaction.commit() != transaction.INCOMPLETE:
+                del self._pending[transaction]
+                if not future.done():
+                    future.set_result(transaction)
         if changed:
             self._tell()
+
+    def _begin(self) -> None:
+        asked, self._asked = self._asked, []
+        for wanted, future in asked:
+            if not future.done():
+                transaction = idl.Transaction(self._idl)
+                for operation in wanted:
+                    transaction.add_op(operation)
+                transaction.commit()
+                self._pending[transaction] = future
 
     def _receive(self, updates: dict[str, Any], complete: bool) -> None:
         if complete:

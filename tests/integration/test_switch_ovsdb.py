@@ -27,6 +27,7 @@ from ovsnet.rows import (
     SetReleased,
     SetRestoreWait,
 )
+from ovsnet.switch import command
 from ovsnet.switch.ovsdb import Ovsdb
 
 __all__ = ["sandbox"]
@@ -501,6 +502,23 @@ async def test_rows_that_vanished_while_the_server_was_away_are_gone(sandbox: Sa
             await database.wait_connected()
         assert database.bridge() is None
         assert database.ports() == {}
+
+
+async def test_a_change_for_a_server_that_just_died_takes_nobodys_descriptor(sandbox: Sandbox) -> None:
+    """What can't be sent closes the socket; the next file that is opened has its number, and is waited for, too."""
+    async with connected(sandbox) as database:
+        for number in range(5):
+            sandbox.ovsdb.kill()
+            change = asyncio.create_task(database.apply([AddPort(spec=pod_port(number))]))
+            async with asyncio.timeout(10):
+                tools = [await command.run(["true"]) for _ in range(5)]
+                with pytest.raises(SwitchUnavailable):
+                    await change
+            assert {tool.code for tool in tools} == {0}
+            await asyncio.to_thread(sandbox.ovsdb.start)
+            async with asyncio.timeout(10):
+                await database.wait_connected()
+            await database.apply([AddPort(spec=pod_port(number))])
 
 
 async def test_a_bridge_that_is_removed_and_made_again_is_followed(sandbox: Sandbox) -> None:

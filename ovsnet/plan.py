@@ -9,12 +9,14 @@ from __future__ import annotations
 import collections
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+import msgspec
+
 from ovsnet import encap, names, recall, state
 from ovsnet.config import Config
 from ovsnet.errors import OvsnetError
 from ovsnet.model import Frozen, Pod, Tunnels
 from ovsnet.render import Rendered
-from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetPort
+from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetIdentity, SetPort
 from ovsnet.state import PeerNode, Topology
 
 GATEWAY_NUMBERS = 1
@@ -110,17 +112,24 @@ def ports(desired: Iterable[PortSpec], rows: Mapping[str, PortRow]) -> PortPlan:
             changes.append(AddPort(spec=_numbered(spec, number)))
             numbers[spec.name] = number
             continue
-        if row.role not in ours:
-            raise OvsnetError(
-                f"port {spec.name} exists on the bridge and is not ovsnet's",
-                f"remove it, or give its Port row external_ids:{names.OWNER}={spec.external_ids[names.OWNER]}",
-            )
+        changes += _corrections(_numbered(spec, row.ofport_request), row)
         if row.number is not None and (row.number == row.ofport or claims[row.number] == 1):
             numbers[spec.name] = row.number
-        request = row.ofport_request
-        if _numbered(spec, request) != _as_spec(row, spec):
-            changes.append(SetPort(spec=_numbered(spec, request)))
     return PortPlan(changes=changes, numbers=numbers)
+
+
+def _corrections(spec: PortSpec, row: PortRow) -> list[Change]:
+    """What makes the row of that name so. Raises OvsnetError when it is not ours."""
+    found = _as_spec(row, spec)
+    if row.role in (names.ROLE_GATEWAY, names.ROLE_TUNNEL):
+        return [SetPort(spec=spec)] if found != spec else []
+    if row.role is None and _without_ids(found) == _without_ids(spec):
+        # Ours to the letter, so somebody removed its mark.
+        return [SetIdentity(name=spec.name, external_ids=spec.external_ids, reclaim=True)]
+    raise OvsnetError(
+        f"port {spec.name} exists on the bridge and is not ovsnet's",
+        f"remove it, or give its Port row external_ids:{names.OWNER}={spec.external_ids[names.OWNER]}",
+    )
 
 
 def lost_ports(rows: Mapping[str, PortRow], orphans: Collection[str], kept: Iterable[Pod]) -> list[AddPort]:
@@ -156,6 +165,10 @@ def _numbered(spec: PortSpec, number: int | None) -> PortSpec:
         mac=spec.mac,
         mtu_request=spec.mtu_request,
     )
+
+
+def _without_ids(spec: PortSpec) -> PortSpec:
+    return msgspec.structs.replace(spec, external_ids={})
 
 
 def _as_spec(row: PortRow, spec: PortSpec) -> PortSpec:

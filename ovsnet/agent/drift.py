@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ovsnet import names
 from ovsnet.model import Frozen, Object
 from ovsnet.render import kind_of
-from ovsnet.rows import AddPort, Change, DeletePort, PortSpec, SetPort
+from ovsnet.rows import AddPort, Change, DeletePort, SetIdentity, SetPort
 
 _COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
 _TABLE = re.compile(r"^.table=(\d+)[ ,]")
@@ -116,18 +116,21 @@ def ports(changes: Iterable[Change], *, done: bool = True) -> list[str]:
     words = []
     for change in changes:
         if isinstance(change, AddPort | SetPort):
-            who = _owner(change.spec)
+            who = _owner(change.spec.external_ids)
             what = "deleted" if isinstance(change, AddPort) else "altered"
             words.append(f"port {change.spec.name} of {who} {what} by someone else{restored}")
+        elif isinstance(change, SetIdentity):
+            who = _owner(change.external_ids)
+            words.append(f"port {change.name} of {who} altered by someone else{restored}")
         elif isinstance(change, DeletePort):
             words.append(f"port {change.name} of nobody added by someone else{removed}")
     return words
 
 
-def _owner(spec: PortSpec) -> str:
-    if spec.external_ids.get(names.OWNER) == names.ROLE_GATEWAY:
+def _owner(ids: Mapping[str, str]) -> str:
+    if ids.get(names.OWNER) == names.ROLE_GATEWAY:
         return "the node itself"
-    peer = spec.external_ids.get(names.KEY_PEER)
+    peer = ids.get(names.KEY_PEER)
     return f"peer {peer}" if peer else "all peers"
 
 

@@ -82,6 +82,17 @@ def test_what_drifted_is_told_with_its_object_and_the_lines_of_diff_flows(cni: C
     assert dump(cni.node) == before
 
 
+@pytest.mark.parametrize("role", ["tunnel", "gateway"])
+def test_a_port_whose_mark_was_removed_gets_it_back(cni: Cni, role: str) -> None:
+    name = next(name for name, row in cni.rows().items() if row.role == role)
+    before, mark = cni.rows()[name].external_ids, len(agent_log(cni.node))
+    cni.tool("ovs-vsctl", "clear", "Port", name, "external_ids")
+    eventually(lambda: cni.rows()[name].external_ids == before)
+    who = "the node itself" if role == "gateway" else "peer node-b"
+    said = f"port {name} of {who} altered by someone else; restored"
+    eventually(lambda: said in agent_log(cni.node)[mark:], 5)
+
+
 def test_repair_has_the_agent_look_at_once(cni: Cni) -> None:
     """The kernel tells nobody of this setting: else the agent looks once in 30 s."""
     cni.tool("sysctl", "-qw", "net.ipv4.conf.all.send_redirects=1")

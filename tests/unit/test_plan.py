@@ -16,7 +16,7 @@ from ovsnet.config import Config
 from ovsnet.errors import OvsnetError
 from ovsnet.model import Encap, LocalNode, Node, Object, Peer, Pod, Tunnels
 from ovsnet.render import Lines, Renderer
-from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetPort
+from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetIdentity, SetPort
 
 OURS = (names.ROLE_GATEWAY, names.ROLE_TUNNEL)
 
@@ -206,6 +206,24 @@ def test_a_name_that_someone_else_has_is_an_error(role: str | None) -> None:
             [PortSpec(name=names.GATEWAY, external_ids={names.OWNER: names.ROLE_GATEWAY})], {row.name: row}
         )
     assert "external_ids:ovsnet=gateway" in caught.value.hint
+
+
+def test_a_row_that_is_ours_to_the_letter_gets_its_lost_mark_back() -> None:
+    spec = PortSpec(
+        name="vxl-1",
+        type="vxlan",
+        options={"remote_ip": "192.0.2.2", "key": "1"},
+        external_ids={names.OWNER: names.ROLE_TUNNEL, names.KEY_PEER: "b"},
+    )
+    row = PortRow(
+        name=spec.name, type=spec.type, options=spec.options, external_ids={"note": "x"}, ofport=20000
+    )
+    planned = plan.ports([spec], {row.name: row})
+    assert planned.changes == [SetIdentity(name=spec.name, external_ids=spec.external_ids, reclaim=True)]
+    assert planned.numbers == {spec.name: 20000}
+    other = replace(row, options={**spec.options, "remote_ip": "192.0.2.3"})
+    with pytest.raises(OvsnetError, match="not ovsnet's"):
+        plan.ports([spec], {other.name: other})
 
 
 def test_free_numbers_pass_over_what_is_had_or_asked_for() -> None:

@@ -34,9 +34,12 @@ new connections back after |
 """
 FOOTER = """
 While ovs-vswitchd is away the kernel goes on forwarding what it has flows for; new pairs and new connections whose
-flow is not there have to wait for it. What its own start costs between nodes is Open vSwitch's: it removes the
-tunnel's device in the kernel (`vxlan_sys_4789`), since no OpenFlow port has that name, and makes it again. On one
-node nothing is lost. In a guest on one processor all of that takes longer than on a node.
+flow is not there have to wait for it. On one node nothing is lost at its start. Between nodes its start costs
+something: first it removes from the datapath what no Interface in the database is called like, and so the tunnel's
+device in the kernel (`vxlan_sys_4789`); some time later, with the first tunnel, it makes it anew. An agent that runs
+names the device in the database while ovs-vswitchd is away, in a bridge `br-int/kept` that ovs-vswitchd ignores; then
+the device stays until the first tunnel, for which ovs-vswitchd removes and makes it in one go. In a guest on one
+processor all of that takes longer than on a node.
 
 Without its bridge, or with the database that describes it gone, a node forwards nothing until both are there again. A
 running agent knows what was there. One that starts then knows peers from the store and pods from what the container

@@ -229,7 +229,7 @@ class Agent:
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
-        if self._datapath == "system":
+        if self._datapath == "system" and not self.installer.stale:
             await self._arming.settle()
         self._tell(topo, time.monotonic() - started)
         await self._adopt(topo)

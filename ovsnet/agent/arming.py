@@ -54,30 +54,40 @@ class Arming:
         self._database = database
         self._released = False
         """This vswitchd has been told to go on since it came up, and has seen it."""
+        self._times_away = 0
+        """How often vswitchd was found away: what was true before need not be true of the next one."""
         self._taken_away = False
         """The key was taken away, and it is not known yet that vswitchd has seen that."""
 
     async def away(self) -> None:
         """vswitchd is not there: the one that comes waits for us, and keeps the tunnels' devices."""
-        self._released = False
+        self._released = self._taken_away = False
+        self._times_away += 1
+        changes: list[Change] = [] if self._database.restore_wait else [SetRestoreWait(wait=True)]
         made = [row for row in self._database.ports().values() if row.ofport is not None and row.ofport > 0]
         devices = frozenset(filter(None, (encap.device(row.type, row.options) for row in made)))
         if devices and not self._database.keeps_devices:
+            changes.append(KeepDevices(devices=devices))
+        if changes:
             # Without it nothing breaks that would not break anyway.
             with contextlib.suppress(OvsnetError):
-                await self._database.apply([KeepDevices(devices=devices)])
+                await self._database.apply(changes)
 
     async def settle(self) -> None:
         """All flows are in: lets vswitchd go on if it waits, and has the next one wait.
 
-        Raises SwitchUnavailable when the database or vswitchd does not answer; then it is to be called again.
+        Raises SwitchUnavailable when the database or vswitchd does not answer; then it is to be called again. Does no
+        more once vswitchd goes away again.
         """
+        times = self._times_away
         if not self._released:
             if self._database.restore_wait:
-                await self._database.apply([SetRestoreWait(wait=False)])
                 self._taken_away = True
+                await self._database.apply([SetRestoreWait(wait=False)])
             if self._taken_away:
                 await self._database.wait_configured(_PATIENCE)
+                if times != self._times_away:
+                    return
                 log.info("ovs-vswitchd may handle new connections: all flows are in place")
                 self._taken_away = False
             self._released = True

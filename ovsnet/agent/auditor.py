@@ -96,11 +96,14 @@ class Auditor:
         if found is None:
             self._expect(_BETWEEN)
             return
-        drifts = describe(found, self._renderer.objects, self._tables)
+        everything = describe(found, self._renderer.objects, self._tables)
+        drifts = [drift for drift in everything if self._installer.settled(drift)]
         todo = [drift for drift in drifts if self._patience.allows(drift.subject)]
         done = await self._installer.repair(todo)
         self._tell(done, time.monotonic() - begun)
-        if len(done) < len(todo):
+        unsure = self._heard is not None and len(drifts) < len(everything)
+        if len(done) < len(todo) or unsure:
+            # Others changed something, and it may have been what we changed, too.
             self._expect(_BETWEEN)
             return
         self._heard = None

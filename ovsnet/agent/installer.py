@@ -104,22 +104,25 @@ class Installer:
     async def audit(self) -> list[str] | None:
         """How the switch differs from what was installed, as `ovs-ofctl diff-flows` says it: - has, + lacks.
 
-        None while everything is to be written again. Objects that change meanwhile are left out: pods come and go
-        all the time on a busy node, and an audit of a large one takes a while. One at a time.
+        None while everything is to be written again. Lines about objects that change meanwhile mean nothing, see
+        `settled`: pods come and go all the time on a busy node, and an audit of a large one takes a while. One at a
+        time.
         """
         self._touched = set(self._current)
         if self.stale:
             return None
         installed = [*self.installed.values()]
         found = await self._switch.differences(line for lines in installed for line in lines)
-        return None if self.stale else [line for line in found if cookie_in(line) not in self._touched]
+        return None if self.stale else found
+
+    def settled(self, drift: Drift) -> bool:
+        """Whether a difference that the last audit found concerns nothing that was changed since it began."""
+        return self._touched.isdisjoint(cookie_in(line) for line in drift.lines)
 
     async def repair(self, drifts: Iterable[Drift]) -> list[Drift]:
-        """Undoes what the last audit found, but for objects that were changed since; what was undone."""
+        """Undoes what the last audit found, but for what is not `settled`; what was undone."""
         async with self._applying:
-            todo = [
-                each for each in drifts if self._touched.isdisjoint(cookie_in(line) for line in each.lines)
-            ]
+            todo = [each for each in drifts if self.settled(each)]
             if self.stale or not todo:
                 return []
             await self._bundle(remedy(todo))

@@ -53,6 +53,7 @@ def node_files(path: Path, installed_as: str, prefix: str, folder: Path) -> None
         text = environment.get_template(f"{name}.j2").render(
             agent_socket=loaded.cni_socket,
             runtime_directory=runtime_directory(loaded.cni_socket),
+            bridge=loaded.bridge,
             prefix=prefix,
             config_file=installed_as,
         )

@@ -43,7 +43,7 @@ class Links:
         self._ours = Netlink()
 
     def make(self, spec: AttachSpec) -> None:
-        """Make a pair with one end in the pod, still down; `set_up` completes it.
+        """Make a pair with one end in the pod, which is still down; `set_up` completes it.
 
         Raises AlreadyAttached when the pod has an interface of that name, HostFailure for anything else;
         nothing was made then.
@@ -56,7 +56,8 @@ class Links:
                 )
             raise failure.error
         try:
-            # The host's kernel sees what the pod sends and must not answer: no IPv6 here, no ARP below.
+            # The host's kernel sees what the pod sends and must not answer: no IPv6 here, no ARP above. The host's
+            # end is up, but as long as the pod's is not it has no carrier, and the kernel gives it no address.
             sysctl.ensure(f"ipv6/conf/{host}/disable_ipv6", 1)
         except BaseException:
             self._ours.attempt([_delete(host)])

@@ -137,12 +137,12 @@ class Notices:
     def _routes(self, kind: int, body: bytes) -> bool:
         if kind in (_NEWLINK, _DELLINK):
             return self._link(kind, body)
+        if kind in (_NEWNEIGH, _DELNEIGH) and _attribute(body, _OF_NEIGHBOUR, _TO) != self._router:
+            # These come and go with traffic.
+            return False
         gateway = pod.index_of(self._interface)
-        if kind in (_NEWADDR, _DELADDR):
+        if kind in (_NEWADDR, _DELADDR, _NEWNEIGH, _DELNEIGH):
             return int(_INDEX.unpack_from(body)[0]) == gateway
-        if kind in (_NEWNEIGH, _DELNEIGH):
-            # Others come and go with traffic.
-            return _attribute(body, _OF_NEIGHBOUR, _TO) == self._router
         if kind == _NEWNETCONF:
             return _number(body, _OF_SETTINGS, _SETTINGS_OF) in (gateway, _EVERYWHERE)
         return kind in (_NEWROUTE, _DELROUTE) and _number(body, _OF_ROUTE, _OUTPUT) == gateway

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ovsnet import names
 from ovsnet.rows import BridgeRow, PortRow
 from ovsnet.switch.replica import Change, Replica, Row
 
@@ -78,8 +79,15 @@ class Cache:
 
     def keeper(self) -> str | None:
         """The UUID of that bridge's row; None when there is none."""
-        found = (uuid for uuid, row in self._tables["Bridge"].items() if row["name"] == self.keeper_name)
-        return next(found, None)
+        return next(
+            (
+                uuid
+                for uuid, row in self._tables["Bridge"].items()
+                if row["name"] == self.keeper_name
+                and row["external_ids"].get(names.OWNER) == names.ROLE_KEEPER
+            ),
+            None,
+        )
 
     def root(self) -> str | None:
         """The UUID of the one row of Open_vSwitch; None before `ovs-vsctl init`."""

@@ -17,7 +17,7 @@ from typing import Any
 from ovs.db import idl
 
 from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
-from ovsnet.rows import BridgeRow, Change, PortRow, SetReleased
+from ovsnet.rows import BridgeRow, Change, KeepDevices, PortRow, SetReleased
 from ovsnet.switch import operations, schema
 from ovsnet.switch.cache import Cache
 from ovsnet.switch.replica import Change as RowChange
@@ -139,6 +139,7 @@ class Ovsdb:
                 await waits.wait(self._kick)
         finally:
             self._lost()
+            self._begin()
             if self._complaint is not None:
                 self._complaint.cancel()
             self._idl.close()
@@ -246,9 +247,7 @@ class Ovsdb:
     async def _try(self, changes: Sequence[Change]) -> str:
         """One attempt; the transaction's final status."""
         if not self.connected:
-            raise SwitchUnavailable(
-                f"ovsdb-server at {self._remote} does not answer", "start Open vSwitch on this node"
-            )
+            raise SwitchUnavailable(*self._away())
         wanted = operations.build(changes, self._cache, self._name)
         if not wanted:
             return str(idl.Transaction.UNCHANGED)
@@ -260,6 +259,9 @@ class Ovsdb:
             kind = TryAgain if words.startswith("I/O error") else OvsnetError
             raise kind(f"ovsdb-server refused the change: {words}", "see its log, and ovs-vsctl show")
         return status
+
+    def _away(self) -> tuple[str, str]:
+        return f"ovsdb-server at {self._remote} does not answer", "start Open vSwitch on this node"
 
     async def _finished(self, wanted: list[operations.Operation]) -> Any:
         """The transaction, ended.
@@ -307,7 +309,10 @@ class Ovsdb:
     def _begin(self) -> None:
         asked, self._asked = self._asked, []
         for wanted, future in asked:
-            if not future.done():
+            if not self.connected and not future.done():
+                # The library would take it for sent.
+                future.set_exception(SwitchUnavailable(*self._away()))
+            elif not future.done():
                 transaction = idl.Transaction(self._idl)
                 for operation in wanted:
                     transaction.add_op(operation)
@@ -369,8 +374,12 @@ def _answer(batch: Iterable[tuple[object, asyncio.Future[None]]], error: BaseExc
 def _merged(all_changes: Iterable[Sequence[Change]]) -> list[Change]:
     """Of what replaces a whole value, such as SetReleased, the last: nobody will see the others."""
     changes = [change for changes in all_changes for change in changes]
-    last = max((i for i, change in enumerate(changes) if isinstance(change, SetReleased)), default=0)
-    return [change for i, change in enumerate(changes) if i == last or not isinstance(change, SetReleased)]
+    last = {type(change): i for i, change in enumerate(changes)}
+    return [
+        change
+        for i, change in enumerate(changes)
+        if i == last[type(change)] or not isinstance(change, SetReleased | KeepDevices)
+    ]
 
 
 def _words(error: str) -> str:

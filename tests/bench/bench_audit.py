@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -49,11 +49,12 @@ def audits(node: Node, ours: Plugin) -> Iterator[Figure]:
         taken.append(seconds)
         held.append(most)
     for number in range(-1, ROUNDS):
-        audit = threading.Thread(target=asyncio.run, args=(compare(installer),))
-        audit.start()
         during = []
-        while audit.is_alive():
-            during += cycle(ours)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            audit = pool.submit(asyncio.run, compare(installer))
+            while not audit.done():
+                during += cycle(ours)
+            audit.result()
         without = [each for _ in during for each in cycle(ours)]
         if number >= 0:
             meanwhile += during

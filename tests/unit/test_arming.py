@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
@@ -18,6 +18,7 @@ class Rows:
         self.restore_wait = wait
         self.vswitchd_waits = wait
         self.hangs = False
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
         self.devices: frozenset[str] = frozenset()
         self.kept: frozenset[str] = frozenset()
 
@@ -51,6 +52,9 @@ class Rows:
                 self.restore_wait = change.wait
 
     async def wait_configured(self, patience: float) -> None:
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
         if self.hangs:
             raise SwitchUnavailable("vswitchd does not look")
         self.vswitchd_waits = self.vswitchd_waits and self.restore_wait
@@ -102,3 +106,16 @@ async def test_what_somebody_took_away_is_set_again() -> None:
     rows.restore_wait = False
     await arming.settle()
     assert rows.restore_wait
+
+
+async def test_one_that_dies_before_the_next_is_to_wait_is_followed_by_one_that_waits() -> None:
+    rows = Rows(wait=True)
+    arming = Arming(rows)
+    rows.meanwhile = arming.away
+    await arming.settle()
+    assert rows.restore_wait
+    rows.restart()
+    assert rows.vswitchd_waits
+    assert rows.kept
+    await arming.settle()
+    assert (rows.vswitchd_waits, rows.restore_wait, rows.devices) == (False, True, frozenset())

@@ -159,6 +159,7 @@ def test_an_agent_starts_while_ovsdb_server_is_away(lab: Lab, cni: Cni) -> None:
     eventually(lambda: reaches_all(lab), RECONNECT)
 
 
+@pytest.mark.slow
 def test_words_about_an_absent_server_get_rarer(cni: Cni) -> None:
     cni.node.kill(OVSDB, signal.SIGKILL)
     mark = len(agent_log(cni.node))

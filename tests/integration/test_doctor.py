@@ -226,6 +226,8 @@ def test_everything_stopped(lab: Lab) -> None:
 
 HOLD = """
 import socket, time
+
+pytestmark = pytest.mark.slow
 held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 held.bind(("0.0.0.0", 4789))
 time.sleep(99)

@@ -13,6 +13,8 @@ from lab_world import eventually, running
 from ovsnet import state
 from ovsnet.lab.node import AGENT, OVSDB
 
+pytestmark = pytest.mark.slow
+
 REST = 3.0
 """Cool-down of an address, in seconds."""
 SMALL = {

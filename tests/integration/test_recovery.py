@@ -13,6 +13,8 @@ from ovsnet import names, state
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:

@@ -44,6 +44,8 @@ _RETRY = 1.0
 """Seconds after which a sync that failed is tried again; doubles up to _PERIOD."""
 
 
+_LOOK = 0.05
+"""Seconds between looks for vswitchd."""
 _PATIENCE = 5.0
 """Seconds that vswitchd has to make the bridge that OVSDB asks for, and the store to be read at the start."""
 
@@ -312,7 +314,10 @@ class Agent:
             await self._away()
         try:
             async with asyncio.timeout(_PATIENCE):
-                await self.openflow.wait_up()
+                while not await self.openflow.is_up():
+                    if self.ovsdb.connected and self.ovsdb.bridge() is None:
+                        raise NotReady(f"bridge {self.config.bridge} went away", "the agent makes it again")
+                    await asyncio.sleep(_LOOK)
         except TimeoutError:
             raise SwitchUnavailable(
                 f"ovs-vswitchd does not serve bridge {self.config.bridge}", "is ovs-vswitchd running?"

@@ -11,6 +11,7 @@ the benchmarks; also a program of its own, to be run on a node:
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -89,16 +90,7 @@ class Runner:
         for plugin in network["plugins"]:
             config = plugin_config(network, plugin, runtime_config, result)
             result = self.execute("ADD", config, environment)
-        kept = {
-            "kind": "cniCacheV1",
-            "containerId": container,
-            "ifName": ifname,
-            "networkName": network["name"],
-            "netns": netns,
-            "cniArgs": [list(pair) for pair in (args or {}).items()],
-            "capabilityArgs": dict(runtime_config or {}),
-            "result": result,
-        }
+        kept = note(network, container, netns, ifname, args, runtime_config, result)
         path = self.cache_path(network, container, ifname)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(kept), 0o600)
@@ -112,10 +104,12 @@ class Runner:
             raise LabError(f"{container} {ifname} was never added by this runner")
         if network.get("disableCheck"):
             return
-        environment = attachment(container, netns, ifname, dict(kept["cniArgs"]))
+        environment = attachment(container, netns, ifname, dict(kept.get("cniArgs", ())))
         for plugin in network["plugins"]:
             self.execute(
-                "CHECK", plugin_config(network, plugin, kept["capabilityArgs"], kept["result"]), environment
+                "CHECK",
+                plugin_config(network, plugin, kept.get("capabilityArgs"), kept.get("result", {})),
+                environment,
             )
 
     def delete(self, container: str, netns: str, ifname: str = "eth0") -> None:
@@ -142,7 +136,7 @@ class Runner:
         wanted = set(valid)
         for kept in self.all_cached(network):
             if (kept["containerId"], kept["ifName"]) not in wanted:
-                self.delete(kept["containerId"], kept["netns"], kept["ifName"])
+                self.delete(kept["containerId"], kept.get("netns", ""), kept["ifName"])
         if not knows_status_and_gc(network) or network.get("disableGC"):
             return
         attachments = [{"containerID": container, "ifname": ifname} for container, ifname in sorted(wanted)]
@@ -153,7 +147,7 @@ class Runner:
     def result(self, container: str, ifname: str = "eth0") -> Document | None:
         """What ADD answered, if it was this runner that added and nobody deleted since."""
         kept = self.cached(self.network(), container, ifname)
-        return kept["result"] if kept else None
+        return kept.get("result", {}) if kept else None
 
     def cache_path(self, network: Document, container: str, ifname: str) -> Path:
         return self.root / CACHE_FOLDER / f"{network['name']}-{container}-{ifname}"
@@ -208,6 +202,32 @@ def attachment(container: str, netns: str, ifname: str, args: Mapping[str, str] 
     if args:
         variables["CNI_ARGS"] = ";".join(f"{key}={value}" for key, value in args.items())
     return variables
+
+
+def note(
+    network: Document,
+    container: str,
+    netns: str,
+    ifname: str,
+    args: Mapping[str, str] | None,
+    runtime_config: Mapping[str, Any] | None,
+    result: Document | None,
+) -> Document:
+    """What is kept of an ADD, as libcni writes it (libcni/api.go, `cachedInfo`): what is empty is left out."""
+    needed = {
+        "kind": "cniCacheV1",
+        "containerId": container,
+        "config": base64.b64encode(json.dumps(network).encode()).decode(),
+        "ifName": ifname,
+        "networkName": network["name"],
+    }
+    optional = {
+        "netns": netns,
+        "cniArgs": [list(pair) for pair in (args or {}).items()],
+        "capabilityArgs": dict(runtime_config or {}),
+        "result": result,
+    }
+    return needed | {key: value for key, value in optional.items() if value}
 
 
 def plugin_config(

@@ -139,7 +139,7 @@ def decode(stdin: bytes) -> NetworkConfig:
         )
     if not document.name:
         raise BadNetworkConfig("name: missing", "every network configuration has a name")
-    if not _NAME.match(document.name):
+    if not is_name(document.name):
         raise BadNetworkConfig(
             f"name: {document.name!r} is not a network name",
             "a letter or digit, then letters, digits, '_', '.' and '-'",
@@ -155,6 +155,11 @@ def decode(stdin: bytes) -> NetworkConfig:
         prev_result=document.prev_result,
         attachments=_attachments(document),
     )
+
+
+def is_name(text: str) -> bool:
+    """Whether it is a network's name of the specification."""
+    return _NAME.match(text) is not None
 
 
 def version_of(stdin: bytes) -> str:

@@ -170,20 +170,34 @@ def _check_variables(command: Command, variables: Mapping[str, str]) -> None:
         )
     faults = []
     if command not in (Command.GC, Command.STATUS):
-        if not _CONTAINER.match(variables["CNI_CONTAINERID"]):
+        if not is_container(variables["CNI_CONTAINERID"]):
             faults.append(f"CNI_CONTAINERID: {variables['CNI_CONTAINERID']!r} is not a container ID")
         faults += _ifname_faults(variables["CNI_IFNAME"])
     if command in (Command.ADD, Command.CHECK):
         netns = variables["CNI_NETNS"]
-        if not netns.startswith("/") or not netns.isprintable():
+        if not is_netns(netns):
             faults.append(f"CNI_NETNS: {netns!r} is not an absolute path")
     if faults:
         raise BadEnvironment("; ".join(faults), "correct what the runtime passes")
 
 
+def is_container(text: str) -> bool:
+    """Whether it is a container ID of the specification."""
+    return _CONTAINER.match(text) is not None
+
+
+def is_ifname(name: str) -> bool:
+    """What the specification and Linux allow; no '%' because the kernel would put a number in its place."""
+    return _IFNAME.match(name) is not None and not set(name) & set("/:%")
+
+
+def is_netns(path: str) -> bool:
+    """Whether it can be the path of a network namespace."""
+    return path.startswith("/") and path.isprintable()
+
+
 def _ifname_faults(name: str) -> list[str]:
-    """What the specification and Linux forbid; '%' because the kernel would put a number in its place."""
-    if _IFNAME.match(name) and not set(name) & set("/:%"):
+    if is_ifname(name):
         return []
     return [f"CNI_IFNAME: {name!r} is no interface name: 1 to 15 characters without space, '/', ':' or '%'"]
 

@@ -7,14 +7,14 @@ idempotent in the sense that a plan carried out leaves nothing to plan.
 from __future__ import annotations
 
 import collections
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from ovsnet import encap, names, recall, state
 from ovsnet.config import Config
 from ovsnet.errors import OvsnetError
-from ovsnet.model import Frozen, Pod, Tunnels
+from ovsnet.model import Frozen, IPAddress, Pod, Tunnels
 from ovsnet.render import Rendered
 from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetIdentity, SetPort
 from ovsnet.state import PeerNode, Topology
@@ -30,6 +30,13 @@ class PortPlan(Frozen):
 
     changes: list[Change]
     numbers: dict[str, int]
+
+
+class LostPorts(Frozen):
+    """changes: rows for pods that have lost theirs. refused: why others get none, a line for each."""
+
+    changes: list[AddPort]
+    refused: list[str]
 
 
 def free_numbers(rows: Iterable[PortRow], start: int, claimed: Collection[int] = ()) -> Iterator[int]:
@@ -132,27 +139,58 @@ def _corrections(spec: PortSpec, row: PortRow) -> list[Change]:
     )
 
 
-def lost_ports(rows: Mapping[str, PortRow], orphans: Collection[str], kept: Iterable[Pod]) -> list[AddPort]:
+def lost_ports(
+    rows: Mapping[str, PortRow], orphans: Collection[str], kept: Sequence[Pod], topo: Topology
+) -> LostPorts:
     """Gives pods their rows back.
 
     orphans: pods' interfaces without a row. kept: the pods that the runtime knows. A row that is there says better
-    who has an address, or where a pod's interface is.
+    who has an address, or where a pod's interface is. An address outside of the ranges stays a pod's own, as for
+    pods with rows: ranges may change while pods run.
     """
-    known = state.pods(rows)
-    attached = {(pod.container, pod.ifname) for pod in known}
-    taken = {ip for pod in known for ip in pod.ips}
+    candidates = list(dict.fromkeys(pod for pod in kept if pod.port in orphans))
+    nodes = _nodes_addresses(topo)
+    refused = [_misplaced(pod, nodes) for pod in candidates if nodes.intersection(pod.ips)]
+    attached, taken = _held(state.pods(rows))
+    taken |= nodes
+    candidates = [
+        pod
+        for pod in candidates
+        if (pod.container, pod.ifname) not in attached and not taken.intersection(pod.ips)
+    ]
+    claims = collections.Counter(pod.port for pod in candidates)
+    refused += [_ambiguous(port, candidates) for port, count in claims.items() if count > 1]
     numbers = free_numbers(rows.values(), POD_NUMBERS)
     changes: list[AddPort] = []
-    for pod in kept:
+    for pod in candidates:
         key = pod.container, pod.ifname
-        if pod.port not in orphans or key in attached or taken.intersection(pod.ips):
+        if claims[pod.port] > 1 or key in attached or taken.intersection(pod.ips):
             continue
         attached.add(key)
         taken.update(pod.ips)
-        number = next(numbers)
-        spec = PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=number)
+        spec = PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=next(numbers))
         changes.append(AddPort(spec=spec))
-    return changes
+    return LostPorts(changes=changes, refused=refused)
+
+
+def _held(pods: Sequence[Pod]) -> tuple[set[tuple[str, str]], set[IPAddress]]:
+    """The attachments of these pods, and their addresses."""
+    return {(pod.container, pod.ifname) for pod in pods}, {ip for pod in pods for ip in pod.ips}
+
+
+def _nodes_addresses(topo: Topology) -> set[IPAddress]:
+    """What nodes have themselves, gateways of this one included."""
+    return {*topo.gateways, *topo.addresses, *(ip for peer in topo.peers for ip in peer.addresses)}
+
+
+def _misplaced(pod: Pod, nodes: Collection[IPAddress]) -> str:
+    theirs = ", ".join(str(ip) for ip in pod.ips if ip in nodes)
+    return f"pod {pod.title} does not get its port {pod.port} back: {theirs} belongs to a node"
+
+
+def _ambiguous(port: str, pods: Iterable[Pod]) -> str:
+    who = ", ".join(f"{pod.title} ({pod.container[:12]} {pod.ifname})" for pod in pods if pod.port == port)
+    return f"port {port} is given back to nobody: results of ADDs name it for several: {who}"
 
 
 def _numbered(spec: PortSpec, number: int | None) -> PortSpec:

@@ -218,7 +218,7 @@ class Agent:
                 # Nothing else is wanted than before, so somebody else changed what there was.
                 self.auditor.tell("port", drift.ports(port_plan.changes))
         if not self.pods.known:
-            await self.upkeep.recall()
+            await self.upkeep.recall(topo)
         self.pods.serve(topo, self.ovsdb.bridge(), self.ovsdb.ports())
         await self.upkeep.restore()
         if self._adopted:

@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from ovsnet import names, plan, state
+from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.pods import Pods, key_of
 from ovsnet.agent.wiring import Wiring
-from ovsnet.errors import HostFailure
+from ovsnet.cni.kept import Kept
+from ovsnet.errors import HostFailure, OvsnetError, SwitchUnavailable
 from ovsnet.host.worker import LinkWorker
 from ovsnet.model import Pod
 from ovsnet.rows import AddPort, Change, PortRow, PortSpec, SetIdentity
+from ovsnet.state import Topology
 from ovsnet.switch.ovsdb import Ovsdb
 
 log = logging.getLogger("ovsnet.pods")
@@ -37,9 +40,9 @@ class Upkeep:
         ovsdb: Ovsdb,
         links: LinkWorker,
         wiring: Wiring,
-        kept: Callable[[], Iterable[Pod]],
+        kept: Callable[[], Kept],
     ) -> None:
-        """kept: the pods that the container runtime knows of."""
+        """kept: reads what the container runtime knows of pods."""
         self._pods = pods
         self._ovsdb = ovsdb
         self._links = links
@@ -47,20 +50,41 @@ class Upkeep:
         self._refused: set[str] = set()
         """Ports whose MTU can't be set."""
         self._kept = kept
+        self._complaints = Complaints(log)
+        """About notes of the runtime."""
 
-    async def recall(self) -> None:
+    async def recall(self, topo: Topology) -> None:
         """Gives rows to pods that have none although their interface is there: the bridge was deleted while no agent
         ran, or the whole database is a new one.
 
         Whose an interface is only the runtime can tell then. To be called before the rows are read: afterwards all is
-        as if they had never been away.
+        as if they had never been away. What a note says wrong is told of and costs only its own pod the row.
         """
         rows = self._ovsdb.ports()
         orphans = {names.host_interface(token) for token in await self._links.list_ours()} - rows.keys()
-        if orphans and (changes := plan.lost_ports(rows, orphans, self._kept())):
-            for change in changes:
-                log.warning("port %s has lost its row; restoring it: %s", change.spec.name, _who(change.spec))
-            await self._ovsdb.apply(changes)
+        if not orphans:
+            return
+        kept = self._kept()
+        lost = plan.lost_ports(rows, orphans, kept.pods, topo)
+        for change in lost.changes:
+            log.warning("port %s has lost its row; restoring it: %s", change.spec.name, _who(change.spec))
+        self._complaints.only("note", [*kept.refused, *lost.refused, *await self._give(lost.changes)])
+
+    async def _give(self, changes: Sequence[AddPort]) -> list[str]:
+        """Rows for pods; what OVSDB refuses, in words. Raises OvsnetError while it can't take any."""
+        try:
+            if changes:
+                await self._ovsdb.apply(changes)
+        except SwitchUnavailable:
+            raise
+        except OvsnetError as error:
+            if self._ovsdb.bridge() is None:
+                raise
+            if len(changes) == 1:
+                return [f"port {changes[0].spec.name} does not get its row back: {error}"]
+            # All or nothing: whoever is to blame, the others are served.
+            return [refused for change in changes for refused in await self._give([change])]
+        return []
 
     async def adopt(self) -> None:
         """Removes what interrupted requests, dead pods and a reboot left."""

@@ -2,25 +2,59 @@
 
 Runtimes on libcni, as containerd and CRI-O are, write the result of every ADD into a folder on the node and remove it
 after DEL: one JSON document per attachment (libcni/api.go, `cachedInfo`). The CNI specification asks for the keeping
-(section 4, "CHECK" and "DEL") and not for a place. Only reads; what can't be read as such a document says nothing.
-Called by the agent's upkeep.
+(section 4, "CHECK" and "DEL") and not for a place. Only reads. A note of another network says nothing; one that can't
+be read, or that says what no ADD of ours has answered, is refused in words. Called by the agent's upkeep.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
-from collections.abc import Iterator, Sequence
+import os
+import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from ovsnet import names
-from ovsnet.model import Pod
+from ovsnet import names, ranges
+from ovsnet.cni import netconf, protocol
+from ovsnet.errors import BadNetworkConfig
+from ovsnet.model import IPAddress, Pod
 
 FOLDERS = (Path("/var/lib/cni/results"), Path("/var/lib/cni/cache/results"))
 """Of containerd and CRI-O; of cri-dockerd."""
+PLUGIN = "ovsnet"
+"""The `type` that a network of ours has in its configuration."""
+LARGEST = 64 * 1024
+"""Bytes of a note; they have some two thousand."""
+
+_KIND = "cniCacheV1"
 _POD_NAMESPACE, _POD_NAME = "K8S_POD_NAMESPACE", "K8S_POD_NAME"
+_LONGEST_NAME, _LONGEST_PATH = 253, 4095
+_T = TypeVar("_T")
+
+
+class Kept(NamedTuple):
+    """pods: as they were added; `ofport` is 0. refused: what is wrong with the other notes, a line for each."""
+
+    pods: tuple[Pod, ...]
+    refused: tuple[str, ...] = ()
+
+
+class _Refused(Exception):
+    """Why a note is not taken."""
+
+
+class _Plugin(msgspec.Struct):
+    type: str = ""
+
+
+class _Network(msgspec.Struct):
+    """A list, or one plugin's configuration."""
+
+    name: str = ""
+    type: str = ""
+    plugins: list[_Plugin] = []
 
 
 class _Interface(msgspec.Struct):
@@ -39,49 +73,158 @@ class _Result(msgspec.Struct):
     ips: list[_Address] = []
 
 
-class _Kept(msgspec.Struct, rename="camel"):
-    """As libcni writes it; `config` and the arguments of capabilities are left unread."""
+class _Note(msgspec.Struct, rename="camel"):
+    """As libcni writes it; the arguments of capabilities are left unread. config: base64 in the file."""
 
-    kind: str
-    container_id: str
-    if_name: str
-    network_name: str
-    result: _Result
+    kind: str = ""
+    container_id: str = ""
+    config: bytes = b""
+    if_name: str = ""
     netns: str = ""
     cni_args: list[tuple[str, str]] | None = None
+    result: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-def pods(folders: Sequence[Path] = FOLDERS) -> Iterator[Pod]:
-    """The pods whose interface on the host has a name of ours; `ofport` is 0."""
+def pods(folders: Sequence[Path] = FOLDERS) -> Kept:
+    """The pods that notes in these folders tell of."""
+    found: list[Pod] = []
+    refused: list[str] = []
+    for path in _notes(folders):
+        try:
+            if (pod := _pod(_decode(_read(path), _Note))) is not None:
+                found.append(pod)
+        except FileNotFoundError:
+            continue  # Removed this moment.
+        except (_Refused, BadNetworkConfig) as error:
+            refused.append(f"{_shown(path)} gives no pod its row back: {error}")
+        except OSError as error:
+            refused.append(f"{_shown(path)} gives no pod its row back: {error.strerror}")
+    return Kept(tuple(found), tuple(refused))
+
+
+def _notes(folders: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
     for folder in folders:
-        for path in sorted(folder.glob("*")):
-            # Somebody else's, of another version, or removed this moment.
-            with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError):
-                if (pod := _pod(msgspec.json.decode(path.read_bytes(), type=_Kept))) is not None:
-                    yield pod
+        try:
+            found += sorted(folder.iterdir())
+        except OSError:
+            continue  # Of another runtime.
+    return found
 
 
-def _pod(kept: _Kept) -> Pod | None:
-    interfaces = kept.result.interfaces
-    port = next((each.name for each in interfaces if _is_ours(each)), None)
-    inside = next((i for i, each in enumerate(interfaces) if each.name == kept.if_name and each.sandbox), -1)
-    ips = tuple(ipaddress.ip_interface(e.address).ip for e in kept.result.ips if e.interface == inside)
-    if kept.kind != "cniCacheV1" or port is None or inside < 0 or not ips:
+def _read(path: Path) -> bytes:
+    """The file's bytes. Neither waits nor follows: who can write there could put anything in its place."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _Refused("it is no regular file")
+        if status.st_uid != os.geteuid():
+            raise _Refused(f"it belongs to user {status.st_uid}")  # The agent is root, and so are runtimes.
+        data = b""
+        while len(data) <= LARGEST and (more := os.read(descriptor, LARGEST + 1 - len(data))):
+            data += more
+    finally:
+        os.close(descriptor)
+    if len(data) > LARGEST:
+        raise _Refused(f"it has more than {LARGEST} bytes")
+    return data
+
+
+def _decode(data: bytes | msgspec.Raw, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise _Refused(f"it is not as libcni writes them: {reason}") from None
+
+
+def _pod(note: _Note) -> Pod | None:
+    """The pod that the note tells of; None if it is none of ours. Raises _Refused and BadNetworkConfig."""
+    network = _network(note)
+    if network is None:
         return None
-    arguments = dict(kept.cni_args or ())
-    return Pod(
+    result = _decode(note.result, _Result)
+    inside = _inside(note, result)
+    interface = result.interfaces[inside]
+    arguments = dict(note.cni_args or ())
+    pod = Pod(
         namespace=arguments.get(_POD_NAMESPACE, ""),
-        name=arguments.get(_POD_NAME) or kept.container_id,
-        container=kept.container_id,
-        ifname=kept.if_name,
-        netns=kept.netns or interfaces[inside].sandbox,
-        network=kept.network_name,
-        port=port,
+        name=arguments.get(_POD_NAME) or note.container_id,
+        container=note.container_id,
+        ifname=note.if_name,
+        netns=note.netns or interface.sandbox,
+        network=network,
+        port=_port(result),
         ofport=0,
-        mac=interfaces[inside].mac,
-        ips=ips,
+        mac=_mac(interface.mac),
+        ips=_addresses(result, inside),
     )
+    _require_names(pod)
+    return pod
 
 
-def _is_ours(interface: _Interface) -> bool:
-    return names.is_host_interface(interface.name) and not interface.sandbox
+def _network(note: _Note) -> str | None:
+    """The network's name; None if no plugin of it is ours, or if the note is of another kind."""
+    if note.kind != _KIND or not note.config:
+        return None
+    network = _decode(note.config, _Network)
+    if PLUGIN not in {network.type, *(plugin.type for plugin in network.plugins)}:
+        return None
+    return network.name
+
+
+def _port(result: _Result) -> str:
+    ours = {
+        each.name for each in result.interfaces if names.is_host_interface(each.name) and not each.sandbox
+    }
+    if len(ours) != 1:
+        raise _Refused(f"it names {len(ours) or 'no'} interfaces of ours")
+    return ours.pop()
+
+
+def _inside(note: _Note, result: _Result) -> int:
+    """Which interface of the result is the pod's."""
+    for index, each in enumerate(result.interfaces):
+        if each.name == note.if_name and each.sandbox:
+            return index
+    raise _Refused(f"its result has no interface {note.if_name!r} in a pod")
+
+
+def _mac(text: str) -> str:
+    if "-" in text:
+        raise _Refused(f"{text!r} is not a MAC address")
+    return netconf.parse_mac(text, "mac").mac
+
+
+def _addresses(result: _Result, inside: int) -> tuple[IPAddress, ...]:
+    texts = [each.address for each in result.ips if each.interface == inside]
+    found = [netconf.parse_address(text, "ips").address for text in texts]
+    for address in found:
+        if kind := ranges.unusable_address(address):
+            raise _Refused(f"no pod can have {address}, which is {kind}")
+    if not found:
+        raise _Refused("it has no addresses")
+    return tuple(dict.fromkeys(found))
+
+
+def _require_names(pod: Pod) -> None:
+    """Nothing but what an ADD would have been taken with. Raises _Refused."""
+    checks = (
+        ("container", pod.container, _LONGEST_NAME, protocol.is_container(pod.container)),
+        ("interface", pod.ifname, _LONGEST_NAME, protocol.is_ifname(pod.ifname)),
+        ("network", pod.network, _LONGEST_NAME, netconf.is_name(pod.network)),
+        ("netns", pod.netns, _LONGEST_PATH, protocol.is_netns(pod.netns)),
+        ("namespace", pod.namespace, _LONGEST_NAME, pod.namespace.isprintable()),
+        ("name", pod.name, _LONGEST_NAME, pod.name.isprintable()),
+    )
+    for what, value, longest, fine in checks:
+        if len(value) > longest:
+            raise _Refused(f"{what}: longer than {longest} characters")
+        if not fine:
+            raise _Refused(f"{what}: {value!r} is none")
+
+
+def _shown(path: Path) -> str:
+    text = str(path)
+    return text if text.isprintable() else repr(text)

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 
 import pytest
 from msgspec.structs import replace
 
-from ovsnet import plan, state
-from ovsnet.model import Pod
-from ovsnet.rows import PortRow
+from ovsnet import names, plan, state
+from ovsnet.model import Encap, IPAddress, Pod
+from ovsnet.rows import AddPort, PortRow
+from ovsnet.state import PeerNode, Topology
+
+NODE, PEER, GATEWAY = map(ipaddress.ip_address, ("192.0.2.1", "192.0.2.2", "10.244.1.1"))
+TOPOLOGY = Topology(
+    name="node-1",
+    addresses=(NODE,),
+    internal=(NODE,),
+    cidrs=(ipaddress.ip_network("10.244.1.0/24"),),
+    gateways=(GATEWAY,),
+    mac="0a:58:0a:f4:01:01",
+    mtu=1450,
+    encaps=(Encap.VXLAN,),
+    tunnel_ports=(4789,),
+    peers=(PeerNode(name="node-2", remote=PEER, local=NODE, encap=Encap.VXLAN, cidrs=(), addresses=(PEER,)),),
+)
 
 
 def pod(number: int) -> Pod:
@@ -31,9 +47,15 @@ def row(pod: Pod, ofport: int = plan.POD_NUMBERS) -> PortRow:
     return PortRow(name=pod.port, external_ids=state.identity(pod), ofport=ofport)
 
 
+def lost(rows: Mapping[str, PortRow], orphans: set[str], pods: list[Pod]) -> tuple[list[AddPort], list[str]]:
+    found = plan.lost_ports(rows, orphans, pods, TOPOLOGY)
+    return found.changes, found.refused
+
+
 def test_pods_are_in_their_rows_as_they_were() -> None:
     pods = [pod(2), pod(3)]
-    changes = plan.lost_ports({}, {each.port for each in pods}, pods)
+    changes, refused = lost({}, {each.port for each in pods}, pods)
+    assert not refused
     rows = [
         PortRow(
             name=each.spec.name,
@@ -51,7 +73,7 @@ def test_pods_are_in_their_rows_as_they_were() -> None:
 
 def test_numbers_that_are_had_are_passed_over() -> None:
     rows = {pod(2).port: row(pod(2))}
-    (change,) = plan.lost_ports(rows, {pod(3).port}, [pod(2), pod(3)])
+    (change,), _ = lost(rows, {pod(3).port}, [pod(2), pod(3)])
     assert (change.spec.name, change.spec.ofport_request) == (pod(3).port, plan.POD_NUMBERS + 1)
 
 
@@ -66,10 +88,45 @@ def test_numbers_that_are_had_are_passed_over() -> None:
 )
 def test_a_row_says_it_better(other: Pod, what: str) -> None:
     rows = {"pod-000000aa": row(replace(pod(2), port="pod-000000aa"))}
-    assert plan.lost_ports(rows, {pod(2).port}, [other]) == [], what
+    assert lost(rows, {pod(2).port}, [other]) == ([], []), what
 
 
 def test_two_notes_of_one_address_give_one_row() -> None:
     first, second = pod(2), replace(pod(3), ips=pod(2).ips)
-    changes = plan.lost_ports({}, {first.port, second.port}, [first, second])
+    changes, _ = lost({}, {first.port, second.port}, [first, second])
     assert [change.spec.name for change in changes] == [first.port]
+
+
+def test_a_port_that_is_named_for_several_is_nobodys() -> None:
+    first, second = pod(2), replace(pod(3), port=pod(2).port)
+    changes, refused = lost({}, {first.port, pod(4).port}, [first, pod(4), second])
+    assert [change.spec.name for change in changes] == [pod(4).port]
+    (line,) = refused
+    assert line.startswith(f"port {first.port} is given back to nobody")
+    assert "default/p2 (c2 eth0), default/p3 (c3 eth0)" in line
+
+
+def test_the_same_note_twice_is_one() -> None:
+    changes, refused = lost({}, {pod(2).port}, [pod(2), pod(2)])
+    assert ([change.spec.name for change in changes], refused) == ([pod(2).port], [])
+
+
+def test_a_note_that_a_row_contradicts_makes_nothing_ambiguous() -> None:
+    stale = replace(pod(3), port=pod(2).port)
+    changes, refused = lost({pod(3).port: row(pod(3))}, {pod(2).port}, [stale, pod(2)])
+    assert [change.spec.external_ids[names.KEY_CONTAINER] for change in changes] == ["c2"]
+    assert not refused
+
+
+@pytest.mark.parametrize("address", [NODE, PEER, GATEWAY])
+def test_what_a_node_has_is_no_pods(address: IPAddress) -> None:
+    bad = replace(pod(2), ips=(pod(2).ips[0], address))
+    changes, refused = lost({}, {bad.port, pod(3).port}, [bad, pod(3)])
+    assert [change.spec.name for change in changes] == [pod(3).port]
+    assert refused == [f"pod default/p2 does not get its port {bad.port} back: {address} belongs to a node"]
+
+
+def test_an_address_outlives_its_range() -> None:
+    elsewhere = replace(pod(2), ips=(ipaddress.ip_address("10.99.0.2"),))
+    changes, refused = lost({}, {elsewhere.port}, [elsewhere])
+    assert (len(changes), refused) == (1, [])

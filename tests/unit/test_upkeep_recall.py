@@ -1,0 +1,131 @@
+"""Rows that are given back at a start: what one note says wrong costs no other pod its row, and never the start."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import pytest
+from msgspec.structs import replace
+
+from ovsnet import names
+from ovsnet.agent.upkeep import Upkeep
+from ovsnet.cni.kept import Kept
+from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.model import Encap, Pod
+from ovsnet.rows import AddPort, BridgeRow, PortRow
+from ovsnet.state import Topology
+
+NODE = ipaddress.ip_address("192.0.2.1")
+TOPOLOGY = Topology(
+    name="node-1",
+    addresses=(NODE,),
+    internal=(NODE,),
+    cidrs=(ipaddress.ip_network("10.244.1.0/24"),),
+    gateways=(ipaddress.ip_address("10.244.1.1"),),
+    mac="0a:58:0a:f4:01:01",
+    mtu=1450,
+    encaps=(Encap.VXLAN,),
+    tunnel_ports=(4789,),
+    peers=(),
+)
+
+BRIDGE = BridgeRow(name="br-int", datapath_type="", fail_mode="secure", other_config={}, external_ids={})
+
+
+def pod(number: int) -> Pod:
+    return Pod(
+        namespace="default",
+        name=f"p{number}",
+        container=f"c{number}",
+        ifname="eth0",
+        netns=f"/run/netns/p{number}",
+        network="ovsnet",
+        port=f"pod-0000000{number}",
+        ofport=0,
+        mac=f"0a:58:0a:f4:01:0{number}",
+        ips=(ipaddress.ip_address(f"10.244.1.{number}"),),
+    )
+
+
+class Rows:
+    """The database. refuses: ports that it takes in no transaction."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, PortRow] = {}
+        self.refuses: set[str] = set()
+        self.there: BridgeRow | None = BRIDGE
+        self.away = False
+
+    def ports(self) -> Mapping[str, PortRow]:
+        return self.rows
+
+    def bridge(self) -> BridgeRow | None:
+        return self.there
+
+    async def apply(self, changes: Sequence[AddPort]) -> None:
+        if self.away:
+            raise SwitchUnavailable("ovsdb-server is away")
+        added = [change.spec.name for change in changes]
+        if self.there is None or self.refuses.intersection(added) or len(set(added)) < len(added):
+            raise OvsnetError("constraint violation")
+        self.rows |= {
+            each.spec.name: PortRow(name=each.spec.name, external_ids=each.spec.external_ids)
+            for each in changes
+        }
+
+
+class Links:
+    def __init__(self, *ports: str) -> None:
+        self.ports = ports
+
+    async def list_ours(self) -> dict[str, int]:
+        return {names.token_of(port): 1450 for port in self.ports}
+
+
+def upkeep(rows: Rows, kept: Kept) -> Upkeep:
+    links = Links(*(pod(number).port for number in range(2, 6)))
+    nothing = cast(Any, None)
+    return Upkeep(nothing, ovsdb=cast(Any, rows), links=cast(Any, links), wiring=nothing, kept=lambda: kept)
+
+
+async def test_two_notes_of_one_port_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    rows = Rows()
+    tested = upkeep(rows, Kept((pod(2), replace(pod(3), port=pod(2).port), pod(4)), ("a note is broken",)))
+    with caplog.at_level(logging.WARNING):
+        await tested.recall(TOPOLOGY)
+        await tested.recall(TOPOLOGY)
+    assert set(rows.rows) == {pod(4).port}
+    assert sum(f"port {pod(2).port} is given back to nobody" in line for line in caplog.messages) == 1
+    assert caplog.messages.count("a note is broken") == 1
+
+
+async def test_a_row_that_is_refused_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    rows = Rows()
+    rows.refuses.add(pod(3).port)
+    await upkeep(rows, Kept((pod(2), pod(3), pod(4)))).recall(TOPOLOGY)
+    assert set(rows.rows) == {pod(2).port, pod(4).port}
+    assert f"port {pod(3).port} does not get its row back: constraint violation" in caplog.messages
+
+
+@pytest.mark.parametrize("away", [True, False])
+async def test_a_switch_that_is_away_is_waited_for(away: bool) -> None:
+    """Else the pods' interfaces would be taken for nobody's."""
+    rows = Rows()
+    rows.away = away
+    rows.there = None
+    tested = upkeep(rows, Kept((pod(2), pod(3))))
+    with pytest.raises(OvsnetError):
+        await tested.recall(TOPOLOGY)
+    rows.away, rows.there = False, BRIDGE
+    await tested.recall(TOPOLOGY)
+    assert set(rows.rows) == {pod(2).port, pod(3).port}
+
+
+async def test_notes_are_read_for_what_has_no_row_alone() -> None:
+    rows = Rows()
+    rows.rows = {pod(number).port: PortRow(name=pod(number).port) for number in range(2, 6)}
+    tested = upkeep(rows, cast(Any, None))
+    await tested.recall(TOPOLOGY)

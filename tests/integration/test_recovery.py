@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -71,6 +72,27 @@ def test_running_pods_get_their_rows_back(
     with Cni(node).pod() as (_, answer):
         taken = {ip for ids in before.values() for ip in ids[names.KEY_IPS].split()}
         assert not taken & set(answer.addresses)
+
+
+def test_notes_that_are_none_keep_no_pod_from_its_row(lab: Lab, node: Node) -> None:
+    before, mark = identities(node), len(agent_log(node))
+    folder = node.private("/var/lib/cni/results")
+    bad = [folder / name for name in ("0-pipe", "0-link", "0-text")]
+    node.kill(AGENT, signal.SIGKILL)
+    os.mkfifo(bad[0])
+    bad[1].symlink_to("/dev/zero")
+    bad[2].write_text("{")
+    try:
+        lose_bridge(node)
+        node.start(AGENT)
+        eventually(lambda: identities(node) == before, 20)
+        node.await_agent(30)
+    finally:
+        for path in bad:
+            path.unlink()
+    told = [line for line in agent_log(node)[mark:].splitlines() if "gives no pod its row back" in line]
+    assert len(told) == len(bad), told
+    assert_green(lab)
 
 
 def cookie(flow: str) -> str:

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cni_world import Cni
 from lab_world import eventually, ovsnet_json, running
 
+from ovsnet import state
+from ovsnet.cni import kept
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import Node
 
@@ -114,6 +117,11 @@ def test_a_container_is_reached_until_it_ends(lab: Lab, rootfs: Path) -> None:
                 # The first packet through a userspace tunnel may be lost: it waits for a neighbour.
                 done = lab.exec("b1", ["ping", "-c3", "-i0.2", "-W1", address])
                 assert f"bytes from {address}" in done.stdout
+            # What would give it its row back, as libcni itself writes it.
+            found, refused = kept.pods([node.private("/var/lib/cni/results")])
+            rows = {pod.port: state.identity(pod) for pod in state.pods(Cni(node).rows())}
+            assert {pod.port: state.identity(pod) for pod in found} == rows
+            assert not refused
         finally:
             lab.run("node-a", ["ctr", "task", "kill", "-s", "KILL", "c2"])
             container.wait(20)

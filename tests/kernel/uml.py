@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FRAGMENT, CLOCK, XSTATE = HERE / "uml.config", HERE / "clock.c", HERE / "xstate.c"
+FRAGMENT, XSTATE = HERE / "uml.config", HERE / "xstate.c"
 SOURCES = Path("/usr/src")
 SERIES = "6.1"
 """Debian 12's own, which is what its nodes run."""
@@ -48,7 +48,7 @@ def cache() -> Path:
 
 
 def kernel() -> Path:
-    """The kernel's executable; its folder has `clock.so` as well. Builds them where they are missing.
+    """The kernel's executable. Builds it where it is missing.
 
     Several at once wait for one another. Raises Unbuildable.
     """
@@ -83,7 +83,7 @@ def _version() -> str:
 
 def _digest() -> str:
     """Of what decides the result, here."""
-    return hashlib.blake2b(FRAGMENT.read_bytes() + CLOCK.read_bytes(), digest_size=5).hexdigest()
+    return hashlib.blake2b(FRAGMENT.read_bytes(), digest_size=5).hexdigest()
 
 
 @contextlib.contextmanager
@@ -128,7 +128,6 @@ def _build(folder: Path) -> None:
             _check(work / ".config")
             jobs = f"-j{os.cpu_count() or 1}"
             _run(["make", "-C", str(work), "ARCH=um", jobs, "linux"], output, counted=True)
-            _run(["gcc", "-shared", "-fPIC", "-O2", "-o", str(done / "clock.so"), str(CLOCK)], output)
         shutil.copy2(work / "linux", done / "linux")
         _run(["strip", str(done / "linux")], None)
         shutil.copy2(work / ".config", done / "config")

@@ -61,7 +61,8 @@ HARMS: dict[str, list[str]] = {
 }
 """By hand, at any time: whatever is there of it comes back, and what is not ours goes."""
 GRAVE = ("bridge deleted", "pod's port deleted", "pod's identity deleted")
-"""What only an agent that runs can put right: rows are where an agent that starts knows its pods from."""
+"""Rows are where an agent that starts knows its pods from. Those that were deleted it makes again from what the runtime
+keeps of each pod; one that is there without its identity only an agent that runs can put right."""
 PORTS = {
     "tunnels deleted": "--if-exists del-port br-int {}",
     "tunnels' key altered": "--if-exists set Interface {} options:key=78",

@@ -83,10 +83,11 @@ def test_the_database_is_gone(lab: Lab, servers: None, node: Node, seen: Seen, a
         for daemon in (*([AGENT] if and_agent else []), VSWITCHD, OVSDB):
             node.kill(daemon, signal.SIGKILL)
         node.private("/etc/openvswitch/conf.db").unlink()
-        for daemon in (OVSDB, VSWITCHD):
-            node.start(daemon)
+        node.start(OVSDB)
         seen.begins()
+        node.start(VSWITCHD)
         if and_agent:
+            seen.begins()
             launch_agent(node)
         eventually(lambda: identities(node) == pods, REBUILT)
         eventually(lambda: Cni(node).call("STATUS").status == 0, REBUILT)

@@ -1,12 +1,14 @@
 """What gets lost between two pods, at the resolution of a millisecond: runs in a pod, on the standard library alone.
 
-`serve` echoes datagrams and accepts connections until it is killed. `probe HOST...` sends each host a numbered datagram
-every millisecond and opens a connection from a fresh source port every 20 ms, until SIGINT; then it prints what came
-back, as JSON: by host {"sent", "lost", "outage", "tries", "failed", "last_failure"}. lost: datagrams without an echo;
-outage: milliseconds between two echoes, at most; failed: connections that were not there within a second; last_failure:
-when the last of these was tried, in seconds of the machine's monotonic clock, 0 if none failed. `pairs SOURCE>HOST...`
-sends a single datagram from each source to its host, one every 200 ms until SIGINT, and prints for each that was sent
-[pair, when, whether its echo came within a second]. Driven by `restart_world`.
+`serve` echoes datagrams and accepts connections until it is killed. `probe LIMIT HOST...` sends each host a numbered
+datagram every millisecond and opens a connection from a fresh source port every 20 ms. `pairs LIMIT
+PATH=SOURCE>HOST...` sends a single datagram from each source to its host, one every 200 ms. Both go on until SIGINT and
+then until every host, or path, has been steady for a second, but for no more than LIMIT seconds. Then they print what
+came back as JSON, by host or path: {"tries", "failed", "last_failure", "steady"}, and of a host {"sent", "lost",
+"outage"} too. lost: datagrams without an echo; outage: milliseconds between two echoes, at most; tries: connections, or
+pairs' datagrams; failed: those that were not there, or not answered, within a second; last_failure: when the last of
+these was tried, in seconds of the machine's monotonic clock, 0 if none failed; steady: seconds of tries since then, up
+to the last one, all of which succeeded. Driven by `restart_world`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 PORT = 9009
@@ -31,8 +34,10 @@ _EVERY, _CONNECT_EVERY, _PAIR_EVERY, _PATIENCE = 0.001, 0.02, 0.2, 1.0
 """Seconds: between datagrams, connections, pairs; until a connection or a pair's datagram has failed."""
 _ROOM = 8 << 20
 """Bytes of a socket's buffer: what arrives while its process waits for a processor was not lost on the way."""
-_TAIL = 0.5
-"""Seconds that the last echoes have to come back."""
+_TAIL = _PATIENCE + 0.1
+"""Seconds that the last echoes have to come back, and the last connections to be there or to fail."""
+STEADY = 1.0
+"""Seconds without a failure after which it is taken to work again."""
 _MEETING = 20.0
 """Seconds within which a host must answer for the first time."""
 _GREETING = 2**64 - 1
@@ -60,6 +65,38 @@ def serve() -> None:
                 tcp.accept()[0].close()
 
 
+class Tries:
+    """How those went whose outcome is known: for how long none has failed."""
+
+    def __init__(self) -> None:
+        self.failed = self.succeeded = 0
+        self.last_failure = self.last_success = self.since = 0.0
+
+    def ended(self, begun: float, *, failed: bool) -> None:
+        if failed:
+            self.failed += 1
+            self.last_failure = max(self.last_failure, begun)
+            return
+        self.succeeded += 1
+        self.last_success = max(self.last_success, begun)
+        if self.since <= self.last_failure < begun:
+            self.since = begun
+
+    def steady(self, under_way: Iterable[float] = ()) -> float:
+        """Seconds from the first try to the last one of which none has failed; those under way may fail yet."""
+        if self.since <= self.last_failure:
+            return 0.0
+        return max(0.0, min(self.last_success, *under_way, self.last_success) - self.since)
+
+    def result(self) -> dict[str, Any]:
+        return {
+            "tries": self.failed + self.succeeded,
+            "failed": self.failed,
+            "last_failure": self.last_failure,
+            "steady": round(self.steady(), 2),
+        }
+
+
 class Target:
     """One host: a connected socket for datagrams, and connections under way."""
 
@@ -75,8 +112,7 @@ class Target:
         self.sent = 0
         self.times: dict[int, float] = {}
         self.trying: dict[socket.socket, float] = {}
-        self.tries = self.failed = 0
-        self.last_failure = 0.0
+        self.tries = Tries()
 
     def meet(self) -> None:
         """One datagram and one connection at a time, until both have come through: what follows has flows."""
@@ -107,7 +143,6 @@ class Target:
     def connect(self) -> None:
         trial = socket.socket(self.family, socket.SOCK_STREAM)
         trial.setblocking(False)
-        self.tries += 1
         with contextlib.suppress(BlockingIOError):
             trial.connect(self.address)
         self.trying[trial] = time.monotonic()
@@ -117,10 +152,7 @@ class Target:
         self.end(trial, failed=trial.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0)
 
     def end(self, trial: socket.socket, *, failed: bool) -> None:
-        begun = self.trying.pop(trial)
-        if failed:
-            self.failed += 1
-            self.last_failure = begun
+        self.tries.ended(self.trying.pop(trial), failed=failed)
         self.ready.unregister(trial)
         trial.close()
 
@@ -129,6 +161,9 @@ class Target:
             if now - begun > _PATIENCE:
                 self.end(trial, failed=True)
 
+    def steady(self) -> float:
+        return self.tries.steady(self.trying.values())
+
     def result(self) -> dict[str, Any]:
         numbers = sorted(self.times)
         gaps = [self.times[b] - self.times[a] for a, b in itertools.pairwise(numbers)]
@@ -136,9 +171,7 @@ class Target:
             "sent": self.sent,
             "lost": self.sent - len(numbers),
             "outage": round(1000 * max(gaps, default=0.0)),
-            "tries": self.tries,
-            "failed": self.failed,
-            "last_failure": self.last_failure,
+            **self.tries.result(),
         }
 
 
@@ -153,9 +186,22 @@ def met(target: Target) -> Target:
     return target
 
 
-def probe(hosts: list[str]) -> None:
-    stopped: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
+def interrupted() -> list[float]:
+    """When SIGINT came, once it has."""
+    times: list[float] = []
+    signal.signal(signal.SIGINT, lambda number, frame: times.append(time.monotonic()))
+    return times
+
+
+def enough(stopped: list[float], limit: float, steady: Iterable[float]) -> bool:
+    """Whether to end: told to, and all is steady or never will be."""
+    if not stopped:
+        return False
+    return time.monotonic() > stopped[0] + limit or all(each >= STEADY for each in steady)
+
+
+def probe(limit: float, hosts: list[str]) -> None:
+    stopped = interrupted()
     ready = selectors.DefaultSelector()
     targets = {host: met(Target(host, ready)) for host in hosts}
     next_send = next_connect = time.monotonic()
@@ -163,7 +209,7 @@ def probe(hosts: list[str]) -> None:
     print("ready", flush=True)
     while not end or time.monotonic() < end:
         now = time.monotonic()
-        if stopped and not end:
+        if not end and enough(stopped, limit, (target.steady() for target in targets.values())):
             end = now + _TAIL
         if not end and now >= next_send:
             # A process that was not scheduled for a while sends what it missed at once.
@@ -185,27 +231,27 @@ def probe(hosts: list[str]) -> None:
     print(json.dumps({host: target.result() for host, target in targets.items()}), flush=True)
 
 
-def pairs(names: list[str]) -> None:
-    stopped: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
-    rest = iter(names)
+def pairs(limit: float, named: list[str]) -> None:
+    stopped = interrupted()
+    by_path = {name.partition("=")[0]: Tries() for name in named}
+    rest = iter(named)
     waiting: list[tuple[str, socket.socket, float]] = []
-    said: list[tuple[str, float, bool]] = []
     print("ready", flush=True)
     while True:
-        name = "" if stopped else next(rest, "")
-        if name:
-            waiting.append((name, first_words(name), time.monotonic()))
+        over = enough(stopped, limit, (tries.steady() for tries in by_path.values()))
+        path, _, pair = ("" if over else next(rest, "")).partition("=")
+        if pair:
+            waiting.append((path, first_words(pair), time.monotonic()))
         elif not waiting:
             break
         time.sleep(_PAIR_EVERY)
         while waiting and time.monotonic() - waiting[0][2] > _PATIENCE:
-            name, udp, when = waiting.pop(0)
-            said.append((name, when, echoed(udp)))
+            path, udp, when = waiting.pop(0)
+            by_path[path].ended(when, failed=not echoed(udp))
             udp.close()
     if not stopped:
         signal.pause()
-    print(json.dumps(said), flush=True)
+    print(json.dumps({path: tries.result() for path, tries in by_path.items()}), flush=True)
 
 
 def first_words(pair: str) -> socket.socket:
@@ -227,4 +273,6 @@ def echoed(udp: socket.socket) -> bool:
 
 if __name__ == "__main__":
     many_files()
-    {"serve": lambda names: serve(), "probe": probe, "pairs": pairs}[sys.argv[1]](sys.argv[2:])
+    if sys.argv[1] == "serve":
+        serve()
+    {"probe": probe, "pairs": pairs}[sys.argv[1]](float(sys.argv[2]), sys.argv[3:])

@@ -23,7 +23,8 @@ bound is broken. Between pods, on the kernel's datapath, over VXLAN between node
 its echo (established), and a connection every 20 ms from a fresh source port (new). First words are single datagrams
 between two addresses that never spoke, five a second; they are counted as new connections. Each cell is the worst of
 IPv4 and IPv6. "Back after" is when the last of what failed was tried, counted from the start of the daemon that came
-last or from the event itself; a connection has failed that is not there within a second.
+last or from the event itself; a connection has failed that is not there within a second. The probe goes on until none
+has failed for a second on every path.
 
 - date: {date}
 - where: {where}
@@ -34,8 +35,8 @@ new connections back after |
 """
 FOOTER = """
 While ovs-vswitchd is away the kernel goes on forwarding what it has flows for; new pairs and new connections whose
-flow is not there have to wait for it. On one node nothing is lost at its start. Between nodes its start costs
-something: first it removes from the datapath what no Interface in the database is called like, and so the tunnel's
+flow is not there have to wait for it. At its start no established datagram is lost on one node. Between nodes its start
+costs some: first it removes from the datapath what no Interface in the database is called like, and so the tunnel's
 device in the kernel (`vxlan_sys_4789`); some time later, with the first tunnel, it makes it anew. An agent that runs
 names the device in the database while ovs-vswitchd is away, in a bridge `br-int/kept` that ovs-vswitchd ignores; then
 the device stays until the first tunnel, for which ovs-vswitchd removes and makes it in one go. In a guest on one
@@ -111,4 +112,5 @@ def back(paths: Collection[dict[str, Any]]) -> str:
     """Nothing where nothing failed: they were never away."""
     if not any(path["failed"] for path in paths):
         return ""
-    return max(f"{path['back']:.1f} s" if "back" in path else "-" for path in paths)
+    seconds = [float(path["back"]) for path in paths if "back" in path]
+    return f"{max(seconds):.1f} s" if seconds else "-"

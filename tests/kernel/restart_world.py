@@ -6,6 +6,7 @@ Each test has the fixture `seen`, whose content goes into docs/reliability.md un
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import subprocess
@@ -36,6 +37,8 @@ BACK = SOON
 what it is."""
 REBUILT = 15.0
 """The same after a bridge or the database was lost, and all ports with it."""
+LIMIT = REBUILT * SLOWER
+"""Seconds for which the probe goes on, after it was told to end, until all works again: no less than any bound."""
 TARGETS = ("a2", "b1")
 """Pods with a server; a1 is where the probe runs."""
 
@@ -56,6 +59,10 @@ class Seen:
 
     def worst(self, what: str) -> float:
         return max(float(each[what]) for each in self.by_path.values())
+
+    def steady(self) -> bool:
+        """Whether the last tries on every path succeeded, for at least a second."""
+        return all(float(each["steady"]) >= probe.STEADY for each in self.by_path.values())
 
     def take(self, by_path: dict[str, dict[str, Any]]) -> None:
         """What a probe printed. "back": seconds from `begins`, if there was one, to the last that failed."""
@@ -92,7 +99,7 @@ def serving(lab: Lab, *pods: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def probing(lab: Lab, seen: Seen, settle: float = 2.0, targets: Sequence[str] = TARGETS) -> Iterator[None]:
-    """Probes from a1 meanwhile, from before the body until `settle` seconds after it."""
+    """Probes from a1 meanwhile, from before the body until `settle` seconds after it, or until connections work."""
     hosts = {
         str(lab.pod(name).address(version)): f"{place(lab, name)}, IPv{version}"
         for name in targets
@@ -109,39 +116,31 @@ def probing(lab: Lab, seen: Seen, settle: float = 2.0, targets: Sequence[str] = 
 def first_words(
     lab: Lab, seen: Seen, source: str, targets: Sequence[str], settle: float = 2.0
 ) -> Iterator[None]:
-    """A datagram between two addresses that never spoke, five times a second, from before the body until after it.
+    """A datagram between two addresses that never spoke, five times a second, as long as `probing`.
 
     The pods have as many addresses of each family as there can be such pairs.
     """
-    paths: dict[str, str] = {}
     per_path = [
         [
-            (f"{here}>{there}", f"{place(lab, name)}, IPv{version}")
+            f"{place(lab, name)}, IPv{version}={here}>{there}"
             for here, there in zip(_of(lab, source, version), _of(lab, name, version), strict=True)
         ]
         for name in targets
         for version in (4, 6)
     ]
-    for turn in zip(*per_path, strict=True):
-        paths.update(turn)
-    with _running(lab, source, "pairs", *paths) as said:
+    in_turn = itertools.chain.from_iterable(zip(*per_path, strict=True))
+    with _running(lab, source, "pairs", *in_turn) as said:
         time.sleep(WARM)
         yield
         time.sleep(settle)
-    by_path: dict[str, dict[str, Any]] = {}
-    for pair, when, echoed in said[0]:
-        each = by_path.setdefault(paths[pair], {"tries": 0, "failed": 0, "last_failure": 0.0})
-        each["tries"] += 1
-        if not echoed:
-            each["failed"] += 1
-            each["last_failure"] = when
-    seen.take(by_path)
+    seen.take(said[0])
 
 
 @contextlib.contextmanager
-def _running(lab: Lab, pod: str, *arguments: str) -> Iterator[list[Any]]:
+def _running(lab: Lab, pod: str, task: str, *arguments: str) -> Iterator[list[Any]]:
     """The probe in a pod; what it said when it was told to end is in the list afterwards."""
-    process = subprocess.Popen(lab.command(pod, [*PYTHON, *arguments]), stdout=subprocess.PIPE, text=True)
+    argv = lab.command(pod, [*PYTHON, task, str(LIMIT), *arguments])
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     said: list[Any] = []
@@ -149,7 +148,7 @@ def _running(lab: Lab, pod: str, *arguments: str) -> Iterator[list[Any]]:
         yield said
     finally:
         process.send_signal(signal.SIGINT)
-        text = process.communicate(timeout=30)[0]
+        text = process.communicate(timeout=LIMIT + 30)[0]
     said.append(json.loads(text))
 
 
@@ -167,7 +166,18 @@ def nothing(seen: Seen) -> None:
 
 
 def back_within(seen: Seen, seconds: float) -> None:
+    """New connections, or first words, work again on every path, and did so in time."""
+    assert seen.steady(), seen.by_path
     assert seen.worst("back") <= seconds * SLOWER, seen.by_path
+
+
+def bridges(node: Node) -> list[str]:
+    return node.run(["ovs-vsctl", "-t5", "list-br"]).stdout.split()
+
+
+def devices_kept(node: Node) -> list[str]:
+    """Tunnels' devices that an ovs-vswitchd that starts now would leave in the kernel."""
+    return node.run(["ovs-vsctl", "-t5", "list-ports", "br-int/kept"]).stdout.split()
 
 
 def armed(node: Node) -> bool:

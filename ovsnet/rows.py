@@ -10,6 +10,9 @@ from __future__ import annotations
 from ovsnet import names
 from ovsnet.model import Frozen
 
+PROTOCOL = "OpenFlow14"
+"""The version that the agent speaks: the first with bundles."""
+
 
 class BridgeSpec(Frozen):
     """The integration bridge as it shall be; maps list only the keys that are ours."""
@@ -29,6 +32,13 @@ class BridgeRow(Frozen):
     fail_mode: str
     other_config: dict[str, str]
     external_ids: dict[str, str]
+    protocols: frozenset[str] = frozenset()
+    """Versions of OpenFlow that are allowed on it; empty: vswitchd's own choice."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the agent can talk to vswitchd about it."""
+        return not self.protocols or PROTOCOL in self.protocols
 
 
 class PortSpec(Frozen):

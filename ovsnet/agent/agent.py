@@ -295,6 +295,7 @@ class Agent:
             or names.OWNER not in row.external_ids
             or row.datapath_type != spec.datapath_type
             or row.fail_mode != spec.fail_mode
+            or not row.speaks
             or not spec.other_config.items() <= row.other_config.items()
         ):
             await self.ovsdb.apply([SetBridge(spec=spec)])

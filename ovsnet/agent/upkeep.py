@@ -19,6 +19,7 @@ from ovsnet import names, plan, state
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.pods import Pods, key_of
 from ovsnet.agent.wiring import Wiring
+from ovsnet.agent.witness import contradiction
 from ovsnet.cni.kept import Kept
 from ovsnet.errors import HostFailure, OvsnetError, SwitchUnavailable
 from ovsnet.host.worker import LinkWorker
@@ -28,6 +29,9 @@ from ovsnet.state import Topology
 from ovsnet.switch.ovsdb import Ovsdb
 
 log = logging.getLogger("ovsnet.pods")
+
+_NAMED = 10
+"""Interfaces that a line names."""
 
 
 class Upkeep:
@@ -54,23 +58,52 @@ class Upkeep:
         """About notes of the runtime."""
 
     async def recall(self, topo: Topology) -> None:
-        """Gives rows to pods that have none although their interface is there: the bridge was deleted while no agent
-        ran, or the whole database is a new one.
+        """Gives rows to pods that have none, or an unmarked one, although their interface is there: the bridge was
+        deleted while no agent ran, or the whole database is a new one, or somebody cleared external_ids.
 
         Whose an interface is only the runtime can tell then. To be called before the rows are read: afterwards all is
         as if they had never been away. What a note says wrong is told of and costs only its own pod the row.
         """
         rows = self._ovsdb.ports()
-        orphans = {names.host_interface(token) for token in await self._links.list_ours()} - rows.keys()
+        marked = {name for name, row in rows.items() if row.role is not None}
+        orphans = {names.host_interface(token) for token in await self._links.list_ours()} - marked
         if not orphans:
             return
         kept = self._kept()
-        lost = plan.lost_ports(rows, orphans, kept.pods, topo)
+        true, refused = await self._sorted([pod for pod in kept.pods if pod.port in orphans])
+        refused += kept.refused
+        lost = plan.lost_ports(rows, orphans, true, topo)
         for change in lost.changes:
             log.warning("port %s has lost its row; restoring it: %s", change.spec.name, _who(change.spec))
-        self._complaints.only("note", [*kept.refused, *lost.refused, *await self._give(lost.changes)])
+        refused += [*lost.refused, *await self._give([_again(change.spec, rows) for change in lost.changes])]
+        given = {change.spec.name for change in lost.changes}
+        refused += [
+            f"port {name} has lost its mark, and nothing tells whose it is; delete the pod, then: "
+            f"ovs-vsctl del-port {name}, and restart the agent"
+            for name in sorted(orphans & rows.keys() - given)
+        ]
+        self._complaints.only("note", refused)
 
-    async def _give(self, changes: Sequence[AddPort]) -> list[str]:
+    async def _sorted(self, noted: Sequence[Pod]) -> tuple[list[Pod], list[str]]:
+        """Those that are as their notes say, or may be where none is known to be, and what is wrong with the others."""
+        true: list[Pod] = []
+        unsure: list[Pod] = []
+        refused: list[str] = []
+        for pod in dict.fromkeys(noted):
+            try:
+                words = await contradiction(pod, self._links)
+            except PermissionError:
+                unsure.append(pod)
+                continue
+            if words:
+                what = f"pod {pod.title} does not get port {pod.port} by what is kept of its ADD"
+                refused.append(f"{what}: {words}")
+            else:
+                true.append(pod)
+        known = {pod.port for pod in true}
+        return true + [pod for pod in unsure if pod.port not in known], refused
+
+    async def _give(self, changes: Sequence[AddPort | SetIdentity]) -> list[str]:
         """Rows for pods; what OVSDB refuses, in words. Raises OvsnetError while it can't take any."""
         try:
             if changes:
@@ -81,7 +114,9 @@ class Upkeep:
             if self._ovsdb.bridge() is None:
                 raise
             if len(changes) == 1:
-                return [f"port {changes[0].spec.name} does not get its row back: {error}"]
+                (change,) = changes
+                name = change.spec.name if isinstance(change, AddPort) else change.name
+                return [f"port {name} does not get its row back: {error}"]
             # All or nothing: whoever is to blame, the others are served.
             return [refused for change in changes for refused in await self._give([change])]
         return []
@@ -97,7 +132,8 @@ class Upkeep:
         await self._release([pod for pod in self._pods.all() if names.token_of(pod.port) not in links])
         nobodys = [token for token in links if names.host_interface(token) not in rows]
         if nobodys:
-            log.info("removing %d interfaces that belong to no pod", len(nobodys))
+            some = ", ".join(sorted(map(names.host_interface, nobodys))[:_NAMED])
+            log.warning("removing %d interfaces that belong to no pod: %s", len(nobodys), some)
         await asyncio.gather(*map(self._wiring.disconnect, nobodys))
         await self.sweep()
         self._pods.mtus = {names.host_interface(token): mtu for token, mtu in links.items()}
@@ -227,6 +263,12 @@ def _restoration(pod: Pod, rows: Mapping[str, PortRow]) -> Change:
     return AddPort(
         spec=PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=pod.ofport or None)
     )
+
+
+def _again(spec: PortSpec, rows: Mapping[str, PortRow]) -> AddPort | SetIdentity:
+    if spec.name in rows:
+        return SetIdentity(name=spec.name, external_ids=spec.external_ids, reclaim=True)
+    return AddPort(spec=spec)
 
 
 def _who(spec: PortSpec) -> str:

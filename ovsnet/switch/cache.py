@@ -131,6 +131,7 @@ def _bridge_row(row: Row) -> BridgeRow:
         name=row["name"],
         datapath_type=row["datapath_type"],
         fail_mode=row["fail_mode"] or "",
+        protocols=row["protocols"],
         other_config=row["other_config"],
         external_ids=row["external_ids"],
     )

@@ -14,6 +14,7 @@ from typing import Any
 from ovsnet import names
 from ovsnet.errors import OvsnetError
 from ovsnet.rows import (
+    PROTOCOL,
     AddPort,
     BridgeSpec,
     Change,
@@ -100,6 +101,8 @@ class _Builder:
         self._update("Bridge", uuid, columns)
         mutations = _merge("other_config", row.other_config, spec.other_config)
         mutations += _merge("external_ids", row.external_ids, spec.external_ids)
+        if not row.speaks:
+            mutations.append(["protocols", "insert", ["set", [PROTOCOL]]])
         self._mutate("Bridge", _by_uuid(uuid), mutations)
 
     def _make_bridge(self, spec: BridgeSpec) -> None:

@@ -40,6 +40,7 @@ TABLES: dict[str, dict[str, Kind]] = {
         "ports": Kind.PORTS,
         "datapath_type": Kind.TEXT,
         "fail_mode": Kind.OPTIONAL_TEXT,
+        "protocols": Kind.TEXTS,
         "other_config": Kind.MAP,
         "external_ids": Kind.MAP,
     },

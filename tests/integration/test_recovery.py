@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from cni_world import Cni, new_container, path
@@ -93,6 +95,73 @@ def test_notes_that_are_none_keep_no_pod_from_its_row(lab: Lab, node: Node) -> N
     told = [line for line in agent_log(node)[mark:].splitlines() if "gives no pod its row back" in line]
     assert len(told) == len(bad), told
     assert_green(lab)
+
+
+def address_of_nobody(note: dict[str, Any]) -> None:
+    note["result"]["ips"][0]["address"] = "10.244.1.99/24"
+
+
+def mac_of_nobody(note: dict[str, Any]) -> None:
+    for interface in note["result"]["interfaces"]:
+        interface["mac"] = "0a:58:0a:f4:01:63"
+
+
+def another_container(note: dict[str, Any]) -> None:
+    note["containerId"] = "other"
+    address_of_nobody(note)
+
+
+def the_nodes_namespace(note: dict[str, Any]) -> None:
+    note["containerId"] = "other"
+    for interface in note["result"]["interfaces"]:
+        if interface.get("sandbox"):
+            interface["sandbox"] = "/proc/1/ns/net"
+
+
+@pytest.mark.parametrize("lie", [address_of_nobody, mac_of_nobody, another_container, the_nodes_namespace])
+def test_a_lying_note_is_refuted_by_the_pod(
+    lab: Lab, node: Node, lie: Callable[[dict[str, Any]], None]
+) -> None:
+    """Beside the true one, which counts."""
+    before, mark = identities(node), len(agent_log(node))
+    folder = node.private("/var/lib/cni/results")
+    note = json.loads(next(path for path in sorted(folder.iterdir())).read_text())
+    lie(note)
+    (folder / "0-lie").write_text(json.dumps(note))
+    node.kill(AGENT, signal.SIGKILL)
+    try:
+        lose_bridge(node)
+        node.start(AGENT)
+        eventually(lambda: identities(node) == before, 20)
+        node.await_agent(30)
+    finally:
+        (folder / "0-lie").unlink()
+    if lie is not the_nodes_namespace:  # which the agent may not open, here
+        assert "by what is kept of its ADD" in agent_log(node)[mark:]
+    assert_green(lab)
+
+
+def test_a_row_that_lost_its_mark_while_no_agent_ran_gets_it_back(lab: Lab, node: Node) -> None:
+    before = identities(node)
+    port = next(iter(before))
+    node.kill(AGENT, signal.SIGKILL)
+    node.run(["ovs-vsctl", "clear", "Port", port, "external_ids"], check=True)
+    node.start(AGENT)
+    eventually(lambda: identities(node) == before, 20)
+    assert_green(lab)
+
+
+def test_a_bridge_that_may_not_speak_our_openflow_may_again(lab: Lab, node: Node) -> None:
+    node.run(["ovs-vsctl", "set", "Bridge", "br-int", "protocols=OpenFlow10"], check=True)
+    eventually(
+        lambda: node.run(["ovs-vsctl", "get", "Bridge", "br-int", "protocols"]).stdout != "[OpenFlow10]\n"
+    )
+    assert (
+        node.run(["ovs-vsctl", "get", "Bridge", "br-int", "protocols"]).stdout == "[OpenFlow10, OpenFlow14]\n"
+    )
+    node.await_agent(30)
+    assert_green(lab)
+    node.run(["ovs-vsctl", "clear", "Bridge", "br-int", "protocols"], check=True)
 
 
 def cookie(flow: str) -> str:

@@ -15,7 +15,7 @@ from ovsnet.agent.upkeep import Upkeep
 from ovsnet.cni.kept import Kept
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.model import Encap, Pod
-from ovsnet.rows import AddPort, BridgeRow, PortRow
+from ovsnet.rows import AddPort, BridgeRow, PortRow, SetIdentity
 from ovsnet.state import Topology
 
 NODE = ipaddress.ip_address("192.0.2.1")
@@ -65,16 +65,19 @@ class Rows:
     def bridge(self) -> BridgeRow | None:
         return self.there
 
-    async def apply(self, changes: Sequence[AddPort]) -> None:
+    async def apply(self, changes: Sequence[AddPort | SetIdentity]) -> None:
         if self.away:
             raise SwitchUnavailable("ovsdb-server is away")
-        added = [change.spec.name for change in changes]
+        given = [
+            (each.name, each.external_ids)
+            if isinstance(each, SetIdentity)
+            else (each.spec.name, each.spec.external_ids)
+            for each in changes
+        ]
+        added = [name for name, _ in given]
         if self.there is None or self.refuses.intersection(added) or len(set(added)) < len(added):
             raise OvsnetError("constraint violation")
-        self.rows |= {
-            each.spec.name: PortRow(name=each.spec.name, external_ids=each.spec.external_ids)
-            for each in changes
-        }
+        self.rows |= {name: PortRow(name=name, external_ids=ids) for name, ids in given}
 
 
 class Links:
@@ -83,6 +86,18 @@ class Links:
 
     async def list_ours(self) -> dict[str, int]:
         return {names.token_of(port): 1450 for port in self.ports}
+
+
+@pytest.fixture(autouse=True)
+def lies(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What is wrong with the note of a container. Real interfaces are asked in test_recovery."""
+    lies: dict[str, str] = {}
+
+    async def contradiction(pod: Pod, links: object) -> str:
+        return lies.get(pod.container, "")
+
+    monkeypatch.setattr("ovsnet.agent.upkeep.contradiction", contradiction)
+    return lies
 
 
 def upkeep(rows: Rows, kept: Kept) -> Upkeep:
@@ -100,6 +115,25 @@ async def test_two_notes_of_one_port_are_told_of_once(caplog: pytest.LogCaptureF
     assert set(rows.rows) == {pod(4).port}
     assert sum(f"port {pod(2).port} is given back to nobody" in line for line in caplog.messages) == 1
     assert caplog.messages.count("a note is broken") == 1
+
+
+async def test_a_note_that_the_interface_refutes_gives_nothing_and_costs_nobody(
+    lies: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = Rows()
+    liar = replace(pod(2), container="liar")
+    lies["liar"] = "the interface has another MAC"
+    await upkeep(rows, Kept((liar, pod(2)))).recall(TOPOLOGY)
+    assert rows.rows[pod(2).port].external_ids[names.KEY_CONTAINER] == pod(2).container
+    assert any("does not get port" in line and "another MAC" in line for line in caplog.messages)
+
+
+async def test_a_row_that_lost_its_mark_gets_it_back(caplog: pytest.LogCaptureFixture) -> None:
+    rows = Rows()
+    rows.rows = {pod(number).port: PortRow(name=pod(number).port) for number in (2, 3)}
+    await upkeep(rows, Kept((pod(2),))).recall(TOPOLOGY)
+    assert rows.rows[pod(2).port].external_ids[names.KEY_CONTAINER] == pod(2).container
+    assert any(f"port {pod(3).port} has lost its mark" in line for line in caplog.messages)
 
 
 async def test_a_row_that_is_refused_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
@@ -126,6 +160,9 @@ async def test_a_switch_that_is_away_is_waited_for(away: bool) -> None:
 
 async def test_notes_are_read_for_what_has_no_row_alone() -> None:
     rows = Rows()
-    rows.rows = {pod(number).port: PortRow(name=pod(number).port) for number in range(2, 6)}
+    marked = {names.OWNER: names.ROLE_POD}
+    rows.rows = {
+        pod(number).port: PortRow(name=pod(number).port, external_ids=marked) for number in range(2, 6)
+    }
     tested = upkeep(rows, cast(Any, None))
     await tested.recall(TOPOLOGY)

@@ -112,7 +112,7 @@ def another_container(note: dict[str, Any]) -> None:
 
 
 def the_nodes_namespace(note: dict[str, Any]) -> None:
-    note["containerId"] = "other"
+    note |= {"containerId": "other", "netns": "/proc/1/ns/net"}
     for interface in note["result"]["interfaces"]:
         if interface.get("sandbox"):
             interface["sandbox"] = "/proc/1/ns/net"
@@ -136,8 +136,7 @@ def test_a_lying_note_is_refuted_by_the_pod(
         node.await_agent(30)
     finally:
         (folder / "0-lie").unlink()
-    if lie is not the_nodes_namespace:  # which the agent may not open, here
-        assert "by what is kept of its ADD" in agent_log(node)[mark:]
+    assert "by what is kept of its ADD" in agent_log(node)[mark:]
     assert_green(lab)
 
 

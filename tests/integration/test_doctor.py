@@ -27,6 +27,8 @@ OVSNET = "/run/ovsnet/bin/ovsnet"
 LIMIT = 10.0
 """Seconds that the doctor may take, whatever is broken."""
 
+pytestmark = pytest.mark.slow
+
 
 class Answer(NamedTuple):
     code: int
@@ -226,8 +228,6 @@ def test_everything_stopped(lab: Lab) -> None:
 
 HOLD = """
 import socket, time
-
-pytestmark = pytest.mark.slow
 held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 held.bind(("0.0.0.0", 4789))
 time.sleep(99)

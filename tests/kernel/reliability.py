@@ -42,6 +42,15 @@ names the device in the database while ovs-vswitchd is away, in a bridge `br-int
 the device stays until the first tunnel, for which ovs-vswitchd removes and makes it in one go. In a guest on one
 processor all of that takes longer than on a node.
 
+What is aimed at and not reached: 60 ms for established flows between nodes at ovs-vswitchd's start, a second until new
+connections are back, three until what was lost is rebuilt. An agent that was killed together with ovs-vswitchd comes
+too late to name the device if ovs-vswitchd is back before it, and its own start is part of the outage; if it comes
+first, what is left is the moment in which ovs-vswitchd removes and makes the device, and a guest's one processor is
+shared by two nodes' daemons and the probe. Tried besides: the device's name in `br-int` itself (ovs-vswitchd then
+takes it for a port and removes others in turn), in a bridge of an unknown datapath type (the same effect as now, with
+errors in its log), and an OpenFlow port of that name (reserved). What is rebuilt waits for the same processor: for
+ovs-vswitchd to make bridge and ports, and for an agent to start.
+
 Without its bridge, or with the database that describes it gone, a node forwards nothing until both are there again. A
 running agent knows what was there. One that starts then knows peers from the store and pods from what the container
 runtime keeps of each ADD's result (`/var/lib/cni/results`): they get their rows back with the addresses and MACs that

@@ -198,7 +198,7 @@ def test_a_node_is_started_again(lab: Lab, seen: Seen) -> None:
     Cni(node).assert_nothing_leaked()
     assert len({ip for ids in after.values() for ip in ids[names.KEY_IPS].split()}) == 4
     for version in (4, 6):
-        # The new pod's own server may need a moment.
+        # The node's uplink is a new one with another MAC, which its peer's kernel finds out after some seconds.
         eventually(functools.partial(fetch, lab, "a1", lab.pod("b1").address(version)))
 
 

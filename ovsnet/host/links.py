@@ -104,19 +104,20 @@ class Links:
             return pod.inspect(inside, ifname)
 
     def list_ours(self) -> dict[str, int]:
-        """The MTU of each pair whose host end is here, by token. One dump, whose cost is the kernel's."""
-        veths = all_links(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}))
-        ends = self._ours.dump(rtnl.RTM_GETLINK, veths, "list links", name_and_mtu)
-        return {names.token_of(name): mtu for name, mtu in ends if names.is_host_interface(name)}
+        """The MTU of each pair whose host end is here, by token."""
+        return {names.token_of(name): mtu for name, mtu, _ in self._host_ends()}
 
     def raise_fallen(self) -> list[str]:
         """Set up host ends that somebody set down; their tokens."""
+        return [names.token_of(name) for name, _, up in self._host_ends() if not up and self._raise(name)]
+
+    def _host_ends(self) -> list[tuple[str, int, bool]]:
+        """Name, MTU and whether it was set up. One dump, whose cost is the kernel's."""
         veths = all_links(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}))
-        found = self._ours.dump(
-            rtnl.RTM_GETLINK, veths, "list links", lambda data: (name_and_mtu(data)[0], is_up(data))
+        ends = self._ours.dump(
+            rtnl.RTM_GETLINK, veths, "list links", lambda data: (*name_and_mtu(data), is_up(data))
         )
-        fallen = [name for name, up in found if not up and names.is_host_interface(name)]
-        return [names.token_of(name) for name in fallen if self._raise(name)]
+        return [end for end in ends if names.is_host_interface(end[0])]
 
     def _raise(self, name: str) -> bool:
         """False: it was about to be deleted."""

@@ -7,6 +7,7 @@ import sys
 
 from ovsnet.config import Config
 from ovsnet.model import Frozen
+from ovsnet.rows import PROTOCOL
 
 SYSCTLS = (
     "net.ipv4.ip_forward",
@@ -72,7 +73,7 @@ def _own(path: str) -> list[Command]:
 
 
 def _switch(config: Config, control: str, management: str) -> list[Command]:
-    ofctl = ("ovs-ofctl", "-O", "OpenFlow14", "--timeout=4")
+    ofctl = ("ovs-ofctl", "-O", PROTOCOL, "--timeout=4")
     questions = (
         "version", "coverage/show", "memory/show", "upcall/show", "dpif/show", "dpctl/dump-flows", "dpctl/show",
         "fdb/show", "tnl/ports/show", "tnl/arp/show", "tnl/neigh/show", "tnl/egress_port_range", "ovs/route/show",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePath
 
 from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.rows import PROTOCOL
 from ovsnet.switch import command, monitor
 from ovsnet.switch.monitor import FlowChange
 
@@ -57,7 +58,7 @@ class OpenFlow:
         self.silent = False
         """vswitchd keeps the connection of `wait_down` open and says nothing: it hangs."""
         # To take names, ovs-ofctl would ask vswitchd for the features of all tables first: 15 ms a call.
-        self._ofctl = ("ovs-ofctl", "-O", "OpenFlow14", "--no-names", f"--timeout={patience}")
+        self._ofctl = ("ovs-ofctl", "-O", PROTOCOL, "--no-names", f"--timeout={patience}")
 
     async def bundle(self, lines: Iterable[str]) -> None:
         """Applies changes (`flow add ...`, `flow delete_strict ...`) all or none.

@@ -39,7 +39,9 @@ class Found(NamedTuple):
 @options.output_option
 @click.option("--repair", is_flag=True, help="Have the agent compare and repair at once, then look again.")
 def audit(path: Path, output: str, repair: bool) -> None:
-    """Compare what is installed with what should be: flows, ports, addresses, routes, rules.
+    """Compare what is installed with what should be: flows, ports, addresses, routes, settings.
+
+    Of the nftables table only whether it is there: its rules the agent alone compares.
 
     Lines are those of `ovs-ofctl diff-flows`: - is on the switch and should not be, + is missing. Exits with 1 if
     anything differs. The agent repairs by itself within a moment; what stays is a fight, or the agent is not running.

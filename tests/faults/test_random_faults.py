@@ -9,7 +9,7 @@ Every step says whether the world may settle after it (`settle`): where not, the
 there. Clocks jump in a guest of the kernel tier only: Linux has no time namespace for CLOCK_REALTIME, and the
 machine's own is not ours. The same goes for what netem does to packets.
 
-OVSNET_FAULT_STEPS=N makes about N steps, other ones each time. Without it the same ones each time: some three minutes,
+OVSNET_FAULT_STEPS=N makes about N steps, other ones each time. Without it the same ones each time: up to three minutes,
 in a guest one and a half.
 """
 

@@ -140,15 +140,15 @@ def _corrections(spec: PortSpec, row: PortRow) -> list[Change]:
 
 
 def lost_ports(
-    rows: Mapping[str, PortRow], orphans: Collection[str], kept: Sequence[Pod], topo: Topology
+    rows: Mapping[str, PortRow], orphans: Collection[str], cached: Sequence[Pod], topo: Topology
 ) -> LostPorts:
     """Gives pods their rows back.
 
-    orphans: pods' interfaces without a row. kept: the pods that the runtime knows. A row that is there says better
-    who has an address, or where a pod's interface is. An address outside of the ranges stays a pod's own, as for
+    orphans: pods' interfaces without a row of ours. cached: the pods that the runtime knows. A row that is there says
+    better who has an address, or where a pod's interface is. An address outside of the ranges stays a pod's own, as for
     pods with rows: ranges may change while pods run.
     """
-    candidates = list(dict.fromkeys(pod for pod in kept if pod.port in orphans))
+    candidates = list(dict.fromkeys(pod for pod in cached if pod.port in orphans))
     nodes = _nodes_addresses(topo)
     refused = [_misplaced(pod, nodes) for pod in candidates if nodes.intersection(pod.ips)]
     attached, taken = _held(state.pods(rows))

@@ -22,6 +22,7 @@ from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods
+from ovsnet.agent.recovery import Recovery
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.config import Config, Datapath
@@ -42,8 +43,6 @@ _PERIOD = 30.0
 """Seconds after which everything is compared again although nothing happened."""
 _RETRY = 1.0
 """Seconds after which a sync that failed is tried again; doubles up to _PERIOD."""
-
-
 _LOOK = 0.05
 """Seconds between looks for vswitchd."""
 _PATIENCE = 5.0
@@ -67,6 +66,7 @@ class Agent:
         wiring: Wiring,
         pods: Pods,
         upkeep: Upkeep,
+        recovery: Recovery,
     ) -> None:
         self.config = config
         self.name = name
@@ -79,6 +79,7 @@ class Agent:
         self.wiring = wiring
         self.pods = pods
         self.upkeep = upkeep
+        self.recovery = recovery
         self.topology: Topology | None = None
         self.complaints = Complaints(log)
         self.auditor = Auditor(installer, renderer, self.complaints, self.wake)
@@ -90,9 +91,9 @@ class Agent:
         self._arming = Arming(ovsdb)
         self._wake = asyncio.Event()
         self._comparisons: list[asyncio.Future[None]] = []
-        self._look = False
+        self._links_due = False
         """Pods' links are to be looked at."""
-        self._notices = Notices(names.GATEWAY, pipeline.ROUTER.ipv6, TABLE, self.wake, self._look_soon)
+        self._notices = Notices(names.GATEWAY, pipeline.ROUTER.ipv6, TABLE, self.wake, self._links_changed)
 
     def wake(self) -> None:
         """Something happened that a sync should look at."""
@@ -164,8 +165,8 @@ class Agent:
             comparisons, self._comparisons = self._comparisons, []
             if comparisons or time.monotonic() >= looked + _PERIOD:
                 # However often it is woken: what nobody tells of is looked for.
-                looked, self.auditor.due, self._look = time.monotonic(), True, True
-            if self._look:
+                looked, self.auditor.due, self._links_due = time.monotonic(), True, True
+            if self._links_due:
                 await self._look_at_pods()
             if self.auditor.due:
                 await self.auditor.audit()
@@ -182,13 +183,13 @@ class Agent:
                 if not done.done():
                     done.set_result(None)
 
-    def _look_soon(self) -> None:
-        self._look = True
+    def _links_changed(self) -> None:
+        self._links_due = True
         self.wake()
 
     async def _look_at_pods(self) -> None:
         """Pods whose interface somebody deleted: the runtime has to make them again, but people should know."""
-        self._look = False
+        self._links_due = False
         if self._adopted:
             try:
                 self.complaints.only("interface", await self.upkeep.look())
@@ -218,7 +219,7 @@ class Agent:
                 # Nothing else is wanted than before, so somebody else changed what there was.
                 self.auditor.tell("port", drift.ports(port_plan.changes))
         if not self.pods.known:
-            await self.upkeep.recall(topo)
+            await self.recovery.give_back(topo)
         self.pods.serve(topo, self.ovsdb.bridge(), self.ovsdb.ports())
         await self.upkeep.restore()
         if self._adopted:
@@ -310,7 +311,8 @@ class Agent:
         return self.host.datapath(self.config.datapath, self.ovsdb.datapath_types)
 
     async def _require_switch(self) -> None:
-        """Raises SwitchUnavailable when vswitchd does not serve the bridge within a moment."""
+        """Raises SwitchUnavailable when vswitchd does not serve the bridge within a moment, and NotReady at once when
+        somebody has removed it."""
         if not await self.openflow.is_up():
             await self._away()
         try:

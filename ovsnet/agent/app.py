@@ -22,9 +22,10 @@ from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods
+from ovsnet.agent.recovery import Recovery
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
-from ovsnet.cni import kept
+from ovsnet.cni import resultcache
 from ovsnet.cni.server import CniServer
 from ovsnet.config import Config
 from ovsnet.host.nft import Ruleset
@@ -74,7 +75,8 @@ async def run(config: Config) -> None:
         installer=installer,
         wiring=wiring,
         pods=pods,
-        upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring, kept=kept.pods),
+        upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring),
+        recovery=Recovery(ovsdb=ovsdb, links=links, read=resultcache.pods),
     )
     attachments.wake = agent.wake
     attachments.compare = agent.compare

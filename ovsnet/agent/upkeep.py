@@ -1,8 +1,8 @@
 """Running pods as they shall be: after a start, after somebody changed their rows, after the MTU changed.
 
-Owns what no CNI request asks for: adopting what an earlier run left, restoring rows (at a start from what the runtime
-knows), sweeping rows and links that belong to nobody, following port numbers and MTU. Never touches flows: they follow
-the list of pods. Called by the agent's loop.
+Owns what no CNI request asks for: adopting what an earlier run left, restoring rows, sweeping rows and links that
+belong to nobody, following port numbers and MTU. Never touches flows: they follow the list of pods. What was lost while
+no agent ran is `recovery`'s. Called by the agent's loop.
 """
 
 from __future__ import annotations
@@ -11,21 +11,17 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from ovsnet import names, plan, state
-from ovsnet.agent.complaints import Complaints
+from ovsnet import names, state
 from ovsnet.agent.pods import Pods, key_of
 from ovsnet.agent.wiring import Wiring
-from ovsnet.agent.witness import contradiction
-from ovsnet.cni.kept import Kept
-from ovsnet.errors import HostFailure, OvsnetError, SwitchUnavailable
+from ovsnet.errors import HostFailure
 from ovsnet.host.worker import LinkWorker
 from ovsnet.model import Pod
 from ovsnet.rows import AddPort, Change, PortRow, PortSpec, SetIdentity
-from ovsnet.state import Topology
 from ovsnet.switch.ovsdb import Ovsdb
 
 log = logging.getLogger("ovsnet.pods")
@@ -37,89 +33,13 @@ _NAMED = 10
 class Upkeep:
     """What keeps the pods of `Pods` as they are known."""
 
-    def __init__(
-        self,
-        pods: Pods,
-        *,
-        ovsdb: Ovsdb,
-        links: LinkWorker,
-        wiring: Wiring,
-        kept: Callable[[], Kept],
-    ) -> None:
-        """kept: reads what the container runtime knows of pods."""
+    def __init__(self, pods: Pods, *, ovsdb: Ovsdb, links: LinkWorker, wiring: Wiring) -> None:
         self._pods = pods
         self._ovsdb = ovsdb
         self._links = links
         self._wiring = wiring
         self._refused: set[str] = set()
         """Ports whose MTU can't be set."""
-        self._kept = kept
-        self._complaints = Complaints(log)
-        """About notes of the runtime."""
-
-    async def recall(self, topo: Topology) -> None:
-        """Gives rows to pods that have none, or an unmarked one, although their interface is there: the bridge was
-        deleted while no agent ran, or the whole database is a new one, or somebody cleared external_ids.
-
-        Whose an interface is only the runtime can tell then. To be called before the rows are read: afterwards all is
-        as if they had never been away. What a note says wrong is told of and costs only its own pod the row.
-        """
-        rows = self._ovsdb.ports()
-        marked = {name for name, row in rows.items() if row.role is not None}
-        orphans = {names.host_interface(token) for token in await self._links.list_ours()} - marked
-        if not orphans:
-            return
-        kept = self._kept()
-        true, refused = await self._sorted([pod for pod in kept.pods if pod.port in orphans])
-        refused += kept.refused
-        lost = plan.lost_ports(rows, orphans, true, topo)
-        for change in lost.changes:
-            log.warning("port %s has lost its row; restoring it: %s", change.spec.name, _who(change.spec))
-        refused += [*lost.refused, *await self._give([_again(change.spec, rows) for change in lost.changes])]
-        given = {change.spec.name for change in lost.changes}
-        refused += [
-            f"port {name} has lost its mark, and nothing tells whose it is; delete the pod, then: "
-            f"ovs-vsctl del-port {name}, and restart the agent"
-            for name in sorted(orphans & rows.keys() - given)
-        ]
-        self._complaints.only("note", refused)
-
-    async def _sorted(self, noted: Sequence[Pod]) -> tuple[list[Pod], list[str]]:
-        """Those that are as their notes say, or may be where none is known to be, and what is wrong with the others."""
-        true: list[Pod] = []
-        unsure: list[Pod] = []
-        refused: list[str] = []
-        for pod in dict.fromkeys(noted):
-            try:
-                words = await contradiction(pod, self._links)
-            except PermissionError:
-                unsure.append(pod)
-                continue
-            if words:
-                what = f"pod {pod.title} does not get port {pod.port} by what is kept of its ADD"
-                refused.append(f"{what}: {words}")
-            else:
-                true.append(pod)
-        known = {pod.port for pod in true}
-        return true + [pod for pod in unsure if pod.port not in known], refused
-
-    async def _give(self, changes: Sequence[AddPort | SetIdentity]) -> list[str]:
-        """Rows for pods; what OVSDB refuses, in words. Raises OvsnetError while it can't take any."""
-        try:
-            if changes:
-                await self._ovsdb.apply(changes)
-        except SwitchUnavailable:
-            raise
-        except OvsnetError as error:
-            if self._ovsdb.bridge() is None:
-                raise
-            if len(changes) == 1:
-                (change,) = changes
-                name = change.spec.name if isinstance(change, AddPort) else change.name
-                return [f"port {name} does not get its row back: {error}"]
-            # All or nothing: whoever is to blame, the others are served.
-            return [refused for change in changes for refused in await self._give([change])]
-        return []
 
     async def adopt(self) -> None:
         """Removes what interrupted requests, dead pods and a reboot left."""
@@ -263,17 +183,6 @@ def _restoration(pod: Pod, rows: Mapping[str, PortRow]) -> Change:
     return AddPort(
         spec=PortSpec(name=pod.port, external_ids=state.identity(pod), ofport_request=pod.ofport or None)
     )
-
-
-def _again(spec: PortSpec, rows: Mapping[str, PortRow]) -> AddPort | SetIdentity:
-    if spec.name in rows:
-        return SetIdentity(name=spec.name, external_ids=spec.external_ids, reclaim=True)
-    return AddPort(spec=spec)
-
-
-def _who(spec: PortSpec) -> str:
-    ids = spec.external_ids
-    return f"pod {ids[names.KEY_NAMESPACE]}/{ids[names.KEY_POD]} with {ids[names.KEY_IPS]}"
 
 
 def _text(pod: Pod) -> str:

@@ -1,9 +1,9 @@
-"""What the container runtime keeps of the pods that it attached: for a start that finds their rows gone.
+"""The result cache of the container runtime: the pods that it attached, for a start that finds their rows gone.
 
 Runtimes on libcni, as containerd and CRI-O are, write the result of every ADD into a folder on the node and remove it
-after DEL: one JSON document per attachment (libcni/api.go, `cachedInfo`). The CNI specification asks for the keeping
-(section 4, "CHECK" and "DEL") and not for a place. Only reads. A note of another network says nothing; one that can't
-be read, or that says what no ADD of ours has answered, is refused in words. Called by the agent's upkeep.
+after DEL: one JSON document per attachment (libcni/api.go, `cachedInfo`). The CNI specification asks for the caching
+(section 4, "CHECK" and "DEL") and not for a place. Only reads. An entry of another network says nothing; one that can't
+be read, or that says what no ADD of ours has answered, is refused in words. Called by the agent's recovery.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FOLDERS = (Path("/var/lib/cni/results"), Path("/var/lib/cni/cache/results"))
 PLUGIN = "ovsnet"
 """The `type` that a network of ours has in its configuration."""
 LARGEST = 64 * 1024
-"""Bytes of a note; they have some two thousand."""
+"""Bytes of an entry; they have some two thousand."""
 
 _KIND = "cniCacheV1"
 _POD_NAMESPACE, _POD_NAME = "K8S_POD_NAMESPACE", "K8S_POD_NAME"
@@ -34,15 +34,15 @@ _LONGEST_NAME, _LONGEST_PATH = 253, 4095
 _T = TypeVar("_T")
 
 
-class Kept(NamedTuple):
-    """pods: as they were added; `ofport` is 0. refused: what is wrong with the other notes, a line for each."""
+class Cached(NamedTuple):
+    """pods: as they were added; `ofport` is 0. refused: what is wrong with the other entries, a line for each."""
 
     pods: tuple[Pod, ...]
     refused: tuple[str, ...] = ()
 
 
 class _Refused(Exception):
-    """Why a note is not taken."""
+    """Why an entry is not taken."""
 
 
 class _Plugin(msgspec.Struct):
@@ -73,7 +73,7 @@ class _Result(msgspec.Struct):
     ips: list[_Address] = []
 
 
-class _Note(msgspec.Struct, rename="camel"):
+class _Entry(msgspec.Struct, rename="camel"):
     """As libcni writes it; the arguments of capabilities are left unread. config: base64 in the file."""
 
     kind: str = ""
@@ -85,13 +85,13 @@ class _Note(msgspec.Struct, rename="camel"):
     result: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-def pods(folders: Sequence[Path] = FOLDERS) -> Kept:
-    """The pods that notes in these folders tell of."""
+def pods(folders: Sequence[Path] = FOLDERS) -> Cached:
+    """The pods that entries in these folders tell of."""
     found: list[Pod] = []
     refused: list[str] = []
-    for path in _notes(folders):
+    for path in _files(folders):
         try:
-            if (pod := _pod(_decode(_read(path), _Note))) is not None:
+            if (pod := _pod(_decode(_read(path), _Entry))) is not None:
                 found.append(pod)
         except FileNotFoundError:
             continue  # Removed this moment.
@@ -99,10 +99,10 @@ def pods(folders: Sequence[Path] = FOLDERS) -> Kept:
             refused.append(f"{_shown(path)} gives no pod its row back: {error}")
         except OSError as error:
             refused.append(f"{_shown(path)} gives no pod its row back: {error.strerror}")
-    return Kept(tuple(found), tuple(refused))
+    return Cached(tuple(found), tuple(refused))
 
 
-def _notes(folders: Sequence[Path]) -> list[Path]:
+def _files(folders: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for folder in folders:
         try:
@@ -139,21 +139,21 @@ def _decode(data: bytes | msgspec.Raw, kind: type[_T]) -> _T:
         raise _Refused(f"it is not as libcni writes them: {reason}") from None
 
 
-def _pod(note: _Note) -> Pod | None:
-    """The pod that the note tells of; None if it is none of ours. Raises _Refused and BadNetworkConfig."""
-    network = _network(note)
+def _pod(entry: _Entry) -> Pod | None:
+    """The pod that the entry tells of; None if it is none of ours. Raises _Refused and BadNetworkConfig."""
+    network = _network(entry)
     if network is None:
         return None
-    result = _decode(note.result, _Result)
-    inside = _inside(note, result)
+    result = _decode(entry.result, _Result)
+    inside = _inside(entry, result)
     interface = result.interfaces[inside]
-    arguments = dict(note.cni_args or ())
+    arguments = dict(entry.cni_args or ())
     pod = Pod(
         namespace=arguments.get(_POD_NAMESPACE, ""),
-        name=arguments.get(_POD_NAME) or note.container_id,
-        container=note.container_id,
-        ifname=note.if_name,
-        netns=note.netns or interface.sandbox,
+        name=arguments.get(_POD_NAME) or entry.container_id,
+        container=entry.container_id,
+        ifname=entry.if_name,
+        netns=entry.netns or interface.sandbox,
         network=network,
         port=_port(result),
         ofport=0,
@@ -164,11 +164,11 @@ def _pod(note: _Note) -> Pod | None:
     return pod
 
 
-def _network(note: _Note) -> str | None:
-    """The network's name; None if no plugin of it is ours, or if the note is of another kind."""
-    if note.kind != _KIND or not note.config:
+def _network(entry: _Entry) -> str | None:
+    """The network's name; None if no plugin of it is ours, or if the entry is of another kind."""
+    if entry.kind != _KIND or not entry.config:
         return None
-    network = _decode(note.config, _Network)
+    network = _decode(entry.config, _Network)
     if PLUGIN not in {network.type, *(plugin.type for plugin in network.plugins)}:
         return None
     return network.name
@@ -183,12 +183,12 @@ def _port(result: _Result) -> str:
     return ours.pop()
 
 
-def _inside(note: _Note, result: _Result) -> int:
+def _inside(entry: _Entry, result: _Result) -> int:
     """Which interface of the result is the pod's."""
     for index, each in enumerate(result.interfaces):
-        if each.name == note.if_name and each.sandbox:
+        if each.name == entry.if_name and each.sandbox:
             return index
-    raise _Refused(f"its result has no interface {note.if_name!r} in a pod")
+    raise _Refused(f"its result has no interface {entry.if_name!r} in a pod")
 
 
 def _mac(text: str) -> str:

@@ -90,7 +90,7 @@ class Runner:
         for plugin in network["plugins"]:
             config = plugin_config(network, plugin, runtime_config, result)
             result = self.execute("ADD", config, environment)
-        kept = note(network, container, netns, ifname, args, runtime_config, result)
+        kept = cached_info(network, container, netns, ifname, args, runtime_config, result)
         path = self.cache_path(network, container, ifname)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(kept), 0o600)
@@ -204,7 +204,7 @@ def attachment(container: str, netns: str, ifname: str, args: Mapping[str, str] 
     return variables
 
 
-def note(
+def cached_info(
     network: Document,
     container: str,
     netns: str,

@@ -18,7 +18,7 @@ from cni_world import Cni
 from lab_world import eventually, ovsnet_json, running
 
 from ovsnet import state
-from ovsnet.cni import kept
+from ovsnet.cni import resultcache
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import Node
 
@@ -118,7 +118,7 @@ def test_a_container_is_reached_until_it_ends(lab: Lab, rootfs: Path) -> None:
                 done = lab.exec("b1", ["ping", "-c3", "-i0.2", "-W1", address])
                 assert f"bytes from {address}" in done.stdout
             # What would give it its row back, as libcni itself writes it.
-            found, refused = kept.pods([node.private("/var/lib/cni/results")])
+            found, refused = resultcache.pods([node.private("/var/lib/cni/results")])
             rows = {pod.port: state.identity(pod) for pod in state.pods(Cni(node).rows())}
             assert {pod.port: state.identity(pod) for pod in found} == rows
             assert not refused

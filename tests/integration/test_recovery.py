@@ -76,7 +76,7 @@ def test_running_pods_get_their_rows_back(
         assert not taken & set(answer.addresses)
 
 
-def test_notes_that_are_none_keep_no_pod_from_its_row(lab: Lab, node: Node) -> None:
+def test_entries_that_are_none_keep_no_pod_from_its_row(lab: Lab, node: Node) -> None:
     before, mark = identities(node), len(agent_log(node))
     folder = node.private("/var/lib/cni/results")
     bad = [folder / name for name in ("0-pipe", "0-link", "0-text")]
@@ -97,37 +97,37 @@ def test_notes_that_are_none_keep_no_pod_from_its_row(lab: Lab, node: Node) -> N
     assert_green(lab)
 
 
-def address_of_nobody(note: dict[str, Any]) -> None:
-    note["result"]["ips"][0]["address"] = "10.244.1.99/24"
+def address_of_nobody(entry: dict[str, Any]) -> None:
+    entry["result"]["ips"][0]["address"] = "10.244.1.99/24"
 
 
-def mac_of_nobody(note: dict[str, Any]) -> None:
-    for interface in note["result"]["interfaces"]:
+def mac_of_nobody(entry: dict[str, Any]) -> None:
+    for interface in entry["result"]["interfaces"]:
         interface["mac"] = "0a:58:0a:f4:01:63"
 
 
-def another_container(note: dict[str, Any]) -> None:
-    note["containerId"] = "other"
-    address_of_nobody(note)
+def another_container(entry: dict[str, Any]) -> None:
+    entry["containerId"] = "other"
+    address_of_nobody(entry)
 
 
-def the_nodes_namespace(note: dict[str, Any]) -> None:
-    note |= {"containerId": "other", "netns": "/proc/1/ns/net"}
-    for interface in note["result"]["interfaces"]:
+def the_nodes_namespace(entry: dict[str, Any]) -> None:
+    entry |= {"containerId": "other", "netns": "/proc/1/ns/net"}
+    for interface in entry["result"]["interfaces"]:
         if interface.get("sandbox"):
             interface["sandbox"] = "/proc/1/ns/net"
 
 
 @pytest.mark.parametrize("lie", [address_of_nobody, mac_of_nobody, another_container, the_nodes_namespace])
-def test_a_lying_note_is_refuted_by_the_pod(
+def test_a_lying_entry_is_refuted_by_the_pod(
     lab: Lab, node: Node, lie: Callable[[dict[str, Any]], None]
 ) -> None:
     """Beside the true one, which counts."""
     before, mark = identities(node), len(agent_log(node))
     folder = node.private("/var/lib/cni/results")
-    note = json.loads(next(path for path in sorted(folder.iterdir())).read_text())
-    lie(note)
-    (folder / "0-lie").write_text(json.dumps(note))
+    entry = json.loads(next(path for path in sorted(folder.iterdir())).read_text())
+    lie(entry)
+    (folder / "0-lie").write_text(json.dumps(entry))
     node.kill(AGENT, signal.SIGKILL)
     try:
         lose_bridge(node)
@@ -136,7 +136,7 @@ def test_a_lying_note_is_refuted_by_the_pod(
         node.await_agent(30)
     finally:
         (folder / "0-lie").unlink()
-    assert "by what is kept of its ADD" in agent_log(node)[mark:]
+    assert "by the runtime's cached result" in agent_log(node)[mark:]
     assert_green(lab)
 
 
@@ -169,7 +169,7 @@ def cookie(flow: str) -> str:
 
 
 def test_what_the_runtime_does_not_know_goes(lab: Lab, node: Node) -> None:
-    """An interface without a row and without a note is left of an interrupted request."""
+    """An interface without a row and without an entry is left of an interrupted request."""
     cni, container = Cni(node), new_container()
     with cni.namespaces(container):
         cni.add(container)

@@ -1,4 +1,4 @@
-"""Rows that are given back at a start: what one note says wrong costs no other pod its row, and never the start."""
+"""Rows that are given back at a start: what one cached result says wrong costs no other pod its row, nor the start."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from ovsnet import names
-from ovsnet.agent.upkeep import Upkeep
-from ovsnet.cni.kept import Kept
+from ovsnet.agent.recovery import Recovery
+from ovsnet.cni.resultcache import Cached
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.model import Encap, Pod
 from ovsnet.rows import AddPort, BridgeRow, PortRow, SetIdentity
@@ -90,40 +90,41 @@ class Links:
 
 @pytest.fixture(autouse=True)
 def lies(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What is wrong with the note of a container. Real interfaces are asked in test_recovery."""
+    """What is wrong with the entry of a container. Real interfaces are asked in test_recovery."""
     lies: dict[str, str] = {}
 
     async def contradiction(pod: Pod, links: object) -> str:
         return lies.get(pod.container, "")
 
-    monkeypatch.setattr("ovsnet.agent.upkeep.contradiction", contradiction)
+    monkeypatch.setattr("ovsnet.agent.recovery.contradiction", contradiction)
     return lies
 
 
-def upkeep(rows: Rows, kept: Kept) -> Upkeep:
+def recovery(rows: Rows, cached: Cached) -> Recovery:
     links = Links(*(pod(number).port for number in range(2, 6)))
-    nothing = cast(Any, None)
-    return Upkeep(nothing, ovsdb=cast(Any, rows), links=cast(Any, links), wiring=nothing, kept=lambda: kept)
+    return Recovery(ovsdb=cast(Any, rows), links=cast(Any, links), read=lambda: cached)
 
 
-async def test_two_notes_of_one_port_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_two_entries_of_one_port_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     rows = Rows()
-    tested = upkeep(rows, Kept((pod(2), replace(pod(3), port=pod(2).port), pod(4)), ("a note is broken",)))
+    tested = recovery(
+        rows, Cached((pod(2), replace(pod(3), port=pod(2).port), pod(4)), ("an entry is broken",))
+    )
     with caplog.at_level(logging.WARNING):
-        await tested.recall(TOPOLOGY)
-        await tested.recall(TOPOLOGY)
+        await tested.give_back(TOPOLOGY)
+        await tested.give_back(TOPOLOGY)
     assert set(rows.rows) == {pod(4).port}
     assert sum(f"port {pod(2).port} is given back to nobody" in line for line in caplog.messages) == 1
-    assert caplog.messages.count("a note is broken") == 1
+    assert caplog.messages.count("an entry is broken") == 1
 
 
-async def test_a_note_that_the_interface_refutes_gives_nothing_and_costs_nobody(
+async def test_an_entry_that_the_interface_refutes_gives_nothing_and_costs_nobody(
     lies: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = Rows()
     liar = replace(pod(2), container="liar")
     lies["liar"] = "the interface has another MAC"
-    await upkeep(rows, Kept((liar, pod(2)))).recall(TOPOLOGY)
+    await recovery(rows, Cached((liar, pod(2)))).give_back(TOPOLOGY)
     assert rows.rows[pod(2).port].external_ids[names.KEY_CONTAINER] == pod(2).container
     assert any("does not get port" in line and "another MAC" in line for line in caplog.messages)
 
@@ -131,7 +132,7 @@ async def test_a_note_that_the_interface_refutes_gives_nothing_and_costs_nobody(
 async def test_a_row_that_lost_its_mark_gets_it_back(caplog: pytest.LogCaptureFixture) -> None:
     rows = Rows()
     rows.rows = {pod(number).port: PortRow(name=pod(number).port) for number in (2, 3)}
-    await upkeep(rows, Kept((pod(2),))).recall(TOPOLOGY)
+    await recovery(rows, Cached((pod(2),))).give_back(TOPOLOGY)
     assert rows.rows[pod(2).port].external_ids[names.KEY_CONTAINER] == pod(2).container
     assert any(f"port {pod(3).port} has lost its mark" in line for line in caplog.messages)
 
@@ -139,7 +140,7 @@ async def test_a_row_that_lost_its_mark_gets_it_back(caplog: pytest.LogCaptureFi
 async def test_a_row_that_is_refused_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
     rows = Rows()
     rows.refuses.add(pod(3).port)
-    await upkeep(rows, Kept((pod(2), pod(3), pod(4)))).recall(TOPOLOGY)
+    await recovery(rows, Cached((pod(2), pod(3), pod(4)))).give_back(TOPOLOGY)
     assert set(rows.rows) == {pod(2).port, pod(4).port}
     assert f"port {pod(3).port} does not get its row back: constraint violation" in caplog.messages
 
@@ -150,19 +151,19 @@ async def test_a_switch_that_is_away_is_waited_for(away: bool) -> None:
     rows = Rows()
     rows.away = away
     rows.there = None
-    tested = upkeep(rows, Kept((pod(2), pod(3))))
+    tested = recovery(rows, Cached((pod(2), pod(3))))
     with pytest.raises(OvsnetError):
-        await tested.recall(TOPOLOGY)
+        await tested.give_back(TOPOLOGY)
     rows.away, rows.there = False, BRIDGE
-    await tested.recall(TOPOLOGY)
+    await tested.give_back(TOPOLOGY)
     assert set(rows.rows) == {pod(2).port, pod(3).port}
 
 
-async def test_notes_are_read_for_what_has_no_row_alone() -> None:
+async def test_entries_are_read_for_what_has_no_row_alone() -> None:
     rows = Rows()
     marked = {names.OWNER: names.ROLE_POD}
     rows.rows = {
         pod(number).port: PortRow(name=pod(number).port, external_ids=marked) for number in range(2, 6)
     }
-    tested = upkeep(rows, cast(Any, None))
-    await tested.recall(TOPOLOGY)
+    tested = recovery(rows, cast(Any, None))
+    await tested.give_back(TOPOLOGY)

@@ -1,4 +1,4 @@
-"""What a runtime's notes say of pods, and that notes of others say nothing."""
+"""What a runtime's result cache says of pods, and that entries of others say nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ovsnet.cni import kept
+from ovsnet.cni import resultcache
 from ovsnet.lab import cni_runner
 from ovsnet.model import Pod
 
@@ -87,10 +87,10 @@ def called(**args: str) -> dict[str, Any]:
     return {"cniArgs": [[name, value] for name, value in args.items()]}
 
 
-def read(folder: Path, *texts: str) -> kept.Kept:
+def read(folder: Path, *texts: str) -> resultcache.Cached:
     for number, text in enumerate(texts):
         (folder / f"ovsnet-{number}-eth0").write_text(text)
-    return kept.pods([folder, folder / "missing"])
+    return resultcache.pods([folder, folder / "missing"])
 
 
 def test_a_pod_is_read_as_it_was_added(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_a_single_plugin_is_a_network_as_well(tmp_path: Path) -> None:
 
 def test_what_the_labs_runner_keeps_is_read(tmp_path: Path) -> None:
     args = {"K8S_POD_NAMESPACE": "shop", "K8S_POD_NAME": "cart-7d4b9"}
-    note = cni_runner.note(OURS, "c0ffee", NETNS, "eth0", args, None, document()["result"])
-    assert read(tmp_path, json.dumps(note)) == ((POD,), ())
-    assert list(note) == [
+    entry = cni_runner.cached_info(OURS, "c0ffee", NETNS, "eth0", args, None, document()["result"])
+    assert read(tmp_path, json.dumps(entry)) == ((POD,), ())
+    assert list(entry) == [
         "kind",
         "containerId",
         "config",
@@ -119,7 +119,7 @@ def test_what_the_labs_runner_keeps_is_read(tmp_path: Path) -> None:
     ]
 
 
-def test_older_notes_have_no_namespace_of_their_own(tmp_path: Path) -> None:
+def test_older_entries_have_no_namespace_of_their_own(tmp_path: Path) -> None:
     old = document()
     del old["netns"], old["cniArgs"]
     (pod,) = read(tmp_path, json.dumps(old)).pods
@@ -135,7 +135,7 @@ def test_older_notes_have_no_namespace_of_their_own(tmp_path: Path) -> None:
         {"config": encoded({"name": "ovsnet", "type": "multus", "delegates": [OURS]})},
     ],
 )
-def test_notes_of_others_say_nothing(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_entries_of_others_say_nothing(tmp_path: Path, change: dict[str, Any]) -> None:
     assert read(tmp_path, json.dumps(document() | change)) == ((), ())
 
 
@@ -191,7 +191,7 @@ def test_macs_are_as_rows_have_them(tmp_path: Path) -> None:
     assert pod.mac == POD.mac
 
 
-def test_a_broken_note_hides_no_other(tmp_path: Path) -> None:
+def test_a_broken_entry_hides_no_other(tmp_path: Path) -> None:
     found = read(tmp_path, "", '{"kind": "cniCa', json.dumps(document()), "[]", "[" * 50_000)
     assert found.pods == (POD,)
     assert len(found.refused) == 4
@@ -214,7 +214,7 @@ def test_what_is_no_file_is_not_waited_for_or_followed(tmp_path: Path) -> None:
 
 def test_huge_files_are_not_read(tmp_path: Path) -> None:
     text = json.dumps(document())
-    found = read(tmp_path, text + " " * kept.LARGEST, text + " " * (kept.LARGEST - len(text)))
+    found = read(tmp_path, text + " " * resultcache.LARGEST, text + " " * (resultcache.LARGEST - len(text)))
     assert found.pods == (POD,)
     assert "more than 65536 bytes" in found.refused[0]
 

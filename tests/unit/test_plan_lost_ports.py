@@ -91,7 +91,7 @@ def test_a_row_says_it_better(other: Pod, what: str) -> None:
     assert lost(rows, {pod(2).port}, [other]) == ([], []), what
 
 
-def test_two_notes_of_one_address_give_one_row() -> None:
+def test_two_entries_of_one_address_give_one_row() -> None:
     first, second = pod(2), replace(pod(3), ips=pod(2).ips)
     changes, _ = lost({}, {first.port, second.port}, [first, second])
     assert [change.spec.name for change in changes] == [first.port]
@@ -106,12 +106,12 @@ def test_a_port_that_is_named_for_several_is_nobodys() -> None:
     assert "default/p2 (c2 eth0), default/p3 (c3 eth0)" in line
 
 
-def test_the_same_note_twice_is_one() -> None:
+def test_the_same_entry_twice_is_one() -> None:
     changes, refused = lost({}, {pod(2).port}, [pod(2), pod(2)])
     assert ([change.spec.name for change in changes], refused) == ([pod(2).port], [])
 
 
-def test_a_note_that_a_row_contradicts_makes_nothing_ambiguous() -> None:
+def test_an_entry_that_a_row_contradicts_makes_nothing_ambiguous() -> None:
     stale = replace(pod(3), port=pod(2).port)
     changes, refused = lost({pod(3).port: row(pod(3))}, {pod(2).port}, [stale, pod(2)])
     assert [change.spec.external_ids[names.KEY_CONTAINER] for change in changes] == ["c2"]

@@ -1,4 +1,4 @@
-"""What tests of restarts share: servers in pods, the probe between them while something happens, and what it saw.
+"""What tests of restarts share: a lab, servers in pods, the probe between them meanwhile, and what it saw.
 
 Each test has the fixture `seen`, whose content goes into docs/reliability.md under the words of its mark `event`.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import probe
 import pytest
-from lab_world import SLOWER, SOON
+from lab_world import SLOWER, SOON, running
 
 from ovsnet.host.datapath import kernel_has_openvswitch
 from ovsnet.lab.lab import Lab
@@ -72,8 +72,20 @@ class Seen:
                 each["back"] = round(max(0.0, each["last_failure"] - self.since), 2)
 
 
-def fixture(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Seen]:
-    """The body of each module's fixture `seen`."""
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with running(nodes=2, pods=2, datapath="system") as lab:
+        yield lab
+
+
+@pytest.fixture
+def node(lab: Lab) -> Node:
+    return lab.node("node-a")
+
+
+@pytest.fixture
+def seen(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Seen]:
+    """To be filled by `probing` or `first_words`."""
     seen = Seen()
     yield seen
     marker, node = request.node.get_closest_marker("event"), request.node

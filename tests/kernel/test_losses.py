@@ -10,15 +10,26 @@ import functools
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cni_world
 import pytest
-import restart_world
 from cni_world import Cni, launch_agent
-from lab_world import SLOWER, agent_log, dump, eventually, fetch, ovsnet_json, reconfigure, running, tunnels
-from restart_world import MARKS, REBUILT, TARGETS, Seen, back_within, nothing, probing, serving
+from lab_world import SLOWER, agent_log, dump, eventually, fetch, ovsnet_json, reconfigure, tunnels
+from restart_world import (
+    MARKS,
+    REBUILT,
+    TARGETS,
+    Seen,
+    back_within,
+    lab,
+    node,
+    nothing,
+    probing,
+    seen,
+    serving,
+)
 
 from ovsnet import names, state
 from ovsnet.lab import files
@@ -27,32 +38,17 @@ from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
 from ovsnet.lab.spec import node_spec
 from ovsnet.lab.state import write_atomically
 
+__all__ = ["lab", "node", "seen"]
 pytestmark = MARKS
 PODS, PEERS = 200, 1000
 AWAY = 60.0
 """Seconds; the agent compares everything every 30."""
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with running(nodes=2, pods=2, datapath="system") as lab:
-        yield lab
-
-
 @pytest.fixture
 def servers(lab: Lab) -> Iterator[None]:
     with serving(lab, *TARGETS):
         yield
-
-
-@pytest.fixture
-def seen(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Seen]:
-    yield from restart_world.fixture(request, record_property)
-
-
-@pytest.fixture
-def node(lab: Lab) -> Node:
-    return lab.node("node-a")
 
 
 def identities(node: Node) -> dict[str, dict[str, str]]:

@@ -12,13 +12,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import restart_world
 from cni_world import launch_agent
-from lab_world import agent_log, dump, eventually, running
+from lab_world import agent_log, dump, eventually
 from restart_world import (
     BACK,
     MARKS,
@@ -29,8 +28,11 @@ from restart_world import (
     bridges,
     devices_kept,
     first_words,
+    lab,
+    node,
     nothing,
     probing,
+    seen,
     serving,
 )
 
@@ -39,6 +41,7 @@ from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, OVSDB, START_SECONDS, VSWITCHD, Node
 from ovsnet.resources import flows_dir, templates_dir
 
+__all__ = ["lab", "node", "seen"]
 pytestmark = MARKS
 RESTART = 600
 """Datagrams, of one a millisecond, that an established flow between nodes may lose at ovs-vswitchd's own start, however
@@ -50,26 +53,10 @@ PAIRS = 60
 """Addresses of each family that pods have for first words: enough for a minute."""
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with running(nodes=2, pods=2, datapath="system") as lab:
-        yield lab
-
-
 @pytest.fixture(scope="module", autouse=True)
 def servers(lab: Lab) -> Iterator[None]:
     with serving(lab, *TARGETS):
         yield
-
-
-@pytest.fixture
-def seen(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Seen]:
-    yield from restart_world.fixture(request, record_property)
-
-
-@pytest.fixture
-def node(lab: Lab) -> Node:
-    return lab.node("node-a")
 
 
 @pytest.mark.event("nothing")

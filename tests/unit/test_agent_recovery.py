@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import pytest
+from lost_pods import TOPOLOGY, pod
 from msgspec.structs import replace
 
 from ovsnet import names
 from ovsnet.agent.recovery import Recovery
 from ovsnet.cni.resultcache import Cached
 from ovsnet.errors import OvsnetError, SwitchUnavailable
-from ovsnet.model import Encap, Pod
+from ovsnet.model import Pod
 from ovsnet.rows import AddPort, BridgeRow, PortRow, SetIdentity
-from ovsnet.state import Topology
-
-NODE = ipaddress.ip_address("192.0.2.1")
-TOPOLOGY = Topology(
-    name="node-1",
-    addresses=(NODE,),
-    internal=(NODE,),
-    cidrs=(ipaddress.ip_network("10.244.1.0/24"),),
-    gateways=(ipaddress.ip_address("10.244.1.1"),),
-    mac="0a:58:0a:f4:01:01",
-    mtu=1450,
-    encaps=(Encap.VXLAN,),
-    tunnel_ports=(4789,),
-    peers=(),
-)
 
 BRIDGE = BridgeRow(name="br-int", datapath_type="", fail_mode="secure", other_config={}, external_ids={})
-
-
-def pod(number: int) -> Pod:
-    return Pod(
-        namespace="default",
-        name=f"p{number}",
-        container=f"c{number}",
-        ifname="eth0",
-        netns=f"/run/netns/p{number}",
-        network="ovsnet",
-        port=f"pod-0000000{number}",
-        ofport=0,
-        mac=f"0a:58:0a:f4:01:0{number}",
-        ips=(ipaddress.ip_address(f"10.244.1.{number}"),),
-    )
 
 
 class Rows:

@@ -12,11 +12,13 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import pytest
 import yaml
-from lab_world import SLOWER
+from lab_world import SLOWER, assert_green, running
 
 from ovsnet import names, state
 from ovsnet.lab import files
+from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, Node
 from ovsnet.lab.state import call, wait_for, write_atomically
 from ovsnet.rows import PortRow
@@ -239,3 +241,16 @@ def path(container: str) -> str:
 
 def new_container() -> str:
     return f"c{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Two nodes with a pod each, which all talk."""
+    with running(nodes=2, pods=1) as lab:
+        assert_green(lab)
+        yield lab
+
+
+@pytest.fixture
+def cni(lab: Lab) -> Cni:
+    return Cni(lab.node("node-a"))

@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from cni_world import Cni, launch_agent, path
-from lab_world import agent_log, assert_green, dump, eventually, fetch, running, tunnels
+from cni_world import Cni, lab, launch_agent, path
+from lab_world import agent_log, dump, eventually, fetch, tunnels
 
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
+
+__all__ = ["lab"]
 
 SETTLED = 20
 """Pings before the one from which on none may be lost."""
@@ -26,13 +28,6 @@ SECONDS = 8.0
 """Within which ports work again after vswitchd came back, on a busy machine; usually it is one."""
 RECONNECT = 20.0
 """vswitchd and the agent try to reach ovsdb-server again after 1, 2, 4, at most 8 seconds."""
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with running(nodes=2, pods=1) as lab:
-        assert_green(lab)
-        yield lab
 
 
 @pytest.fixture

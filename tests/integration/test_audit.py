@@ -8,25 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cni_world import Cni
-from lab_world import agent_log, assert_green, dump, eventually, running
+from cni_world import Cni, cni, lab
+from lab_world import agent_log, dump, eventually
 
 from ovsnet import names, state
-from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT
 from ovsnet.lab.state import Completed
 
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with running(nodes=2, pods=1) as lab:
-        assert_green(lab)
-        yield lab
-
-
-@pytest.fixture
-def cni(lab: Lab) -> Cni:
-    return Cni(lab.node("node-a"))
+__all__ = ["cni", "lab"]
 
 
 def audit(cni: Cni, *options: str) -> Completed:

@@ -1,21 +1,20 @@
-"""Any state to any state: a plan carried out ends in what was wanted and leaves nothing to plan."""
+"""Ports from any rows to any wish: a plan carried out ends in what was wanted and leaves nothing to plan."""
 
 from __future__ import annotations
 
 import collections
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ovsnet import names, plan, resources, state
+from ovsnet import names, plan, state
 from ovsnet.config import Config
 from ovsnet.errors import OvsnetError
-from ovsnet.model import Encap, LocalNode, Node, Object, Peer, Pod, Tunnels
-from ovsnet.render import Lines, Renderer
+from ovsnet.model import Encap, Node, Tunnels
 from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetIdentity, SetPort
 
 OURS = (names.ROLE_GATEWAY, names.ROLE_TUNNEL)
@@ -318,157 +317,3 @@ def test_peers_that_swap_addresses_swap_ports() -> None:
         for row in database.by_name.values()
     }
     assert owners == {None: "a", "192.0.2.2": "c", "192.0.2.3": "b"}
-
-
-# Flows.
-
-
-class Table:
-    """Flows as an OpenFlow switch keeps them: by table, priority and match, whoever's they are."""
-
-    def __init__(self, lines: Iterable[str] = ()) -> None:
-        self.flows: dict[tuple[str, frozenset[str]], tuple[str, str]] = {}
-        for line in lines:
-            self.add(line)
-
-    def add(self, line: str) -> None:
-        head, _, actions = line.partition(" actions=")
-        cookie, _, match = head.partition(",")
-        self.flows[self._key(match)] = (cookie, actions)
-
-    def delete_strict(self, line: str) -> None:
-        cookie, _, match = line.partition(",")
-        value, slash, mask = cookie.partition("/")
-        assert (slash, mask) == ("/", "-1"), "else it would be anybody's flow"
-        found = self.flows.get(self._key(match))
-        if found is not None and found[0] == value:
-            del self.flows[self._key(match)]
-
-    def bundle(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            verb, _, rest = line.removeprefix("flow ").partition(" ")
-            {"add": self.add, "delete_strict": self.delete_strict}[verb](rest)
-
-    @staticmethod
-    def _key(match: str) -> tuple[str, frozenset[str]]:
-        table, _, rest = match.partition(",")
-        return table, frozenset(rest.split(","))
-
-
-def everything(rendered: Mapping[int, Lines]) -> Table:
-    return Table(line for lines in rendered.values() for line in lines)
-
-
-def reached(before: Mapping[int, Lines], after: Mapping[int, Lines]) -> None:
-    switch = everything(before)
-    switch.bundle(plan.flows(before, after))
-    assert switch.flows == everything(after).flows
-    assert plan.flows(after, after) == []
-
-
-MATCHES = st.sampled_from(
-    [f"table={t},priority={p},in_port={i}" for t in (0, 10) for p in (1, 2) for i in (1, 2, 3)]
-)
-
-
-@st.composite
-def rendered(draw: st.DrawFn) -> dict[int, Lines]:
-    """Flows of up to four objects; one match belongs to one of them."""
-    owners = draw(
-        st.dictionaries(
-            MATCHES, st.tuples(st.integers(1, 4), st.sampled_from(["drop", "output:1", "output:2"]))
-        )
-    )
-    found: dict[int, list[str]] = {}
-    for match, (cookie, actions) in owners.items():
-        found.setdefault(cookie, []).append(f"cookie=0x{cookie:x},{match} actions={actions}")
-    return {cookie: tuple(lines) for cookie, lines in found.items()}
-
-
-@settings(deadline=None)
-@given(rendered(), rendered())
-def test_flows_from_any_state_to_any_state(before: dict[int, Lines], after: dict[int, Lines]) -> None:
-    reached(before, after)
-
-
-def pod_object(name: str, octet: int, ofport: int) -> Pod:
-    ips = (ipaddress.ip_address(f"10.244.1.{octet}"), ipaddress.ip_address(f"fd00:1::{octet:x}"))
-    return Pod(
-        namespace="default",
-        name=name,
-        container=name,
-        ifname="eth0",
-        netns="",
-        network="ovsnet",
-        port=f"pod-{ofport:08x}",
-        ofport=ofport,
-        mac=names.mac_of(ips[0]),
-        ips=ips,
-    )
-
-
-def peer_object(name: str, number: int, ofport: int, by_flow: bool) -> Peer:
-    return Peer(
-        name=name,
-        remote=ipaddress.ip_address(f"192.0.2.{number}"),
-        encap=Encap.GENEVE,
-        cidrs=(ipaddress.ip_network(f"10.245.{number}.0/24"),),
-        addresses=(ipaddress.ip_address(f"192.0.2.{number}"),),
-        port="gen",
-        ofport=20000 if by_flow else ofport,
-        by_flow=by_flow,
-    )
-
-
-@st.composite
-def objects(draw: st.DrawFn) -> list[Object]:
-    """A node, pods and peers; addresses and ports wander between them, but each is one's at a time."""
-
-    def some(what: list[str]) -> list[str]:
-        return draw(st.lists(st.sampled_from(what), unique=True))
-
-    octets = draw(st.permutations([2, 3, 4, 5]))
-    ports = draw(st.permutations([16, 17, 18, 19]))
-    numbers = draw(st.permutations([12, 13, 14]))
-    by_flow = draw(st.booleans())
-    node = LocalNode(
-        name="node-a",
-        addresses=(ipaddress.ip_address("192.0.2.11"),),
-        cidrs=(ipaddress.ip_network("10.244.1.0/24"), ipaddress.ip_network("fd00:1::/64")),
-        gateways=(ipaddress.ip_address("10.244.1.1"), ipaddress.ip_address("fd00:1::1")),
-        mac="0a:58:0a:f4:01:01",
-        ofport=draw(st.sampled_from([1, 2])),
-    )
-    pods = [pod_object(name, octets[at], ports[at]) for at, name in enumerate(some(["A", "B", "C", "D"]))]
-    peers = [
-        peer_object(name, numbers[at], 20000 + at, by_flow) for at, name in enumerate(some(["b", "c", "d"]))
-    ]
-    return [node, *pods, *peers]
-
-
-RENDERER = Renderer(resources.flows_dir())
-
-
-@settings(deadline=None)
-@given(objects(), objects())
-def test_flows_of_any_objects_to_any_objects(before: list[Object], after: list[Object]) -> None:
-    reached(RENDERER.state(before), RENDERER.state(after))
-
-
-def test_an_address_moves_to_another_pod() -> None:
-    before = RENDERER.state([pod_object("A", 5, 16)])
-    after = RENDERER.state([pod_object("B", 5, 17)])
-    reached(before, after)
-    switch = everything(before)
-    switch.bundle(plan.flows(before, after))
-    owners = {cookie for cookie, _ in switch.flows.values()}
-    assert owners == {f"cookie=0x{cookie:x}" for cookie in after}
-
-
-def test_what_stays_is_not_written_again() -> None:
-    before = RENDERER.state([pod_object("A", 5, 16), pod_object("B", 6, 17)])
-    after = RENDERER.state([pod_object("A", 5, 16)])
-    bundle = plan.flows(before, after)
-    (gone,) = before.keys() - after.keys()
-    assert len(bundle) == len(before[gone])
-    assert all(line.startswith("flow delete_strict ") for line in bundle)

@@ -61,8 +61,8 @@ HARMS: dict[str, list[str]] = {
 }
 """By hand, at any time: whatever is there of it comes back, and what is not ours goes."""
 GRAVE = ("bridge deleted", "pod's port deleted", "pod's identity deleted")
-"""Rows are where an agent that starts knows its pods from. Those that were deleted it makes again from what the runtime
-keeps of each pod; one that is there without its identity only an agent that runs can put right."""
+"""Each by itself: rows are where an agent knows its pods from. One that starts gives them back from the runtime's cache
+(test_recovery), but what an interrupted ADD or DEL has left then could not be told from a pod."""
 PORTS = {
     "tunnels deleted": "--if-exists del-port br-int {}",
     "tunnels' key altered": "--if-exists set Interface {} options:key=78",

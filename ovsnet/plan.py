@@ -15,7 +15,6 @@ from ovsnet import encap, names, recall, state
 from ovsnet.config import Config
 from ovsnet.errors import OvsnetError
 from ovsnet.model import Frozen, IPAddress, Pod, Tunnels
-from ovsnet.render import Rendered
 from ovsnet.rows import AddPort, Change, DeletePort, PortRow, PortSpec, SetIdentity, SetPort
 from ovsnet.state import PeerNode, Topology
 
@@ -220,33 +219,3 @@ def _as_spec(row: PortRow, spec: PortSpec) -> PortSpec:
         mac=row.mac,
         mtu_request=row.mtu_request,
     )
-
-
-def flows(installed: Rendered, desired: Rendered) -> list[str]:
-    """The bundle that leads from one rendered state to the other, for `ovs-ofctl bundle`.
-
-    Deletions come first and only match flows with their own cookie, so a flow that moves from one
-    object to another survives whichever of the two is looked at first.
-    """
-    deletions: list[str] = []
-    additions: list[str] = []
-    for cookie in installed.keys() | desired.keys():
-        before = installed.get(cookie, ())
-        after = desired.get(cookie, ())
-        if before == after:
-            continue
-        matches = {match_of(line) for line in after}
-        known = set(before)
-        deletions += [_deletion(line) for line in before if match_of(line) not in matches]
-        additions += [f"flow add {line}" for line in after if line not in known]
-    return deletions + additions
-
-
-def match_of(line: str) -> str:
-    """A flow without its actions: what makes it the flow that it is."""
-    return line.partition(" actions=")[0]
-
-
-def _deletion(line: str) -> str:
-    cookie, _, rest = match_of(line).partition(",")
-    return f"flow delete_strict {cookie}/-1,{rest}"

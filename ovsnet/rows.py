@@ -10,8 +10,8 @@ from __future__ import annotations
 from ovsnet import names
 from ovsnet.model import Frozen
 
-PROTOCOL = "OpenFlow14"
-"""The version that the agent speaks: the first with bundles."""
+PROTOCOL = "OpenFlow15"
+"""The version that the agent speaks: the first in which a group says how it selects."""
 
 
 class BridgeSpec(Frozen):

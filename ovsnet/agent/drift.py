@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from ovsnet import names
+from ovsnet import flowplan, names
 from ovsnet.model import Frozen, Object
 from ovsnet.render import kind_of
 from ovsnet.rows import AddPort, Change, DeletePort, SetIdentity, SetPort
@@ -80,23 +80,27 @@ def cookie_in(line: str) -> int:
 def describe(
     differences: Iterable[str], objects: Mapping[int, Object], tables: Mapping[int, str]
 ) -> list[Drift]:
-    """The lines of `ovs-ofctl diff-flows` as drifts; a flow with other actions is one.
+    """Lines as of `ovs-ofctl diff-flows`, groups among them, as drifts; a flow with other actions is one.
 
     objects: by cookie. tables: names by number.
     """
     by_flow: dict[str, dict[str, str]] = {}
     for line in differences:
-        place = _COOKIE.sub("", line[1:].partition(" actions=")[0]).split()
-        by_flow.setdefault(" ".join(place), {})[line[:1]] = line
+        by_flow.setdefault(_place(line[1:]), {})[line[:1]] = line
     return [_drift(found, objects, tables) for found in by_flow.values()]
+
+
+def _place(line: str) -> str:
+    """What a line is about, whatever it says of it."""
+    number = flowplan.group_of(line)
+    if number is not None:
+        return f"group {number}"
+    return " ".join(_COOKIE.sub("", flowplan.match_of(line)).split())
 
 
 def _drift(found: Mapping[str, str], objects: Mapping[int, Object], tables: Mapping[int, str]) -> Drift:
     # What it should be names the object; only what nobody wants is named by what it is.
     line = found.get("+") or found["-"]
-    table = _TABLE.match(line)
-    number = int(table[1]) if table else 0
-    where = f"table {tables.get(number, str(number))}"
     cookie = cookie_in(line)
     obj = objects.get(cookie)
     if obj is not None:
@@ -104,6 +108,12 @@ def _drift(found: Mapping[str, str], objects: Mapping[int, Object], tables: Mapp
     else:
         who = f"an unknown {names.kind_of(cookie) or 'owner'} (cookie {cookie:#x})"
     what = "altered" if len(found) > 1 else "deleted" if "+" in found else "added"
+    group = flowplan.group_of(line[1:])
+    if group is not None:
+        return Drift(subject=f"group {group} of {who}", what=what, lines=tuple(found.values()))
+    table = _TABLE.match(line)
+    number = int(table[1]) if table else 0
+    where = f"table {tables.get(number, str(number))}"
     return Drift(subject=f"flow of {who} in {where}", what=what, lines=tuple(found.values()))
 
 
@@ -136,17 +146,22 @@ def _owner(ids: Mapping[str, str]) -> str:
 
 def remedy(drifts: Iterable[Drift]) -> list[str]:
     """The bundle that undoes them, for `ovs-ofctl bundle`."""
-    deletions, additions = [], []
+    groups, deletions, additions, gone = [], [], [], []
     for drift in drifts:
-        lacks = [line[1:] for line in drift.lines if line.startswith("+")]
+        has, lacks = ([line[1:] for line in drift.lines if line.startswith(sign)] for sign in "-+")
+        group = flowplan.group_of(drift.lines[0][1:])
+        if group is not None:
+            groups += flowplan.group_changes(flowplan.split(has)[1], flowplan.split(lacks)[1])
+            gone += flowplan.group_deletions(flowplan.split(has)[1], flowplan.split(lacks)[1])
+            continue
         additions += [f"flow add {line}" for line in lacks]
         if not lacks:
-            match = drift.lines[0][1:].partition(" actions=")[0]
+            match = flowplan.match_of(has[0])
             cookie = f"cookie={cookie_in(match):#x}/-1"
             deletions.append(
                 f"flow delete_strict {_COOKIE.sub(cookie, match) if _COOKIE.search(match) else match}"
             )
-    return deletions + additions
+    return groups + deletions + additions + gone
 
 
 class Patience:

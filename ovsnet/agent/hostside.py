@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from ovsnet import config, names, pipeline
 from ovsnet.errors import ConfigError, HostFailure
 from ovsnet.host import datapath, gateway, uplink
-from ovsnet.host.nft import TABLE, Ruleset
+from ovsnet.host.nft import Ruleset
 from ovsnet.host.types import EgressSpec, GatewaySpec, NeighbourSpec, RouteSpec, Uplink, UplinkChoice
 from ovsnet.model import Encap, IPAddress
 from ovsnet.state import Topology
@@ -72,25 +72,16 @@ class HostSide:
             )
         return str(choice.value)
 
-    async def differences(self, topo: Topology) -> list[str]:
-        """What `reconcile` would change, as far as it can be told without having made it. Raises HostFailure."""
-        missing = [] if await self._rules.exists() else [f"nftables table {TABLE} is not there"]
-        return gateway.differences(gateway_spec(topo)) + missing
+    async def differences(self, topo: Topology, egress: config.Egress) -> list[str]:
+        """What `reconcile` would change, one line each. Raises HostFailure."""
+        return gateway.differences(gateway_spec(topo)) + await self._rules.differences(
+            egress_spec(topo, egress)
+        )
 
     async def reconcile(self, topo: Topology, egress: config.Egress) -> list[str]:
         """Makes the kernel's side so; says what was changed, one line each. Raises HostFailure."""
         done = await gateway.reconcile(gateway_spec(topo))
-        spec = EgressSpec(
-            gateway=names.GATEWAY,
-            pod_cidrs=topo.cidrs,
-            peers=tuple(address for peer in topo.peers for address in peer.addresses),
-            tunnel_ports=topo.tunnel_ports,
-            gre=Encap.GRE in topo.encaps,
-            no_masquerade=egress.no_masquerade,
-            masquerade=egress.masquerade,
-            random_fully=egress.random_fully,
-        )
-        return done + await self._rules.reconcile(spec, verify=True)
+        return done + await self._rules.reconcile(egress_spec(topo, egress), verify=True)
 
 
 def gateway_spec(topo: Topology) -> GatewaySpec:
@@ -116,4 +107,18 @@ def gateway_spec(topo: Topology) -> GatewaySpec:
         addresses=addresses,
         routes=routes,
         neighbours=router,
+    )
+
+
+def egress_spec(topo: Topology, egress: config.Egress) -> EgressSpec:
+    """What the node's rules are about."""
+    return EgressSpec(
+        gateway=names.GATEWAY,
+        pod_cidrs=topo.cidrs,
+        peers=tuple(address for peer in topo.peers for address in peer.addresses),
+        tunnel_ports=topo.tunnel_ports,
+        gre=Encap.GRE in topo.encaps,
+        no_masquerade=egress.no_masquerade,
+        masquerade=egress.masquerade,
+        random_fully=egress.random_fully,
     )

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from ovsnet import plan
+from ovsnet import flowplan
 from ovsnet.agent.drift import Drift, Echo, cookie_in, remedy
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.render import Lines, Rendered
@@ -52,6 +52,9 @@ class Installer:
         self._current: frozenset[int] = frozenset()
         self._touched: set[int] = set()
         """Objects whose flows are being changed, and those whose flows were since the last audit began."""
+        self._current_groups: frozenset[int] = frozenset()
+        self._touched_groups: set[int] = set()
+        """The same of groups, which the switch prints without a cookie."""
         self._held: list[tuple[Mapping[int, Lines], asyncio.Future[None]]] | None = None
         """What is asked for while everything is replaced, and so must follow the replacement."""
 
@@ -108,7 +111,7 @@ class Installer:
         `settled`: pods come and go all the time on a busy node, and an audit of a large one takes a while. One at a
         time.
         """
-        self._touched = set(self._current)
+        self._touched, self._touched_groups = set(self._current), set(self._current_groups)
         if self.stale:
             return None
         installed = [*self.installed.values()]
@@ -117,7 +120,9 @@ class Installer:
 
     def settled(self, drift: Drift) -> bool:
         """Whether a difference that the last audit found concerns nothing that was changed since it began."""
-        return self._touched.isdisjoint(cookie_in(line) for line in drift.lines)
+        groups = {flowplan.group_of(line[1:]) for line in drift.lines}
+        cookies = {cookie_in(line) for line in drift.lines}
+        return self._touched_groups.isdisjoint(groups) and self._touched.isdisjoint(cookies)
 
     async def repair(self, drifts: Iterable[Drift]) -> list[Drift]:
         """Undoes what the last audit found, but for what is not `settled`; what was undone."""
@@ -129,10 +134,13 @@ class Installer:
             return todo
 
     async def _bundle(self, lines: list[str]) -> None:
-        self.echo.sent(lines)
+        self.echo.sent(line for line in lines if line.startswith("flow "))
+        self._current_groups = frozenset(filter(None, map(_group_in, lines)))
+        self._touched_groups |= self._current_groups
         try:
             await self._switch.bundle(lines)
         finally:
+            self._current_groups = frozenset()
             self.echo.answered()
 
     async def _replace(self, desired: Rendered) -> None:
@@ -198,7 +206,7 @@ class Installer:
 
     async def _try(self, wanted: Mapping[int, Lines]) -> OvsnetError | None:
         before = {key: self.installed[key] for key in wanted if key in self.installed}
-        lines = plan.flows(before, wanted)
+        lines = flowplan.bundle(before, wanted)
         if lines:
             try:
                 await self._bundle(lines)
@@ -218,3 +226,9 @@ class Installer:
 
 def _lost() -> SwitchUnavailable:
     return SwitchUnavailable("the switch's flows are not in place yet", "repeat when the agent is ready")
+
+
+def _group_in(change: str) -> int | None:
+    """The number of the group that a line of a bundle is about; None: a flow."""
+    subject, _, rest = change.partition(" ")
+    return flowplan.group_of(rest.partition(" ")[2]) if subject == "group" else None

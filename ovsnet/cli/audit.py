@@ -39,9 +39,7 @@ class Found(NamedTuple):
 @options.output_option
 @click.option("--repair", is_flag=True, help="Have the agent compare and repair at once, then look again.")
 def audit(path: Path, output: str, repair: bool) -> None:
-    """Compare what is installed with what should be: flows, ports, addresses, routes, settings.
-
-    Of the nftables table only whether it is there: its rules the agent alone compares.
+    """Compare what is installed with what should be: flows, groups, ports, addresses, routes, settings, nftables.
 
     Lines are those of `ovs-ofctl diff-flows`: - is on the switch and should not be, + is missing. Exits with 1 if
     anything differs. The agent repairs by itself within a moment; what stays is a fight, or the agent is not running.
@@ -79,7 +77,9 @@ async def _compare(view: View) -> Found:
     return Found(
         flows=drift.describe(lines, renderer.objects, view.tables),
         ports=drift.ports(ports.changes, done=False),
-        host=await HostSide(Ruleset(resources.templates_dir())).differences(view.topology),
+        host=await HostSide(Ruleset(resources.templates_dir())).differences(
+            view.topology, view.config.egress
+        ),
     )
 
 

@@ -7,6 +7,7 @@ one transaction, so that no packet meets half of it. Called by the agent's sync,
 from __future__ import annotations
 
 import asyncio
+import difflib
 import ipaddress
 import os
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ _TEMPLATE = "ovsnet.nft.j2"
 _PATIENCE = 10
 """Seconds; nft takes 10 ms."""
 _ABSENT = "No such file or directory"
+_SET_AND_LIST = f"nft -f - && nft --stateless list table {TABLE}"
 
 
 class Ruleset:
@@ -67,9 +69,23 @@ class Ruleset:
         self._applied = text
         return [f"nftables table {TABLE} {reason}"]
 
-    async def exists(self) -> bool:
-        """Whether the kernel has the table."""
-        return bool(await _list())
+    async def differences(self, egress: EgressSpec) -> list[str]:
+        """How the kernel's table differs from what `reconcile` would set, a rule or set on each line.
+
+        nft prints rules in its own words, so the right ones are set in a network namespace of their own and read back.
+        Raises HostFailure with nft's words.
+        """
+        found = await _list()
+        if not found:
+            return [f"nftables table {TABLE} is not there"]
+        wanted = await _run("unshare", "--net", "sh", "-c", _SET_AND_LIST, text=self.render(egress))
+        lines = difflib.ndiff(found.splitlines(), wanted.splitlines())
+        words = {"-": "has", "+": "lacks"}
+        return [
+            f"nftables table {TABLE} {words[line[0]]}: {line[2:].strip()}"
+            for line in lines
+            if line[0] in words and line[2:].strip()
+        ]
 
     async def remove(self) -> None:
         """Delete the table; fine if there is none."""
@@ -107,17 +123,23 @@ async def _list() -> str:
 
 
 async def _nft(*arguments: str, text: str = "") -> str:
+    return await _run("nft", *arguments, text=text)
+
+
+async def _run(*argv: str, text: str = "") -> str:
     try:
         process = await asyncio.create_subprocess_exec(
-            "nft",
-            *arguments,
+            *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C"},
         )
     except FileNotFoundError as error:
-        raise HostFailure("cannot run nft: it is not installed", "install the package nftables") from error
+        package = "nftables" if argv[0] == "nft" else "util-linux"
+        raise HostFailure(
+            f"cannot run {argv[0]}: it is not installed", f"install the package {package}"
+        ) from error
     try:
         async with asyncio.timeout(_PATIENCE):
             out, err = await process.communicate(text.encode())
@@ -126,14 +148,14 @@ async def _nft(*arguments: str, text: str = "") -> str:
             process.kill()
             await process.wait()
         if isinstance(error, TimeoutError):
-            raise HostFailure(f"nft {' '.join(arguments)} did not end within {_PATIENCE} s") from error
+            raise HostFailure(f"{' '.join(argv)} did not end within {_PATIENCE} s") from error
         raise
     if process.returncode != 0:
         words = "; ".join(
             line.strip() for line in err.decode(errors="replace").splitlines() if "Error" in line
         )
         raise HostFailure(
-            f"nft {' '.join(arguments)} failed: {words or err.decode(errors='replace').strip()}",
+            f"{' '.join(argv)} failed: {words or err.decode(errors='replace').strip()}",
             "the kernel must have nf_tables with NAT, and the agent CAP_NET_ADMIN",
         )
     return out.decode()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 MULTIPART_REQUEST, MULTIPART_REPLY = 18, 19
-"""Message types (OpenFlow 1.4, section 7.1.1)."""
+"""Message types (OpenFlow 1.5, section 7.1.1)."""
 _FLOW_MONITOR = 16
 _MULTIPART = struct.Struct(">HH4x")
 """type, flags (section 7.3.5)"""

@@ -11,9 +11,10 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 
+from ovsnet import flowplan
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.rows import PROTOCOL
 from ovsnet.switch import command, monitor
@@ -28,8 +29,8 @@ _AWAY = re.compile(
 )
 _LINE = re.compile(r"-:(\d+):")
 _HEADER = struct.Struct(">BBHI")
-"""version, type, length, transaction (OpenFlow 1.4, section 7.1.1)"""
-_OPENFLOW_14, _HELLO, _ECHO_REQUEST, _ECHO_REPLY = 5, 0, 2, 3
+"""version, type, length, transaction (OpenFlow 1.5, section 7.1.1)"""
+_OPENFLOW_15, _HELLO, _ECHO_REQUEST, _ECHO_REPLY = 6, 0, 2, 3
 _PART = 10_000
 """Flows that vswitchd is asked for at once."""
 _DIFFERENT = 2
@@ -68,17 +69,27 @@ class OpenFlow:
         await self._send(list(lines), "bundle", self._target, "-")
 
     async def replace(self, lines: Iterable[str]) -> None:
-        """Makes the bridge hold these flows and no others, in one bundle. Raises like `bundle`."""
-        await self._send(list(lines), "--bundle", "replace-flows", self._target, "-")
+        """Makes the bridge hold these flows and groups and no others. Raises like `bundle`.
+
+        Flows change in one bundle, groups in one before and one after it: none is missed meanwhile.
+        """
+        flows, groups = flowplan.split(lines)
+        installed = await self.groups()
+        if changes := flowplan.group_changes(installed, groups):
+            await self.bundle(changes)
+        await self._send(flows, "--bundle", "replace-flows", self._target, "-")
+        if deletions := flowplan.group_deletions(installed, groups):
+            await self.bundle(deletions)
 
     async def differences(self, lines: Iterable[str]) -> list[str]:
-        """How the bridge's flows differ from these, as `ovs-ofctl diff-flows` prints it: - has, + lacks.
+        """How the bridge's flows and groups differ from these, as `ovs-ofctl diff-flows` prints it: - has, + lacks.
 
         While vswitchd answers a dump it does nothing else, 15 ms for 10,000 flows: of many it is asked in parts, by
         the cookies' last bits. Lines are taken one by one meanwhile, with other work of the loop in between.
         """
+        groups: dict[int, str] = {}
         with command.file() as wanted, command.file() as installed:
-            count = await command.write(wanted, lines)
+            count = await command.write(wanted, _flows(lines, groups))
             parts = 1 << max(0, (count - 1) // _PART).bit_length()
             for number in range(parts if parts > 1 else 0):
                 match = f"cookie={number:#x}/{parts - 1:#x}"
@@ -89,7 +100,14 @@ class OpenFlow:
             finished = await command.run(argv, keep=[wanted, installed])
         if finished.code != _DIFFERENT:
             self._check(finished, [])
-        return finished.out.splitlines()
+        return finished.out.splitlines() + flowplan.group_differences(await self.groups(), groups)
+
+    async def groups(self) -> dict[int, str]:
+        """All groups by number, as ovs-ofctl prints them."""
+        finished = await command.run([*self._ofctl, "dump-groups", self._target])
+        self._check(finished, [])
+        found = map(str.strip, finished.out.splitlines())
+        return flowplan.split(line for line in found if line.startswith("group_id="))[1]
 
     async def dump(self) -> list[str]:
         """All flows with their counters, as ovs-ofctl prints them, ports by number."""
@@ -126,8 +144,8 @@ class OpenFlow:
         try:
             asked_for = monitor.request()
             size = _HEADER.size + len(asked_for)
-            hello = _HEADER.pack(_OPENFLOW_14, _HELLO, _HEADER.size, 1)
-            request = _HEADER.pack(_OPENFLOW_14, monitor.MULTIPART_REQUEST, size, 3)
+            hello = _HEADER.pack(_OPENFLOW_15, _HELLO, _HEADER.size, 1)
+            request = _HEADER.pack(_OPENFLOW_15, monitor.MULTIPART_REQUEST, size, 3)
             await loop.sock_sendall(connection, hello + request + asked_for)
             buffer, asked = b"", False
             while True:
@@ -138,7 +156,7 @@ class OpenFlow:
                     self.silent = asked
                     asked = True
                     await loop.sock_sendall(
-                        connection, _HEADER.pack(_OPENFLOW_14, _ECHO_REQUEST, _HEADER.size, 2)
+                        connection, _HEADER.pack(_OPENFLOW_15, _ECHO_REQUEST, _HEADER.size, 2)
                     )
                     continue
                 if not data:
@@ -199,3 +217,13 @@ class OpenFlow:
         raise OvsnetError(
             f"ovs-ofctl refused the flows: {words}{line}", "a template in flows/ does not fit this OVS"
         )
+
+
+def _flows(lines: Iterable[str], groups: dict[int, str]) -> Iterator[str]:
+    """The flows among the lines, one by one; the others come to `groups`."""
+    for line in lines:
+        number = flowplan.group_of(line)
+        if number is None:
+            yield line
+        else:
+            groups[number] = line

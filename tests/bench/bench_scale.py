@@ -149,7 +149,7 @@ def settled(node: Node, tunnels: int) -> float:
 
 def look(node: Node) -> tuple[int, int, int]:
     """Flows on the bridge, tunnel ports in OVSDB, and how many of these have no OpenFlow number."""
-    command = ["ovs-ofctl", "-O", "OpenFlow14", "dump-aggregate"]
+    command = ["ovs-ofctl", "-O", "OpenFlow15", "dump-aggregate"]
     target = f"unix:{node.root}/run/openvswitch/br-int.mgmt"
     done = subprocess.run([*command, target], capture_output=True, text=True, check=True)
     flows = int(done.stdout.rpartition("flow_count=")[2])

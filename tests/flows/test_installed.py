@@ -9,7 +9,7 @@ from flow_world import A1, A2, NODE, PEERS, RENDERER, STATE, Bridge, lines_of, m
 from msgspec.structs import replace
 from ovs_sandbox import Sandbox
 
-from ovsnet import plan
+from ovsnet import flowplan
 from ovsnet.model import Object
 from ovsnet.render import cookie_of
 
@@ -30,14 +30,14 @@ def test_the_switch_holds_what_was_rendered(bridge: Bridge) -> None:
 
 def test_every_flow_is_present_exactly_once(bridge: Bridge) -> None:
     lines = lines_of(STATE)
-    assert len({plan.match_of(line).partition(",")[2] for line in lines}) == len(lines)
+    assert len({flowplan.match_of(line).partition(",")[2] for line in lines}) == len(lines)
     assert len(bridge.dump()) == len(lines)
 
 
 def test_no_flow_of_a_pod_with_many_addresses_stands_twice() -> None:
     ips = [*A1.ips, *(ipaddress.ip_address(text) for text in ("10.244.1.77", "fd00:1::77", "fd00:1::78"))]
     lines = RENDERER.object(replace(A1, ips=tuple(ips)))
-    assert len({plan.match_of(line) for line in lines}) == len(lines)
+    assert len({flowplan.match_of(line) for line in lines}) == len(lines)
 
 
 @pytest.mark.parametrize("obj", STATE, ids=lambda obj: str(obj.title))
@@ -52,7 +52,7 @@ def test_a_planned_bundle_ends_in_the_wanted_state(ovs: Sandbox) -> None:
     bridge.install((NODE, A1, A2))
     heir = pod("heir", 3, 21)
     after: tuple[Object, ...] = (NODE, A1, heir, *PEERS[2:])
-    bundle = plan.flows(RENDERER.state((NODE, A1, A2)), RENDERER.state(after))
+    bundle = flowplan.bundle(RENDERER.state((NODE, A1, A2)), RENDERER.state(after))
     ovs.ofctl("bundle", ovs.mgmt("br-plan"), "-", stdin="\n".join(bundle) + "\n")
     assert differences(bridge, after) == ""
     assert len(bridge.dump()) == len(lines_of(after))

@@ -176,8 +176,8 @@ class Sandbox:
         return self.tool("ovs-vsctl", "--timeout=10", f"--db={self.remote}", *arguments)
 
     def ofctl(self, *arguments: str, stdin: str | None = None) -> str:
-        """`ovs-ofctl -O OpenFlow14`; give `mgmt(bridge)` where it takes a switch."""
-        return self.tool("ovs-ofctl", "--timeout=30", "-O", "OpenFlow14", *arguments, stdin=stdin)
+        """`ovs-ofctl -O OpenFlow15`; give `mgmt(bridge)` where it takes a switch."""
+        return self.tool("ovs-ofctl", "--timeout=30", "-O", "OpenFlow15", *arguments, stdin=stdin)
 
     def appctl(self, *arguments: str) -> str:
         """`ovs-appctl` to ovs-vswitchd."""

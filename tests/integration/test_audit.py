@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,7 @@ def test_what_drifted_is_told_with_its_object_and_the_lines_of_diff_flows(cni: C
         cni.tool("ovs-ofctl", "add-flow", "br-int", "cookie=0x77,priority=1,in_port=4321,actions=drop")
         cni.tool("ovs-vsctl", "set", "Interface", tunnel, "options:key=78")
         cni.tool("ip", "route", "del", "10.244.2.0/24")
+        cni.tool("ovs-ofctl", "-O", "OpenFlow15", "add-group", "br-int", "group_id=7,type=all,bucket=drop")
         cni.tool("nft", "delete", "table", "inet", "ovsnet")
         cni.tool("sysctl", "-qw", "net.ipv4.ip_forward=0")
         done = audit(cni)
@@ -63,12 +65,37 @@ def test_what_drifted_is_told_with_its_object_and_the_lines_of_diff_flows(cni: C
             "to be done: route 10.244.2.0/24",
             "nftables table inet ovsnet is not there",
             "net.ipv4.ip_forward is 0, should be 1",
-            "6 differences",
+            "group 7 of an unknown owner (cookie 0x0) added\n  -group_id=7,type=all",
+            "7 differences",
         ):
             assert words in done.stdout, done.stdout
-        assert {kind: len(each) for kind, each in found(cni).items()} == {"flows": 2, "ports": 1, "host": 3}
+        assert {kind: len(each) for kind, each in found(cni).items()} == {"flows": 3, "ports": 1, "host": 3}
         assert "the agent" in audit(cni, "--repair").stderr, "nobody there to repair"
     assert dump(cni.node) == before
+
+
+def test_a_rule_of_nftables_that_was_altered_is_told_and_no_other(cni: Cni) -> None:
+    with without_agent(cni):
+        listed = cni.tool("nft", "-a", "list", "chain", "inet", "ovsnet", "postrouting")
+        handle = next(line for line in listed.splitlines() if "leave the cluster" in line).rpartition(" ")[2]
+        cni.tool("nft", "delete", "rule", "inet", "ovsnet", "postrouting", "handle", handle)
+        cni.tool("nft", "add", "rule", "inet", "ovsnet", "input", "tcp", "dport", "7", "drop")
+        lines = found(cni)["host"]
+        assert len(lines) == 2
+        assert sorted(re.sub(": .*", "", line) for line in lines) == [
+            "nftables table inet ovsnet has",
+            "nftables table inet ovsnet lacks",
+        ]
+
+
+@pytest.mark.kernel
+def test_a_group_that_somebody_added_is_removed_and_named(cni: Cni) -> None:
+    mark = len(agent_log(cni.node))
+    cni.tool("ovs-ofctl", "-O", "OpenFlow15", "add-group", "br-int", "group_id=7,type=all,bucket=drop")
+    audit(cni, "--repair")
+    assert "group_id" not in cni.tool("ovs-ofctl", "-O", "OpenFlow15", "dump-groups", "br-int")
+    said = "group 7 of an unknown owner (cookie 0x0) added by someone else; removed"
+    assert said in agent_log(cni.node)[mark:]
 
 
 @pytest.mark.parametrize("role", ["tunnel", "gateway"])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ovs_sandbox import Sandbox, sandbox
 
+from ovsnet.agent.drift import describe, remedy
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.switch import monitor
 from ovsnet.switch.openflow import OpenFlow, management_socket
@@ -66,6 +67,38 @@ async def test_differences_are_found_among_few_and_many(switch: OpenFlow, count:
             "-table=3 priority=9 cookie=0xabcdef actions=drop",
         ]
     )
+
+
+async def test_groups_are_kept_with_the_flows_that_use_them(switch: OpenFlow) -> None:
+    """Written before, deleted after them; found when they are foreign, missing or altered."""
+    group = "group_id={},type=select,selection_method=dp_hash,bucket=bucket_id:0,weight:3,actions=drop"
+    wanted = [
+        "cookie=0x1,table=1,priority=7 actions=group:1",
+        *(f"cookie=0x1,{group.format(n)}" for n in (1, 2)),
+    ]
+    await switch.replace(wanted)
+    assert await switch.differences(wanted) == []
+    await switch.bundle(
+        [
+            f"group add {group.format(3)}",
+            f"group modify {group.format(2).replace('weight:3', 'weight:2')}",
+            "group delete group_id=1",
+        ]
+    )
+    found = await switch.differences(wanted)
+    assert sorted(found) == sorted(
+        [
+            "+table=1 priority=7 cookie=0x1 actions=group:1",
+            f"+{wanted[1]}",
+            f"-{group.format(2).replace('weight:3', 'weight:2')}",
+            f"+{wanted[2]}",
+            f"-{group.format(3)}",
+        ]
+    )
+    await switch.bundle(remedy(describe(found, {}, {})))
+    assert await switch.differences(wanted) == []
+    await switch.replace([])
+    assert await switch.groups() == {}
 
 
 async def down(switch: OpenFlow, cause: Callable[[], object]) -> float:

@@ -64,6 +64,14 @@ def test_a_flow_that_nobody_wants_is_named_by_what_it_is() -> None:
     ]
 
 
+def test_a_group_is_named_by_its_number_and_object() -> None:
+    line = "group_id=9,type=all,bucket=bucket_id:0,actions=drop"
+    assert said(f"-{line}") == ["group 9 of an unknown owner (cookie 0x0) added"]
+    assert said(f"+cookie={COOKIE:#x},{line}") == ["group 9 of pod default/a1 deleted"]
+    other = line.replace("drop", "output:7")
+    assert said(f"-{other}", f"+cookie={COOKIE:#x},{line}") == ["group 9 of pod default/a1 altered"]
+
+
 def test_the_remedy_deletes_with_the_cookie_and_replaces_what_was_altered() -> None:
     drifts = describe(
         [

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from ovsnet.agent.drift import Echo, describe
+from ovsnet.agent.drift import Drift, Echo, describe
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.render import Lines
@@ -45,7 +45,7 @@ class Memory:
         for line in wanted:
             if line.startswith("flow add "):
                 self._add(line.removeprefix("flow add "))
-            else:
+            elif line.startswith("flow "):
                 cookie, _, match = line.removeprefix("flow delete_strict ").partition("/-1,")
                 if self.flows.get(match, "").startswith(f"{cookie},"):
                     del self.flows[match]
@@ -302,6 +302,30 @@ async def test_an_audit_overlooks_what_changes_meanwhile_and_sees_the_rest(
     drifts = [drift for drift in describe(found, {}, {}) if installer.settled(drift)]
     assert [drift.lines for drift in drifts] == [(f"+{flow(1)[0]}",)]
     assert not installer.stale
+
+
+@pytest.mark.parametrize("order", ["change", "audit"])
+async def test_an_audit_does_not_take_a_new_group_for_a_foreign_one(
+    switch: Memory, installer: Installer, order: str
+) -> None:
+    """The switch keeps no cookie with a group, so it does not say whose it is."""
+    line = "group_id=7,type=all,bucket=bucket_id:0,actions=drop"
+    foreign = Drift(subject="group 7", what="added", lines=(f"-{line}",))
+    if order == "audit":
+        await installer.audit()
+    switch.gate.clear()
+    change = asyncio.create_task(installer.change({2: (f"cookie=0x2,{line}",)}))
+    await turn()
+    if order == "change":
+        audit = asyncio.create_task(installer.audit())
+        await turn()
+    switch.gate.set()
+    await change
+    if order == "change":
+        await audit
+    assert not installer.settled(foreign)
+    await installer.audit()
+    assert installer.settled(foreign)
 
 
 async def test_a_repair_does_not_bring_back_what_was_removed_since(

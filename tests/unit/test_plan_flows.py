@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovsnet import names, plan, resources
+from ovsnet import flowplan, names, resources
 from ovsnet.model import Encap, LocalNode, Object, Peer, Pod
 from ovsnet.render import Lines, Renderer
 
@@ -51,9 +51,9 @@ def everything(rendered: Mapping[int, Lines]) -> Table:
 
 def reached(before: Mapping[int, Lines], after: Mapping[int, Lines]) -> None:
     switch = everything(before)
-    switch.bundle(plan.flows(before, after))
+    switch.bundle(flowplan.bundle(before, after))
     assert switch.flows == everything(after).flows
-    assert plan.flows(after, after) == []
+    assert flowplan.bundle(after, after) == []
 
 
 MATCHES = st.sampled_from(
@@ -150,7 +150,7 @@ def test_an_address_moves_to_another_pod() -> None:
     after = RENDERER.state([pod_object("B", 5, 17)])
     reached(before, after)
     switch = everything(before)
-    switch.bundle(plan.flows(before, after))
+    switch.bundle(flowplan.bundle(before, after))
     owners = {cookie for cookie, _ in switch.flows.values()}
     assert owners == {f"cookie=0x{cookie:x}" for cookie in after}
 
@@ -158,7 +158,35 @@ def test_an_address_moves_to_another_pod() -> None:
 def test_what_stays_is_not_written_again() -> None:
     before = RENDERER.state([pod_object("A", 5, 16), pod_object("B", 6, 17)])
     after = RENDERER.state([pod_object("A", 5, 16)])
-    bundle = plan.flows(before, after)
+    bundle = flowplan.bundle(before, after)
     (gone,) = before.keys() - after.keys()
     assert len(bundle) == len(before[gone])
     assert all(line.startswith("flow delete_strict ") for line in bundle)
+
+
+def group(cookie: int, number: int, actions: str = "drop") -> str:
+    return f"cookie=0x{cookie:x},group_id={number},type=all,bucket=bucket_id:0,actions={actions}"
+
+
+def test_groups_come_before_flows_and_go_after_them() -> None:
+    flow = "cookie=0x1,table=0,in_port=1 actions=group:{}"
+    before = {1: (flow.format(1), group(1, 1), group(1, 2)), 2: (group(2, 3),)}
+    after = {1: (flow.format(4), group(1, 2, "output:2"), group(1, 4)), 2: (group(2, 3),)}
+    bundle = flowplan.bundle(before, after)
+    assert [line.partition(",")[0] for line in bundle] == [
+        "group modify group_id=2",
+        "group add group_id=4",
+        "flow add cookie=0x1",
+        "group delete group_id=1",
+    ]
+    assert "cookie" not in bundle[0] + bundle[1]
+
+
+def test_groups_differ_by_what_they_do_not_by_the_cookie_that_the_switch_does_not_keep() -> None:
+    def bare(line: str) -> str:
+        return flowplan.without_cookie(line)
+
+    same, other, missing, foreign = group(1, 1), group(1, 2), group(1, 3), group(2, 4)
+    installed = {1: bare(same), 2: bare(group(1, 2, "output:9")), 4: bare(foreign)}
+    found = flowplan.group_differences(installed, {1: same, 2: other, 3: missing})
+    assert sorted(found) == sorted([f"-{installed[2]}", f"+{other}", f"+{missing}", f"-{bare(foreign)}"])

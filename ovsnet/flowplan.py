@@ -1,0 +1,98 @@
+"""Rendered lines against those that are installed: the bundle that leads from one to the other.
+
+Pure. A line is a flow, or a group that flows send packets to; both carry the cookie of the object that they serve in
+front, though the switch keeps none for a group. Called by the agent's installer and by `switch.openflow`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from ovsnet.render import Rendered
+
+_GROUP = re.compile(r"(?:cookie=0x[0-9a-f]+,)?group_id=(\d+)")
+
+
+def group_of(line: str) -> int | None:
+    """The number of the group that the line is; None for a flow."""
+    found = _GROUP.match(line)
+    return int(found[1]) if found else None
+
+
+def without_cookie(line: str) -> str:
+    """A group as the switch takes and prints it."""
+    return line[line.index("group_id=") :]
+
+
+def split(lines: Iterable[str]) -> tuple[list[str], dict[int, str]]:
+    """Flows, and groups by number."""
+    flows: list[str] = []
+    groups: dict[int, str] = {}
+    for line in lines:
+        number = group_of(line)
+        if number is None:
+            flows.append(line)
+        else:
+            groups[number] = line
+    return flows, groups
+
+
+def bundle(installed: Rendered, desired: Rendered) -> list[str]:
+    """What leads from one rendered state to the other, for `ovs-ofctl bundle`.
+
+    Groups are there before flows send packets to them, and go when none does any more: with a group go all its flows.
+    Deletions of flows come before additions and only match flows with their own cookie, so a flow that moves from one
+    object to another survives whichever of the two is looked at first. A group has one object for ever.
+    """
+    groups: list[str] = []
+    deletions: list[str] = []
+    additions: list[str] = []
+    gone: list[str] = []
+    for cookie in installed.keys() | desired.keys():
+        if installed.get(cookie, ()) == desired.get(cookie, ()):
+            continue
+        before, groups_before = split(installed.get(cookie, ()))
+        after, groups_after = split(desired.get(cookie, ()))
+        matches = {match_of(line) for line in after}
+        known = set(before)
+        deletions += [_deletion(line) for line in before if match_of(line) not in matches]
+        additions += [f"flow add {line}" for line in after if line not in known]
+        groups += group_changes(groups_before, groups_after)
+        gone += group_deletions(groups_before, groups_after)
+    return groups + deletions + additions + gone
+
+
+def group_changes(before: Mapping[int, str], after: Mapping[int, str]) -> list[str]:
+    """Groups to be added, or to be written anew as a whole."""
+    return [
+        f"group {'modify' if number in before else 'add'} {without_cookie(line)}"
+        for number, line in after.items()
+        if number not in before or without_cookie(before[number]) != without_cookie(line)
+    ]
+
+
+def group_deletions(before: Mapping[int, str], after: Mapping[int, str]) -> list[str]:
+    """Groups that nobody wants any more."""
+    return [f"group delete group_id={number}" for number in before if number not in after]
+
+
+def group_differences(installed: Mapping[int, str], wanted: Mapping[int, str]) -> list[str]:
+    """Like `ovs-ofctl diff-flows`, which knows no groups: - has, + lacks, the latter with the object's cookie."""
+    found: list[str] = []
+    for number in installed.keys() | wanted.keys():
+        has, wants = installed.get(number), wanted.get(number)
+        if has is None or wants is None or without_cookie(has) != without_cookie(wants):
+            found += [f"-{has}"] if has is not None else []
+            found += [f"+{wants}"] if wants is not None else []
+    return found
+
+
+def match_of(line: str) -> str:
+    """A flow without its actions: what makes it the flow that it is."""
+    return line.partition(" actions=")[0]
+
+
+def _deletion(line: str) -> str:
+    cookie, _, rest = match_of(line).partition(",")
+    return f"flow delete_strict {cookie}/-1,{rest}"

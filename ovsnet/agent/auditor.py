@@ -18,7 +18,7 @@ from ovsnet.agent.drift import Drift, Patience, describe
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError
 from ovsnet.render import Renderer
-from ovsnet.switch.monitor import FlowChange
+from ovsnet.switch.monitor import Change, GroupChange
 
 log = logging.getLogger("ovsnet.drift")
 
@@ -50,9 +50,9 @@ class Auditor:
         self.counts: collections.Counter[str] = collections.Counter()
         """What drifted since the start, by kind."""
 
-    def heard(self, change: FlowChange) -> None:
+    def heard(self, change: Change) -> None:
         """vswitchd tells of a change."""
-        if self._installer.echo.is_ours(change.cookie):
+        if self._installer.echo.is_ours(change if isinstance(change, GroupChange) else change.cookie):
             return
         if self._heard is None:
             self._heard = time.monotonic()

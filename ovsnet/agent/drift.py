@@ -17,6 +17,7 @@ from ovsnet import flowplan, names
 from ovsnet.model import Frozen, Object
 from ovsnet.render import kind_of
 from ovsnet.rows import AddPort, Change, DeletePort, SetIdentity, SetPort
+from ovsnet.switch.monitor import GroupChange
 
 _COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
 _TABLE = re.compile(r"^.table=(\d+)[ ,]")
@@ -25,11 +26,11 @@ _ECHO = 0.25
 
 
 class Echo:
-    """News of our own changes comes back to us as of anybody's: one piece for every flow that we changed."""
+    """News of our own changes comes back to us as of anybody's: one piece for every flow or group that we changed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._expected: collections.Counter[int] = collections.Counter()
+        self._expected: collections.Counter[int | GroupChange] = collections.Counter()
         self._until = 0.0
         self._everything = 0.0
 
@@ -37,7 +38,7 @@ class Echo:
         """These changes are about to be asked for."""
         if self._clock() > self._until:
             self._expected.clear()
-        self._expected.update(cookie_in(line) for line in lines)
+        self._expected.update(map(_news_of, lines))
         self._until = math.inf
 
     def replacing(self) -> None:
@@ -49,13 +50,25 @@ class Echo:
         self._until = min(self._until, self._clock() + _ECHO)
         self._everything = min(self._everything, self._clock() + _ECHO)
 
-    def is_ours(self, cookie: int) -> bool:
-        """Whether a change of a flow with that cookie, just heard of, can be one of ours."""
+    def is_ours(self, news: int | GroupChange) -> bool:
+        """Whether a change, just heard of, can be one of ours: of that group, or of a flow with that cookie."""
         now = self._clock()
-        expected = now <= self._until and self._expected[cookie] > 0
+        expected = now <= self._until and self._expected[news] > 0
         if expected:
-            self._expected[cookie] -= 1
+            self._expected[news] -= 1
         return expected or now <= self._everything
+
+
+def group_in(change: str) -> int | None:
+    """The number of the group that a line of a bundle is about; None: a flow."""
+    subject, _, rest = change.partition(" ")
+    return flowplan.group_of(rest.partition(" ")[2]) if subject == "group" else None
+
+
+def _news_of(change: str) -> int | GroupChange:
+    """What is told of a line of a bundle."""
+    group = group_in(change)
+    return cookie_in(change) if group is None else GroupChange(group)
 
 
 class Drift(Frozen):

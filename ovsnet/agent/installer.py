@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from ovsnet import flowplan
-from ovsnet.agent.drift import Drift, Echo, cookie_in, remedy
+from ovsnet.agent.drift import Drift, Echo, cookie_in, group_in, remedy
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.render import Lines, Rendered
 
@@ -134,8 +134,8 @@ class Installer:
             return todo
 
     async def _bundle(self, lines: list[str]) -> None:
-        self.echo.sent(line for line in lines if line.startswith("flow "))
-        self._current_groups = frozenset(filter(None, map(_group_in, lines)))
+        self.echo.sent(lines)
+        self._current_groups = frozenset(filter(None, map(group_in, lines)))
         self._touched_groups |= self._current_groups
         try:
             await self._switch.bundle(lines)
@@ -226,9 +226,3 @@ class Installer:
 
 def _lost() -> SwitchUnavailable:
     return SwitchUnavailable("the switch's flows are not in place yet", "repeat when the agent is ready")
-
-
-def _group_in(change: str) -> int | None:
-    """The number of the group that a line of a bundle is about; None: a flow."""
-    subject, _, rest = change.partition(" ")
-    return flowplan.group_of(rest.partition(" ")[2]) if subject == "group" else None

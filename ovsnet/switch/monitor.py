@@ -1,7 +1,7 @@
-"""vswitchd's own news of flows that came, went or changed (a flow monitor), as far as the agent needs it.
+"""vswitchd's own news of flows (a flow monitor) and groups (forwarded requests) that came, went or changed.
 
-Pure: bytes to ask with, and what the answers say. Of a flow only the table and the cookie are read: which flow it
-was, and what it should be, a comparison tells. Called by `openflow`.
+Pure: bytes to ask with, and what the answers say. Of a flow only the table and the cookie are read, of a group its
+number: which flow it was, and what it should be, a comparison tells. Called by `openflow`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 MULTIPART_REQUEST, MULTIPART_REPLY = 18, 19
+SET_ASYNC, REQUEST_FORWARD = 28, 32
 """Message types (OpenFlow 1.5, section 7.1.1)."""
 _FLOW_MONITOR = 16
 _MULTIPART = struct.Struct(">HH4x")
@@ -22,6 +23,11 @@ _UPDATE = struct.Struct(">HHB11xQ")
 _ANY, _ALL_TABLES, _ADD = 0xFFFFFFFF, 0xFF, 0
 _ADDED, _REMOVED, _MODIFIED = 1, 2, 3
 _ON_ADD, _ON_REMOVAL, _ON_MODIFICATION = 2, 4, 8
+_FORWARD_TO_MASTER, _GROUPS = 11, 1 << 0
+_PROPERTY = struct.Struct(">HHI")
+"""type, length, mask of reasons (section 7.3.10)"""
+_FORWARDED = struct.Struct(">8xHxxI")
+"""The header of another's request; command, group (section 7.4.6)"""
 _EVERYTHING = struct.pack(">HH4x", 1, 4)
 """A match without a field."""
 
@@ -31,6 +37,26 @@ class FlowChange(NamedTuple):
 
     table: int
     cookie: int
+
+
+class GroupChange(NamedTuple):
+    """Somebody else changed a group, or asked to."""
+
+    group: int
+
+
+Change = FlowChange | GroupChange
+
+
+def forward_groups() -> bytes:
+    """The body of a message of type SET_ASYNC that asks to be told of others' changes of groups."""
+    return _PROPERTY.pack(_FORWARD_TO_MASTER, _PROPERTY.size, _GROUPS)
+
+
+def forwarded(body: bytes) -> Iterator[GroupChange]:
+    """What the body of a message of type REQUEST_FORWARD tells."""
+    if len(body) >= _FORWARDED.size:
+        yield GroupChange(_FORWARDED.unpack_from(body)[1])
 
 
 def request() -> bytes:

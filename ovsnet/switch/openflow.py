@@ -18,7 +18,7 @@ from ovsnet import flowplan
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.rows import PROTOCOL
 from ovsnet.switch import command, monitor
-from ovsnet.switch.monitor import FlowChange
+from ovsnet.switch.monitor import Change
 
 _PATIENCE = 30
 """Seconds after which ovs-ofctl gives up on a vswitchd that lives and does not answer."""
@@ -130,7 +130,7 @@ class OpenFlow:
                 return
             await asyncio.sleep(_LOOK)
 
-    async def wait_down(self, changed: Callable[[FlowChange], None] = lambda change: None) -> None:
+    async def wait_down(self, changed: Callable[[Change], None] = lambda change: None) -> None:
         """Returns when vswitchd, or the bridge in it, has gone: flows do not survive that.
 
         Holds one connection that says hello, answers probes, asks for a sign of life now and then, and hands
@@ -142,11 +142,12 @@ class OpenFlow:
             return
         loop = asyncio.get_running_loop()
         try:
-            asked_for = monitor.request()
-            size = _HEADER.size + len(asked_for)
-            hello = _HEADER.pack(_OPENFLOW_15, _HELLO, _HEADER.size, 1)
-            request = _HEADER.pack(_OPENFLOW_15, monitor.MULTIPART_REQUEST, size, 3)
-            await loop.sock_sendall(connection, hello + request + asked_for)
+            opening = (
+                _message(_HELLO, 1)
+                + _message(monitor.SET_ASYNC, 3, monitor.forward_groups())
+                + _message(monitor.MULTIPART_REQUEST, 4, monitor.request())
+            )
+            await loop.sock_sendall(connection, opening)
             buffer, asked = b"", False
             while True:
                 try:
@@ -155,9 +156,7 @@ class OpenFlow:
                 except TimeoutError:
                     self.silent = asked
                     asked = True
-                    await loop.sock_sendall(
-                        connection, _HEADER.pack(_OPENFLOW_15, _ECHO_REQUEST, _HEADER.size, 2)
-                    )
+                    await loop.sock_sendall(connection, _message(_ECHO_REQUEST, 2))
                     continue
                 if not data:
                     return
@@ -170,7 +169,7 @@ class OpenFlow:
             connection.close()
 
     async def _read(
-        self, connection: socket.socket, buffer: bytes, changed: Callable[[FlowChange], None]
+        self, connection: socket.socket, buffer: bytes, changed: Callable[[Change], None]
     ) -> bytes:
         """Answers each complete echo request in the buffer, hands on news; gives back the incomplete rest."""
         while len(buffer) >= _HEADER.size:
@@ -183,6 +182,9 @@ class OpenFlow:
             elif kind == monitor.MULTIPART_REPLY:
                 for change in monitor.changes(buffer[_HEADER.size : length]):
                     changed(change)
+            elif kind == monitor.REQUEST_FORWARD:
+                for forwarded in monitor.forwarded(buffer[_HEADER.size : length]):
+                    changed(forwarded)
             buffer = buffer[length:]
         return buffer
 
@@ -217,6 +219,10 @@ class OpenFlow:
         raise OvsnetError(
             f"ovs-ofctl refused the flows: {words}{line}", "a template in flows/ does not fit this OVS"
         )
+
+
+def _message(kind: int, transaction: int, body: bytes = b"") -> bytes:
+    return _HEADER.pack(_OPENFLOW_15, kind, _HEADER.size + len(body), transaction) + body
 
 
 def _flows(lines: Iterable[str], groups: dict[int, str]) -> Iterator[str]:

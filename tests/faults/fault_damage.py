@@ -31,6 +31,7 @@ HARMS: dict[str, list[str]] = {
     "flows of a table deleted": ["ovs-ofctl del-flows br-int table=0"],
     "flows altered": ["ovs-ofctl mod-flows br-int table=10,actions=drop"],
     "foreign flow": ["ovs-ofctl add-flow br-int cookie=0x77,priority=1,in_port=4321,actions=drop"],
+    "foreign group": ["ovs-ofctl -O OpenFlow15 add-group br-int group_id=7,type=all,bucket=drop"],
     "gateway's port deleted": ["ovs-vsctl --if-exists del-port br-int ovsnet0"],
     "gateway down": ["ip link set ovsnet0 down"],
     "gateway's MTU altered": ["ip link set ovsnet0 mtu 1300"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
-import re
 import time
 from collections.abc import Callable
 
@@ -31,12 +30,6 @@ OVERHEAD = 50
 LIMIT = 40.0
 """Seconds from the end of the last fault until all is well; mostly it takes two, and up to 30 where nobody tells."""
 TOOLS = ("/run/ovsnet/bin/ovsnet", "audit")
-RULES = (
-    "no tunnel between nodes comes from a pod",
-    "the answer must come back through here",
-    "pods leave the cluster with the node's address",
-)
-"""Of comments in templates/ovsnet.nft.j2: in every node's table."""
 RUN = {"agent.sock", "agent.sock.lock", "bin"}
 """What ovsnet has in /run/ovsnet."""
 
@@ -63,7 +56,7 @@ def settle(world: World) -> float:
 def look(world: World) -> list[str]:
     """Everything that must hold, the cheap first; what is wrong with the first that fails."""
     nodes = world.lab.nodes
-    for one in (status, None, audit, rules, leaks, checks, None):
+    for one in (status, None, audit, leaks, checks, None):
         tell()
         wrong = (
             world.complete()
@@ -100,15 +93,6 @@ def status(world: World, node: Node) -> list[str]:
 def audit(world: World, node: Node) -> list[str]:
     done = node.run(TOOLS)
     return (done.stderr + done.stdout).splitlines() or ["audit failed"] if done.returncode else []
-
-
-def rules(world: World, node: Node) -> list[str]:
-    """`ovsnet audit` only looks whether the table is there."""
-    table = Cni(node).tool("nft", "list", "table", "inet", "ovsnet")
-    wrong = [f"nft rule missing: {rule}" for rule in RULES if rule not in table]
-    sets = re.findall(r"set (\w+) \{(.*?)\n\t\}", table, re.DOTALL)
-    wrong += [f"nft set is empty: {name}" for name, text in sets if "elements" not in text]
-    return wrong + (["nft rule of nobody"] if "faults" in table else [])
 
 
 def leaks(world: World, node: Node) -> list[str]:

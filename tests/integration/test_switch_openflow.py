@@ -113,6 +113,21 @@ async def down(switch: OpenFlow, cause: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
+async def test_news_tells_of_flows_and_of_groups(switch: OpenFlow) -> None:
+    told: list[object] = []
+    watch = asyncio.create_task(switch.wait_down(told.append))
+    await asyncio.sleep(0.3)
+    await switch.bundle(
+        ["group add group_id=7,type=all,bucket=drop", "flow add cookie=5,table=1,actions=group:7"]
+    )
+    await switch.bundle(["group modify group_id=7,type=all,bucket=output:3"])
+    await switch.bundle(["group delete group_id=7"])
+    await asyncio.sleep(0.3)
+    watch.cancel()
+    flow, group = monitor.FlowChange(1, 5), monitor.GroupChange(7)
+    assert sorted(told, key=str) == [flow, flow, group, group, group]
+
+
 async def test_a_bundle_adds_and_deletes(switch: OpenFlow) -> None:
     await switch.bundle(
         ["flow add table=1,priority=3,actions=drop", "flow add table=1,priority=4,actions=drop"]
@@ -188,11 +203,12 @@ async def test_a_bridge_that_is_made_again_is_noticed(sandbox: Sandbox, switch: 
 
 async def test_the_watch_answers_probes(tmp_path: Path) -> None:
     # vswitchd probes a management connection that says nothing for a minute; this listener does at once.
-    echo = struct.pack(">BBHI", 5, 2, 12, 0xABCD) + b"ping"
+    echo = struct.pack(">BBHI", 6, 2, 12, 0xABCD) + b"ping"
     heard = asyncio.get_running_loop().create_future()
 
     async def probe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         hello = await reader.readexactly(8)
+        await reader.readexactly(8 + len(monitor.forward_groups()))
         asked = await reader.readexactly(8 + len(monitor.request()))  # for news of flows
         assert asked[1] == monitor.MULTIPART_REQUEST
         for byte in hello[:1] + b"\0\0\x08\0\0\0\1" + echo + echo:
@@ -204,7 +220,7 @@ async def test_the_watch_answers_probes(tmp_path: Path) -> None:
     path = tmp_path / "mgmt"
     async with await asyncio.start_unix_server(probe, path), asyncio.timeout(10):
         await OpenFlow(str(path)).wait_down()
-        assert await heard == 2 * (struct.pack(">BBHI", 5, 3, 12, 0xABCD) + b"ping")
+        assert await heard == 2 * (struct.pack(">BBHI", 6, 3, 12, 0xABCD) + b"ping")
 
 
 async def test_a_vswitchd_that_lives_and_does_not_answer_is_unavailable(

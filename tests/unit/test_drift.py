@@ -8,6 +8,7 @@ from ovsnet import names
 from ovsnet.agent.drift import Drift, Echo, Patience, describe, ports, remedy
 from ovsnet.model import Pod
 from ovsnet.rows import AddPort, Change, DeletePort, PortSpec, SetPort
+from ovsnet.switch.monitor import GroupChange
 
 A1 = Pod(
     namespace="default",
@@ -107,6 +108,12 @@ def test_an_echo_is_believed_for_as_many_changes_as_were_made_and_not_for_long()
     echo.answered()
     clock.now += 1.5
     assert not echo.is_ours(1)
+    echo.sent(["group modify group_id=5,type=all,bucket=drop"])
+    echo.answered()
+    assert [echo.is_ours(each) for each in (5, GroupChange(6), GroupChange(5), GroupChange(5))] == [
+        *(False, False),
+        *(True, False),
+    ]
     echo.replacing()
     echo.answered()
     assert echo.is_ours(7)

@@ -1,7 +1,7 @@
 """What there is to program: the objects that templates see and that plans compare.
 
-Pure data. `Node` is what a store supplies; `LocalNode`, `Peer` and `Pod` are what `state` derives
-from nodes, configuration and OVSDB rows, and what a template's macro of that name is called with.
+Pure data. `Node` is what a store supplies (and what is in `cluster`); `LocalNode`, `Peer` and `Pod` are what `state`
+derives from nodes, configuration and OVSDB rows, and what a template's macro of that name is called with.
 Addresses are `ipaddress` objects throughout.
 """
 

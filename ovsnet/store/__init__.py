@@ -1,4 +1,4 @@
-"""Where the agent learns of the cluster's nodes.
+"""Where the agent learns of the cluster's nodes and Services.
 
 `Store` is what the agent needs of one; `file.FileStore` watches a folder of manifests. A store hands out
 whole snapshots, never events: who wants to know what changed compares. A store that is away, or an
@@ -19,13 +19,19 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ovsnet.model import Frozen, Node
+from ovsnet.servicemodel import EndpointSlice, Service
 
 
 class Snapshot(Frozen):
-    """All nodes at one moment. A Node that did not change is the same instance in the next snapshot."""
+    """All objects at one moment. An object that did not change is the same instance in the next snapshot, and so is a
+    mapping of which none did."""
 
     nodes: Mapping[str, Node]
     """By name; no two share a pod range or an address."""
+    services: Mapping[str, Service] = {}
+    """By key; no two share an address and port."""
+    slices: Mapping[str, EndpointSlice] = {}
+    """By key."""
     problems: Mapping[str, str]
     """What is wrong and what to do about it, by file (or folder)."""
     version: int

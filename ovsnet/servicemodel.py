@@ -1,0 +1,99 @@
+"""Services and their endpoints as a store supplies them: Kubernetes' objects, as far as the network needs them.
+
+Pure data. Fields mean what the API reference of core/v1 Service and discovery.k8s.io/v1 EndpointSlice says. A store
+makes them, strictly; `services` derives from them what this node programs.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from ovsnet.model import Frozen, IPAddress, IPNetwork
+
+
+class Protocol(str, enum.Enum):
+    """The value is the API's."""
+
+    TCP = "TCP"
+    UDP = "UDP"
+    SCTP = "SCTP"
+
+
+class ServicePort(Frozen):
+    """One of a Service's ports. name: "" if it is the only one. node_port: 0 if it has none."""
+
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+    port: int
+    node_port: int = 0
+
+
+class Service(Frozen):
+    """A Service that packets are to be translated for.
+
+    Those without a ClusterIP (headless, ExternalName) and those of another proxy (label
+    `service.kubernetes.io/service-proxy-name`) concern no agent, and no store hands them out.
+    """
+
+    namespace: str
+    name: str
+    cluster_ips: tuple[IPAddress, ...]
+    ports: tuple[ServicePort, ...]
+    external_ips: tuple[IPAddress, ...] = ()
+    load_balancer_ips: tuple[IPAddress, ...] = ()
+    """Of status.loadBalancer.ingress, but for entries whose ipMode is Proxy: to those packets are sent on."""
+    source_ranges: tuple[IPNetwork, ...] = ()
+    """loadBalancerSourceRanges: who may use load balancers' addresses; none given: everybody."""
+    external_local: bool = False
+    """externalTrafficPolicy: Local."""
+    internal_local: bool = False
+    """internalTrafficPolicy: Local."""
+    affinity: int = 0
+    """Seconds that a client stays with its endpoint (sessionAffinity: ClientIP); 0: none."""
+    health_check_port: int = 0
+    """healthCheckNodePort; 0 if there is none."""
+    source: str = ""
+    """Where it stands, for messages."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Endpoint(Frozen):
+    """One address of an EndpointSlice (of several that an entry may have, the first counts, as the API demands)."""
+
+    address: IPAddress
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    node: str = ""
+    """nodeName."""
+    zone: str = ""
+    for_zones: tuple[str, ...] = ()
+    for_nodes: tuple[str, ...] = ()
+    """hints.forZones and hints.forNodes: whose traffic it is meant for."""
+
+
+class EndpointPort(Frozen):
+    """name: that of the Service's port. port: of the endpoint, a number always (targetPort is resolved)."""
+
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+    port: int
+
+
+class EndpointSlice(Frozen):
+    """A part of a Service's endpoints, all of one family."""
+
+    namespace: str
+    name: str
+    service: str
+    """Label `kubernetes.io/service-name`."""
+    ports: tuple[EndpointPort, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    source: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"

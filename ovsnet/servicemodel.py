@@ -22,9 +22,9 @@ class Protocol(str, enum.Enum):
 class ServicePort(Frozen):
     """One of a Service's ports. name: "" if it is the only one. node_port: 0 if it has none."""
 
-    name: str = ""
-    protocol: Protocol = Protocol.TCP
     port: int
+    protocol: Protocol = Protocol.TCP
+    name: str = ""
     node_port: int = 0
 
 
@@ -78,9 +78,9 @@ class Endpoint(Frozen):
 class EndpointPort(Frozen):
     """name: that of the Service's port. port: of the endpoint, a number always (targetPort is resolved)."""
 
-    name: str = ""
-    protocol: Protocol = Protocol.TCP
     port: int
+    protocol: Protocol = Protocol.TCP
+    name: str = ""
 
 
 class EndpointSlice(Frozen):

@@ -28,10 +28,6 @@ class Snapshot(Frozen):
 
     nodes: Mapping[str, Node]
     """By name; no two share a pod range or an address."""
-    services: Mapping[str, Service] = {}
-    """By key; no two share an address and port."""
-    slices: Mapping[str, EndpointSlice] = {}
-    """By key."""
     problems: Mapping[str, str]
     """What is wrong and what to do about it, by file (or folder)."""
     version: int
@@ -39,6 +35,10 @@ class Snapshot(Frozen):
     unread: frozenset[str] = frozenset()
     """Files that never were in order since the start: nodes of theirs may be missing, so what an earlier run
     installed for a node that is not in `nodes` may well belong to one of them."""
+    services: Mapping[str, Service] = {}
+    """By key; no two share an address and port."""
+    slices: Mapping[str, EndpointSlice] = {}
+    """By key."""
 
 
 class Store(Protocol):

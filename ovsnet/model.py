@@ -129,4 +129,5 @@ class LocalNode(Frozen):
         return self.name
 
 
-Object = LocalNode | Pod | Peer
+Attached = LocalNode | Pod | Peer
+"""What has a port of the bridge."""

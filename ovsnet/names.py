@@ -37,7 +37,7 @@ KEY_ENCAP = "ovsnet-encap"
 KEY_RELEASED = "ovsnet-released"
 """On the Bridge row: addresses in their cool-down, "ADDRESS=UNIX_SECONDS ..."."""
 
-KINDS = ("node", "pod", "peer")
+KINDS = ("node", "pod", "peer", "service", "endpointslice")
 """Kinds of object that templates have macros for; the index + 1 is the top byte of a cookie."""
 
 

@@ -1,7 +1,7 @@
 """The OpenFlow pipeline's fixed points: registers, their values, the virtual router, the tables.
 
 Pure. Templates use these names; nothing else writes a register. Tables are found by listing the
-folder of templates: `30-route.flows.j2` is table 30, called `route` wherever it is referred to.
+folder of templates: `50-route.flows.j2` is table 50, called `route` wherever it is referred to.
 """
 
 from __future__ import annotations
@@ -11,13 +11,22 @@ import re
 from pathlib import Path
 
 from ovsnet.errors import OvsnetError
-from ovsnet.model import Frozen
+from ovsnet.model import Frozen, IPAddress
 
 FROM = "reg0"
 """Register: where a packet came from."""
 FROM_POD, FROM_GATEWAY, FROM_TUNNEL = 1, 2, 3
 OUT = "reg1"
 """Register: the OpenFlow port that it leaves by."""
+BACK = "reg2"
+"""Register: 1 if it leaves by the port that it came from, translated, so that the receiver is not its own client."""
+OUTSIDE = "reg3"
+"""Register: 1 if the node's kernel forwards it for a client outside of the cluster."""
+ANSWER = "reg4"
+"""Register: 1 for an answer in a connection that conntrack follows."""
+SERVICE_ZONE, BACK_ZONE = 65500, 65501
+"""Zones of connection tracking: where Services' addresses become endpoints', and where clients' addresses become this
+node's or the translator's. The kernel's datapath shares them with the node's own; 0 is what the node itself uses."""
 
 
 class Router(Frozen):
@@ -34,6 +43,42 @@ class Router(Frozen):
 
 ROUTER = Router()
 
+
+class Translator(Frozen):
+    """An address that is on no port and the same on every node, in both families."""
+
+    ipv4: ipaddress.IPv4Address
+    ipv6: ipaddress.IPv6Address
+
+    @property
+    def addresses(self) -> tuple[IPAddress, IPAddress]:
+        return self.ipv4, self.ipv6
+
+    def of(self, version: int) -> IPAddress:
+        return self.ipv4 if version == 4 else self.ipv6
+
+
+def _translator(number: int) -> Translator:
+    return Translator(
+        ipv4=ipaddress.IPv4Address(f"169.254.77.{number}"),
+        ipv6=ipaddress.IPv6Address(f"fd6f:7673:6e65::{number}"),
+    )
+
+
+CLIENT = _translator(2)
+"""The client of a connection that goes back to where it came from."""
+NODE_PORTS = _translator(3)
+"""Where the node's kernel sends what comes to node ports."""
+LOCAL_NODE_PORTS = _translator(4)
+"""The same for Services that only this node's endpoints serve, if the client is outside of the cluster."""
+
+ERRORS = (
+    *(f"icmp,icmp_type={kind}" for kind in (3, 11, 12)),
+    *(f"icmp6,icmp_type={kind}" for kind in (1, 2, 3, 4)),
+)
+"""What tells a sender that a packet did not arrive (RFC 792; RFC 4443, section 2.1)."""
+GROUPS = "groups.j2"
+"""The template of groups."""
 _TABLE_FILE = re.compile(r"(\d{2})-([a-z_]+)\.flows\.j2")
 
 
@@ -64,7 +109,7 @@ def tables(folder: Path) -> tuple[Table, ...]:
     for path in sorted(folder.iterdir()):
         match = _TABLE_FILE.fullmatch(path.name)
         if match is None:
-            if path.suffix == ".j2":
+            if path.suffix == ".j2" and path.name != GROUPS:
                 raise OvsnetError(f"{path}: not a table", "templates are called NN-name.flows.j2")
             continue
         table = Table(number=int(match[1]), name=match[2], path=path)

@@ -17,13 +17,23 @@ from typing import Any
 import jinja2
 
 from ovsnet import names, pipeline
-from ovsnet.model import LocalNode, Object, Peer, Pod
+from ovsnet.frontends import ServiceObject
+from ovsnet.model import IPAddress, LocalNode, Peer, Pod
+from ovsnet.objects import Object
+from ovsnet.servicemodel import Protocol
+from ovsnet.services import SliceObject
 
 Lines = tuple[str, ...]
 Rendered = Mapping[int, Lines]
 """Flow lines by cookie."""
 
-_KIND: dict[type, str] = {LocalNode: "node", Pod: "pod", Peer: "peer"}
+_KIND: dict[type, str] = {
+    LocalNode: "node",
+    Pod: "pod",
+    Peer: "peer",
+    ServiceObject: "service",
+    SliceObject: "endpointslice",
+}
 
 IPAny = ipaddress.IPv4Address | ipaddress.IPv6Address | ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -42,11 +52,25 @@ def _ip_match(ipv4: str, ipv6: str) -> Callable[[IPAny], str]:
     return lambda ip: f"{ipv4 if ip.version == 4 else ipv6}={ip}"
 
 
+def _l4(address: IPAddress, protocol: Protocol, side: str, port: int) -> str:
+    """A match of one end of a connection."""
+    version, field = ("", f"nw_{side}") if address.version == 4 else ("6", f"ipv6_{side}")
+    return f"{protocol.value.lower()}{version},{field}={address},tp_{side}={port}"
+
+
 _FILTERS: dict[str, Callable[[Any], str]] = {
     "src": _ip_match("ip,nw_src", "ipv6,ipv6_src"),
     "dst": _ip_match("ip,nw_dst", "ipv6,ipv6_dst"),
+    "src_of": lambda ip: f"{'nw_src' if ip.version == 4 else 'ipv6_src'}={ip}",
+    "dst_of": lambda ip: f"{'nw_dst' if ip.version == 4 else 'ipv6_dst'}={ip}",
     "tun_src": _ip_match("tun_src", "tun_ipv6_src"),
     "set_tun_dst": lambda ip: f"set_field:{ip}->{'tun_dst' if ip.version == 4 else 'tun_ipv6_dst'}",
+    "l4": lambda frontend: _l4(frontend.address, frontend.protocol, "dst", frontend.port),
+    "from_endpoint": lambda member: _l4(member[0], member[1], "src", member[2]),
+    "to_endpoint": lambda member: _l4(member[0], member[1], "dst", member[2]),
+    "socket": lambda end: (
+        f"{end.address}:{end.port}" if end.address.version == 4 else f"[{end.address}]:{end.port}"
+    ),
     "link_local": lambda mac: str(names.link_local_of(mac)),
 }
 
@@ -85,15 +109,23 @@ class Renderer:
             from_pod=pipeline.FROM_POD,
             from_gateway=pipeline.FROM_GATEWAY,
             from_tunnel=pipeline.FROM_TUNNEL,
+            client=pipeline.CLIENT,
+            node_ports=pipeline.NODE_PORTS.addresses + pipeline.LOCAL_NODE_PORTS.addresses,
+            errors=pipeline.ERRORS,
+            zone={"service": pipeline.SERVICE_ZONE, "back": pipeline.BACK_ZONE},
         )
-        self._macros: dict[str, list[tuple[int, Callable[[Object], str]]]] = {
+        self._macros: dict[str, list[tuple[str, Callable[[Object], str]]]] = {
             kind: [] for kind in names.KINDS
         }
         for table in self.tables:
             module = environment.get_template(table.path.name).module
             for kind in names.KINDS:
                 if hasattr(module, kind):
-                    self._macros[kind].append((table.number, getattr(module, kind)))
+                    self._macros[kind].append((f"table={table.number},", getattr(module, kind)))
+        groups = environment.get_template(pipeline.GROUPS).module
+        for kind in names.KINDS:
+            if hasattr(groups, kind):
+                self._macros[kind].append(("", getattr(groups, kind)))
         self._memo: dict[int, tuple[Object, Lines]] = {}
 
     def use(self, datapath: str) -> None:
@@ -105,11 +137,11 @@ class Renderer:
         """The flow lines that serve one object, in the syntax of ovs-ofctl."""
         cookie = cookie_of(obj)
         known = self._memo.get(cookie)
-        if known is not None and known[0] == obj:
+        if known is not None and (known[0] is obj or known[0] == obj):
             return known[1]
         lines = tuple(
-            f"cookie=0x{cookie:x},table={number},{line}"
-            for number, macro in self._macros[kind_of(obj)]
+            f"cookie=0x{cookie:x},{where}{line}"
+            for where, macro in self._macros[kind_of(obj)]
             for line in filter(None, map(str.strip, macro(obj).splitlines()))
         )
         self._memo[cookie] = (obj, lines)

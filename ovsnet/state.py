@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from ovsnet import encap, names, pairs
 from ovsnet.config import Config
 from ovsnet.errors import NotReady
-from ovsnet.model import Encap, Frozen, IPAddress, IPNetwork, LocalNode, Node, Object, Peer, Pod, Tunnels
+from ovsnet.model import Encap, Frozen, IPAddress, IPNetwork, LocalNode, Node, Peer, Pod, Tunnels
+from ovsnet.objects import Object
 from ovsnet.rows import PortRow
 
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from ovsnet import flowdump, pipeline
 from ovsnet.errors import OvsnetError
-from ovsnet.model import Frozen, IPAddress, LocalNode, Object, Peer, Pod
+from ovsnet.frontends import ServiceObject
+from ovsnet.model import Attached, Frozen, IPAddress, LocalNode, Peer, Pod
+from ovsnet.objects import Object
 from ovsnet.render import kind_of
 
 _MANY = 20
@@ -72,7 +74,9 @@ def _ips(obj: Object) -> tuple[IPAddress, ...]:
         return obj.ips
     if isinstance(obj, LocalNode):
         return obj.addresses + obj.gateways
-    return obj.addresses
+    if isinstance(obj, ServiceObject):
+        return tuple(dict.fromkeys(frontend.address for frontend in obj.frontends))
+    return obj.addresses if isinstance(obj, Peer) else ()
 
 
 def _owner(address: IPAddress, objects: Sequence[Object]) -> Object | None:
@@ -148,7 +152,7 @@ def verdict(
 
     reasons: why a flow drops, by table and priority.
     """
-    by_port = {obj.ofport: obj for obj in objects}
+    by_port = {obj.ofport: obj for obj in objects if isinstance(obj, Attached)}
     if answer.answered:
         return True, "ANSWERED by the switch"
     if answer.failure:

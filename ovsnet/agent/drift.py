@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet import flowplan, names
-from ovsnet.model import Frozen, Object
+from ovsnet.model import Frozen
+from ovsnet.objects import Object
 from ovsnet.render import kind_of
 from ovsnet.rows import AddPort, Change, DeletePort, SetIdentity, SetPort
 from ovsnet.switch.monitor import GroupChange

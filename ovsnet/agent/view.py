@@ -13,13 +13,14 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from ovsnet import plan, resources, state
+from ovsnet import names, plan, resources, state
 from ovsnet.agent.hostside import HostSide
 from ovsnet.cni import framing
 from ovsnet.config import Config
 from ovsnet.errors import SwitchUnavailable
 from ovsnet.host.nft import Ruleset
-from ovsnet.model import Frozen, Object
+from ovsnet.model import Attached, Frozen, LocalNode
+from ovsnet.objects import Object
 from ovsnet.render import Renderer, cookie_of
 from ovsnet.rows import BridgeRow, PortRow
 from ovsnet.state import Topology
@@ -49,7 +50,8 @@ class View(Frozen):
 
     @property
     def by_port(self) -> Mapping[str, Object]:
-        return {getattr(obj, "port", "ovsnet0"): obj for obj in self.objects}
+        with_port = [obj for obj in self.objects if isinstance(obj, Attached)]
+        return {names.GATEWAY if isinstance(obj, LocalNode) else obj.port: obj for obj in with_port}
 
 
 async def look(config: Config) -> View:

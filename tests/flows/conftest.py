@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from flow_world import A1, A2, PEERS, STATE, Bridge, make_bridge, make_underlay
+from flow_world import A1, A2, PEERS, STATE, WITH_SERVICES, Bridge, make_bridge, make_underlay
 from ovs_sandbox import Sandbox, installed
 
 
@@ -24,6 +24,16 @@ def ovs() -> Iterator[Sandbox]:
         pytest.skip("Open vSwitch is not installed")
     with Sandbox() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def serving() -> Iterator[Bridge]:
+    """The same bridge in a switch of its own, with Services."""
+    with Sandbox() as running:
+        make_underlay(running)
+        made = make_bridge(running, "br-int", (A1, A2), PEERS)
+        made.install(WITH_SERVICES)
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,15 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 
+import service_world
 from ovs_sandbox import Sandbox
 
-from ovsnet import encap, flowdump, names, resources
-from ovsnet.model import Encap, Frozen, LocalNode, Object, Peer, Pod
+from ovsnet import encap, flowdump, flowplan, names, resources
+from ovsnet.endpoints import Here
+from ovsnet.model import Encap, Frozen, LocalNode, Peer, Pod
+from ovsnet.objects import Object
 from ovsnet.render import Renderer
+from ovsnet.services import Services
 
 RENDERER = Renderer(resources.flows_dir())
 TABLES = {table.number: table.name for table in RENDERER.tables}
@@ -67,7 +71,10 @@ C = _peer("c", 3, "2001:db8::13", Encap.VXLAN, 20001)
 D = _peer("d", 4, "192.0.2.14", Encap.GENEVE, 20002)
 E = _peer("e", 5, "2001:db8::15", Encap.GENEVE, 20002)
 PEERS = (B, C, D, E)
+SERVICES = Services()
+SERVICES.update(service_world.SERVICES, service_world.SLICES, Here(node="node-a"))
 STATE: tuple[Object, ...] = (NODE, A1, A2, *PEERS)
+WITH_SERVICES: tuple[Object, ...] = (*STATE, *SERVICES.objects)
 NEXT_HOP = "aa:bb:cc:00:00:01"
 
 
@@ -94,12 +101,10 @@ class Bridge:
         self.name = name
 
     def install(self, objects: Sequence[Object]) -> None:
+        self.ovs.ofctl("del-groups", self.ovs.mgmt(self.name))
+        bundle = flowplan.bundle({}, RENDERER.state(objects))
         self.ovs.ofctl(
-            "--bundle",
-            "replace-flows",
-            self.ovs.mgmt(self.name),
-            "-",
-            stdin="\n".join(lines_of(objects)) + "\n",
+            "bundle", self.ovs.mgmt(self.name), "-", stdin="\n".join(["flow delete", *bundle]) + "\n"
         )
 
     def dump(self) -> list[flowdump.Flow]:

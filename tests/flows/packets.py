@@ -7,7 +7,7 @@ import ipaddress
 from flow_world import NODE, TABLES, Answer
 
 from ovsnet import names, pipeline
-from ovsnet.model import Frozen, LocalNode, Object, Peer, Pod
+from ovsnet.model import Attached, Frozen, LocalNode, Peer, Pod
 from ovsnet.render import cookie_of
 
 ROUTER = pipeline.ROUTER
@@ -60,7 +60,7 @@ def arp(
 class Out(Frozen):
     """It leaves by the port of `to`. final: fields of the packet as it leaves."""
 
-    to: Object
+    to: Attached
     final: dict[str, str] = {}
 
     def check(self, answer: Answer) -> None:
@@ -87,7 +87,7 @@ class Dropped(Frozen):
 
     table: str
     priority: int
-    by: Object = NODE
+    by: Attached = NODE
 
     def check(self, answer: Answer) -> None:
         last = answer.flow.steps[-1]

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ovs_sandbox import Sandbox
 
 from ovsnet import flowplan
-from ovsnet.model import Object
+from ovsnet.objects import Object
 from ovsnet.render import cookie_of
 
 

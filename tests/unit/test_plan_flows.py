@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovsnet import flowplan, names, resources
-from ovsnet.model import Encap, LocalNode, Object, Peer, Pod
+from ovsnet.model import Encap, LocalNode, Peer, Pod
+from ovsnet.objects import Object
 from ovsnet.render import Lines, Renderer
 
 

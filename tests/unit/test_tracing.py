@@ -9,7 +9,8 @@ import pytest
 from ovsnet import names, pipeline, resources, tracing
 from ovsnet.errors import OvsnetError
 from ovsnet.flowdump import Step, Trace
-from ovsnet.model import Encap, LocalNode, Object, Peer, Pod
+from ovsnet.model import Encap, LocalNode, Peer, Pod
+from ovsnet.objects import Object
 from ovsnet.tracing import Packet
 
 NODE = LocalNode(

@@ -1,0 +1,178 @@
+"""From Services and EndpointSlices to what this node programs for them.
+
+Pure. `Services` keeps what it derived from each object until that changes, so an update costs what changed. One Service
+becomes frontends and groups in `frontends`; which endpoints count is in `endpoints`. Called by the agent's loop and by
+the inspection commands.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from ovsnet import pipeline
+from ovsnet.claims import Claims
+from ovsnet.endpoints import Here
+from ovsnet.frontends import Maker, ServiceObject
+from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.numbers import Numbers
+from ovsnet.servicemodel import EndpointSlice, Protocol, Service
+
+T = TypeVar("T")
+Member = tuple[IPAddress, Protocol, int]
+
+_COVER = {4: 16, 6: 112}
+"""Length of the prefixes that routes to ClusterIPs are gathered in."""
+
+
+class SliceObject(Frozen):
+    """The endpoints of a slice as they are rendered: answers from there may have to be translated back."""
+
+    namespace: str
+    name: str
+    members: tuple[Member, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def title(self) -> str:
+        return self.key
+
+
+class Reach(Frozen):
+    """What the node's kernel has to know: what it sends to the bridge."""
+
+    networks: tuple[IPNetwork, ...] = ()
+    node_ports: tuple[tuple[int, Protocol, int], ...] = ()
+    """(IP version, protocol, port) that answer on the node's addresses."""
+    local_node_ports: tuple[tuple[int, Protocol, int], ...] = ()
+    """Those of them that give clients outside only this node's endpoints, and endpoints the client's address."""
+
+
+class Services:
+    """What has been derived, by object."""
+
+    def __init__(self) -> None:
+        self.reach = Reach()
+        self._numbers = Numbers()
+        self._here = Here(node="")
+        self._services: Mapping[str, Service] = {}
+        self._slices: Mapping[str, EndpointSlice] = {}
+        self._of: dict[str, dict[str, EndpointSlice]] = {}
+        """Slices by their Service."""
+        self._objects: dict[str, ServiceObject] = {}
+        self._shown: dict[str, SliceObject] = {}
+        self._claims: Claims[Member] = Claims()
+
+    def update(
+        self, services: Mapping[str, Service], slices: Mapping[str, EndpointSlice], here: Here
+    ) -> None:
+        """Derives anew what changed."""
+        if services is self._services and slices is self._slices and here == self._here:
+            return
+        dirty = set(_changed(self._services, services))
+        touched = set(_changed(self._slices, slices))
+        touched |= {key for name in dirty for key in self._of.get(name, ())}
+        for key in touched:
+            dirty |= self._index(self._slices.get(key), slices.get(key))
+        if here != self._here:
+            dirty |= services.keys() | self._objects.keys()
+        self._services, self._slices, self._here = services, slices, here
+        for key in sorted(dirty):
+            self._make(key)
+        self._show(sorted(touched | {key for name in dirty for key in self._of.get(name, ())}))
+        self.reach = _reach(self._objects.values())
+
+    @property
+    def objects(self) -> list[ServiceObject | SliceObject]:
+        """What is rendered."""
+        return [*self._objects.values(), *self._shown.values()]
+
+    def _index(self, before: EndpointSlice | None, after: EndpointSlice | None) -> set[str]:
+        """The Services that a changed slice concerns."""
+        found = set()
+        if before is not None:
+            service = f"{before.namespace}/{before.service}"
+            self._of.get(service, {}).pop(before.key, None)
+            found.add(service)
+        if after is not None:
+            service = f"{after.namespace}/{after.service}"
+            self._of.setdefault(service, {})[after.key] = after
+            found.add(service)
+        for service in found:
+            if not self._of.get(service):
+                self._of.pop(service, None)
+        return found
+
+    def _make(self, key: str) -> None:
+        service = self._services.get(key)
+        if service is None:
+            self._objects.pop(key, None)
+            self._numbers.keep(key, ())
+            return
+        maker = Maker(service, list(self._of.get(key, {}).values()), self._here, self._numbers)
+        self._objects[key] = maker.make()
+
+    def _show(self, keys: Iterable[str]) -> None:
+        """What of the slices' endpoints each of them renders."""
+        touched: set[str] = set()
+        for key in keys:
+            touched |= self._claims.name(key, self._members(self._slices.get(key)))
+        for key in touched:
+            held = self._claims.held(key)
+            if not held:
+                self._shown.pop(key, None)
+                continue
+            namespace, _, name = key.partition("/")
+            self._shown[key] = SliceObject(namespace=namespace, name=name, members=held)
+
+    def _members(self, piece: EndpointSlice | None) -> Iterator[Member]:
+        if piece is None or f"{piece.namespace}/{piece.service}" not in self._services:
+            return
+        for port in piece.ports:
+            for endpoint in piece.endpoints:
+                yield endpoint.address, port.protocol, port.port
+
+
+def _changed(before: Mapping[str, T], after: Mapping[str, T]) -> Iterator[str]:
+    if before is after:
+        return
+    for key in before.keys() | after.keys():
+        if before.get(key) is not after.get(key):
+            yield key
+
+
+def _reach(objects: Iterable[ServiceObject]) -> Reach:
+    inside: dict[tuple[int, int], list[int]] = {}
+    outside: set[IPNetwork] = set()
+    node_ports: set[tuple[int, Protocol, int]] = set()
+    local: set[tuple[int, Protocol, int]] = set()
+    for each in (frontend for obj in objects for frontend in obj.frontends):
+        version, number = each.address.version, int(each.address)
+        if each.address in pipeline.NODE_PORTS.addresses:
+            node_ports.add((version, each.protocol, each.port))
+        elif each.address in pipeline.LOCAL_NODE_PORTS.addresses:
+            local.add((version, each.protocol, each.port))
+        elif each.external:
+            outside.add(ipaddress.ip_network(each.address))
+        else:
+            prefix = number >> ((32 if version == 4 else 128) - _COVER[version])
+            inside.setdefault((version, prefix), []).append(number)
+    networks = {_cover(version, numbers) for (version, _), numbers in inside.items()} | outside
+    return Reach(
+        networks=tuple(sorted(networks, key=lambda each: (each.version, each))),
+        node_ports=tuple(sorted(node_ports)),
+        local_node_ports=tuple(sorted(local)),
+    )
+
+
+def _cover(version: int, numbers: list[int]) -> IPNetwork:
+    """The smallest network with all of the addresses."""
+    bits = 32 if version == 4 else 128
+    first = min(numbers)
+    length = bits - (first ^ max(numbers)).bit_length()
+    make = ipaddress.IPv4Network if version == 4 else ipaddress.IPv6Network
+    return make((first, length), strict=False)

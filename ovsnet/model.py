@@ -56,6 +56,8 @@ class Node(Frozen):
     """InternalIPs, in the order of the object."""
     encap: Encap | None = None
     """Annotation ovsnet.io/encapsulation: how this node wants to be reached."""
+    zone: str = ""
+    """Label topology.kubernetes.io/zone."""
     source: str = ""
 
 

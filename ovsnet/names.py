@@ -50,6 +50,11 @@ def cookie(kind: str, key: str) -> int:
     return (KINDS.index(kind) + 1) << 56 | int.from_bytes(digest, "big")
 
 
+def cookies_of(kind: str) -> tuple[int, int]:
+    """The cookies of all objects of a kind, as a value and a mask."""
+    return (KINDS.index(kind) + 1) << 56, 0xFF << 56
+
+
 def kind_of(cookie: int) -> str | None:
     """The kind that a cookie was made for; None if it is not one of ours."""
     index = (cookie >> 56) - 1

@@ -84,7 +84,11 @@ class Services:
         for key in sorted(dirty):
             self._make(key)
         self._show(sorted(touched | {key for name in dirty for key in self._of.get(name, ())}))
-        self.reach = _reach(self._objects.values())
+        self.reach = reach_of(
+            (each.address, each.protocol, each.port, each.external)
+            for made in self._objects.values()
+            for each in made.frontends
+        )
 
     @property
     def objects(self) -> list[ServiceObject | SliceObject]:
@@ -145,19 +149,20 @@ def _changed(before: Mapping[str, T], after: Mapping[str, T]) -> Iterator[str]:
             yield key
 
 
-def _reach(objects: Iterable[ServiceObject]) -> Reach:
+def reach_of(frontends: Iterable[tuple[IPAddress, Protocol, int, bool]]) -> Reach:
+    """frontends: (address, protocol, port, whether it is an external address, which no route gathers with others)."""
     inside: dict[tuple[int, int], list[int]] = {}
     outside: set[IPNetwork] = set()
     node_ports: set[tuple[int, Protocol, int]] = set()
     local: set[tuple[int, Protocol, int]] = set()
-    for each in (frontend for obj in objects for frontend in obj.frontends):
-        version, number = each.address.version, int(each.address)
-        if each.address in pipeline.NODE_PORTS.addresses:
-            node_ports.add((version, each.protocol, each.port))
-        elif each.address in pipeline.LOCAL_NODE_PORTS.addresses:
-            local.add((version, each.protocol, each.port))
-        elif each.external:
-            outside.add(ipaddress.ip_network(each.address))
+    for address, protocol, port, external in frontends:
+        version, number = address.version, int(address)
+        if address in pipeline.NODE_PORTS.addresses:
+            node_ports.add((version, protocol, port))
+        elif address in pipeline.LOCAL_NODE_PORTS.addresses:
+            local.add((version, protocol, port))
+        elif external:
+            outside.add(ipaddress.ip_network(address))
         else:
             prefix = number >> ((32 if version == 4 else 128) - _COVER[version])
             inside.setdefault((version, prefix), []).append(number)

@@ -23,15 +23,18 @@ from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.recovery import Recovery
+from ovsnet.agent.serving import Serving
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.config import Config, Datapath
+from ovsnet.endpoints import Here
 from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable
 from ovsnet.host.nft import TABLE
 from ovsnet.host.notices import Notices
 from ovsnet.model import Node
 from ovsnet.render import Renderer
 from ovsnet.rows import BridgeRow, BridgeSpec, PortRow, SetBridge
+from ovsnet.services import Reach
 from ovsnet.state import Topology
 from ovsnet.store import Store
 from ovsnet.switch.openflow import OpenFlow
@@ -80,7 +83,10 @@ class Agent:
         self.pods = pods
         self.upkeep = upkeep
         self.recovery = recovery
+        self.serving = Serving(openflow)
         self.topology: Topology | None = None
+        self.zone = ""
+        self._reach = Reach()
         self.complaints = Complaints(log)
         self.auditor = Auditor(installer, renderer, self.complaints, self.wake)
         installer.on_loss = self.wake
@@ -228,7 +234,10 @@ class Agent:
         if self.installer.stale:
             await self._require_switch()
         objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.pods.all())
-        settled = self.installer.settle(self.renderer.state(objects))
+        here = Here(node=self.name, zone=self.zone)
+        await self.serving.follow(self.store.snapshot(), here, unknown=self.installer.stale)
+        rendered = self.renderer.state([*objects, *self.serving.objects])
+        settled = self.installer.settle(self.serving.with_kept(rendered))
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -248,6 +257,7 @@ class Agent:
             )
         nodes = self._nodes()
         own = nodes.get(self.name)
+        self.zone = own.zone if own else ""
         uplink = await self.host.uplink(self.config.node_address, own.addresses if own else ())
         self._notices.uplink = uplink.interface
         topo = state.topology(self.config, self.name, uplink.addresses, uplink.mtu, nodes)
@@ -333,8 +343,10 @@ class Agent:
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)
         try:
-            done = await self.host.reconcile(topo, self.config.egress)
-            if topo == self.topology:
+            reach = self.serving.reach
+            done = await self.host.reconcile(topo, self.config.egress, reach)
+            known, self._reach = (self.topology, self._reach) == (topo, reach), reach
+            if known:
                 self.auditor.tell("host", [f"changed by someone else; {words}" for words in done])
             else:
                 for words in done:

@@ -16,7 +16,16 @@ from ovsnet.host import datapath, gateway, uplink
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.types import EgressSpec, GatewaySpec, NeighbourSpec, RouteSpec, Uplink, UplinkChoice
 from ovsnet.model import Encap, IPAddress
+from ovsnet.servicemodel import Protocol
+from ovsnet.services import Reach
 from ovsnet.state import Topology
+
+_TRANSLATED = tuple(
+    ipaddress.ip_network(address)
+    for each in (pipeline.CLIENT, pipeline.NODE_PORTS, pipeline.LOCAL_NODE_PORTS)
+    for address in each.addresses
+)
+"""Addresses that are the bridge's alone."""
 
 
 class HostSide:
@@ -72,20 +81,19 @@ class HostSide:
             )
         return str(choice.value)
 
-    async def differences(self, topo: Topology, egress: config.Egress) -> list[str]:
+    async def differences(self, topo: Topology, egress: config.Egress, reach: Reach) -> list[str]:
         """What `reconcile` would change, one line each. Raises HostFailure."""
-        return gateway.differences(gateway_spec(topo)) + await self._rules.differences(
-            egress_spec(topo, egress)
-        )
+        rules = await self._rules.differences(egress_spec(topo, egress, reach))
+        return gateway.differences(gateway_spec(topo, reach)) + rules
 
-    async def reconcile(self, topo: Topology, egress: config.Egress) -> list[str]:
+    async def reconcile(self, topo: Topology, egress: config.Egress, reach: Reach) -> list[str]:
         """Makes the kernel's side so; says what was changed, one line each. Raises HostFailure."""
-        done = await gateway.reconcile(gateway_spec(topo))
-        return done + await self._rules.reconcile(egress_spec(topo, egress), verify=True)
+        done = await gateway.reconcile(gateway_spec(topo, reach))
+        return done + await self._rules.reconcile(egress_spec(topo, egress, reach), verify=True)
 
 
-def gateway_spec(topo: Topology) -> GatewaySpec:
-    """The gateway port with the addresses of this node's ranges and the routes to the peers'."""
+def gateway_spec(topo: Topology, reach: Reach) -> GatewaySpec:
+    """The gateway port with the addresses of this node's ranges and the routes to the peers' and to Services."""
     addresses = tuple(
         ipaddress.ip_interface((address, cidr.prefixlen))
         for address, cidr in zip(topo.gateways, topo.cidrs, strict=True)
@@ -94,8 +102,7 @@ def gateway_spec(topo: Topology) -> GatewaySpec:
     hop: dict[int, IPAddress] = {4: pipeline.ROUTER.ipv4, 6: pipeline.ROUTER.ipv6}
     routes = tuple(
         RouteSpec(cidr=cidr, next_hop=hop[cidr.version], source=source[cidr.version])
-        for peer in topo.peers
-        for cidr in peer.cidrs
+        for cidr in (*(cidr for peer in topo.peers for cidr in peer.cidrs), *_TRANSLATED, *reach.networks)
         if cidr.version in source
     )
     # Not every datapath can answer for the router in IPv6.
@@ -110,7 +117,7 @@ def gateway_spec(topo: Topology) -> GatewaySpec:
     )
 
 
-def egress_spec(topo: Topology, egress: config.Egress) -> EgressSpec:
+def egress_spec(topo: Topology, egress: config.Egress, reach: Reach) -> EgressSpec:
     """What the node's rules are about."""
     return EgressSpec(
         gateway=names.GATEWAY,
@@ -121,4 +128,14 @@ def egress_spec(topo: Topology, egress: config.Egress) -> EgressSpec:
         no_masquerade=egress.no_masquerade,
         masquerade=egress.masquerade,
         random_fully=egress.random_fully,
+        node_ports=_ports(reach.node_ports, topo),
+        local_node_ports=_ports(reach.local_node_ports, topo),
+    )
+
+
+def _ports(ports: Iterable[tuple[int, Protocol, int]], topo: Topology) -> tuple[tuple[int, str, int], ...]:
+    """Of the families that pods have, as nft writes them."""
+    families = {cidr.version for cidr in topo.cidrs}
+    return tuple(
+        (version, protocol.value.lower(), port) for version, protocol, port in ports if version in families
     )

@@ -17,12 +17,14 @@ from ovsnet import names, plan, resources, state
 from ovsnet.agent.hostside import HostSide
 from ovsnet.cni import framing
 from ovsnet.config import Config
+from ovsnet.endpoints import Here
 from ovsnet.errors import SwitchUnavailable
 from ovsnet.host.nft import Ruleset
 from ovsnet.model import Attached, Frozen, LocalNode
 from ovsnet.objects import Object
 from ovsnet.render import Renderer, cookie_of
 from ovsnet.rows import BridgeRow, PortRow
+from ovsnet.services import Reach, Services
 from ovsnet.state import Topology
 from ovsnet.store.file import read_folder
 from ovsnet.switch.ovsdb import Ovsdb
@@ -39,6 +41,7 @@ class View(Frozen):
     bridge: BridgeRow | None
     rows: dict[str, PortRow]
     objects: tuple[Object, ...]
+    reach: Reach
     tables: dict[int, str]
     health: dict[str, object] | None
     problems: dict[str, str]
@@ -64,7 +67,9 @@ async def look(config: Config) -> View:
     topo = state.topology(config, name, uplink.addresses, uplink.mtu, snapshot.nodes)
     bridge, rows = await _database(config)
     numbers = plan.ports(plan.desired_ports(config, topo), rows).numbers
-    objects = state.objects(topo, config.tunnels, numbers, state.pods(rows))
+    services = Services()
+    services.update(snapshot.services, snapshot.slices, Here(node=name, zone=own.zone if own else ""))
+    objects = [*state.objects(topo, config.tunnels, numbers, state.pods(rows)), *services.objects]
     renderer = Renderer(resources.flows_dir())
     return View(
         config=config,
@@ -72,6 +77,7 @@ async def look(config: Config) -> View:
         bridge=bridge,
         rows=rows,
         objects=tuple(objects),
+        reach=services.reach,
         tables={table.number: table.name for table in renderer.tables},
         health=await health(config),
         problems=dict(snapshot.problems),

@@ -74,12 +74,11 @@ async def _compare(view: View) -> Found:
     openflow = OpenFlow(management_socket(view.config.ovsdb, view.config.bridge))
     lines = await openflow.differences(line for lines in wanted.values() for line in lines)
     ports = plan.ports(plan.desired_ports(view.config, view.topology), view.rows)
+    host = HostSide(Ruleset(resources.templates_dir()))
     return Found(
         flows=drift.describe(lines, renderer.objects, view.tables),
         ports=drift.ports(ports.changes, done=False),
-        host=await HostSide(Ruleset(resources.templates_dir())).differences(
-            view.topology, view.config.egress
-        ),
+        host=await host.differences(view.topology, view.config.egress, view.reach),
     )
 
 

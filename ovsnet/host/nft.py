@@ -18,6 +18,7 @@ import jinja2
 from ovsnet.errors import HostFailure
 from ovsnet.host.types import EgressSpec
 from ovsnet.model import IPAddress, IPNetwork
+from ovsnet.pipeline import CLIENT, LOCAL_NODE_PORTS, NODE_PORTS
 
 TABLE = "inet ovsnet"
 _TEMPLATE = "ovsnet.nft.j2"
@@ -50,6 +51,9 @@ class Ruleset:
             pods=_by_family(egress.pod_cidrs),
             peers=_addresses(egress.peers),
             direct=_by_family(egress.no_masquerade),
+            node_ports=_ports(egress.node_ports),
+            local_node_ports=_ports(egress.local_node_ports),
+            translator={"client": CLIENT, "node_ports": NODE_PORTS, "local_node_ports": LOCAL_NODE_PORTS},
         )
 
     async def reconcile(self, egress: EgressSpec, verify: bool = False) -> list[str]:
@@ -108,6 +112,14 @@ def _addresses(given: Sequence[IPAddress]) -> dict[str, list[str]]:
     """Sorted, one by one: a set without ranges is the faster one, and every packet of a tunnel is looked up in it."""
     return {
         family: sorted({str(each) for each in given if each.version == version})
+        for family, version in (("ip", 4), ("ip6", 6))
+    }
+
+
+def _ports(given: Sequence[tuple[int, str, int]]) -> dict[str, list[str]]:
+    """Protocol and port, by family."""
+    return {
+        family: [f"{protocol} . {port}" for found, protocol, port in given if found == version]
         for family, version in (("ip", 4), ("ip6", 6))
     }
 

@@ -129,3 +129,7 @@ class EgressSpec(Frozen):
     masquerade: bool = True
     random_fully: bool = True
     """Draw source ports at random, which avoids collisions between connections that start together."""
+    node_ports: tuple[tuple[int, str, int], ...] = ()
+    """(IP version, protocol as nft writes it, port): what comes to them on the node's addresses goes to the bridge."""
+    local_node_ports: tuple[tuple[int, str, int], ...] = ()
+    """Those of them that another address stands for if the client is outside of the node."""

@@ -13,6 +13,8 @@ from ovsnet.store.reading import SUBDOMAIN, Reader, shown
 
 ENCAPSULATION = "ovsnet.io/encapsulation"
 """Annotation: how this node is reached."""
+ZONE = "topology.kubernetes.io/zone"
+"""Label: which of a Service's endpoints are near."""
 
 _EXAMPLE = "10.244.1.0/24 or fd00:10:244:1::/64"
 
@@ -29,7 +31,11 @@ class NodeReader(Reader[Node]):
         encap = self._encap(metadata)
         cidrs = self._cidrs(self._get(value, "spec", dict, {}))
         addresses = self._addresses(self._get(value, "status", dict, {}))
-        return Node(name=name, pod_cidrs=cidrs, addresses=addresses, encap=encap, source=self._source)
+        labels = self._get(metadata, "metadata.labels", dict, {})
+        zone = self._get(labels, f"metadata.labels.{ZONE}", str, "", ZONE)
+        return Node(
+            name=name, pod_cidrs=cidrs, addresses=addresses, encap=encap, zone=zone, source=self._source
+        )
 
     def _encap(self, metadata: dict[str, object]) -> Encap | None:
         annotations = self._get(metadata, "metadata.annotations", dict, {})

@@ -109,6 +109,14 @@ class OpenFlow:
         found = map(str.strip, finished.out.splitlines())
         return flowplan.split(line for line in found if line.startswith("group_id="))[1]
 
+    async def remembered(self, cookie: int, mask: int) -> tuple[list[str], dict[int, str]]:
+        """Flows with such cookies, as ovs-ofctl reads them, and all groups by number."""
+        argv = [*self._ofctl, "--no-stats", "dump-flows", self._target, f"cookie={cookie:#x}/{mask:#x}"]
+        finished = await command.run(argv)
+        self._check(finished, [])
+        lines = map(str.strip, finished.out.splitlines())
+        return [line for line in lines if line.startswith("cookie=")], await self.groups()
+
     async def dump(self) -> list[str]:
         """All flows with their counters, as ovs-ofctl prints them, ports by number."""
         finished = await command.run([*self._ofctl, "dump-flows", self._target])

@@ -71,7 +71,6 @@ WITHIN_THE_NODE: list[Row] = [
     ),
     ("the node's loopback", ip(A1, A1_4, "127.0.0.1", NODE.mac), Dropped(table="route", priority=200)),
     ("the node's loopback, IPv6", ip(A1, A1_6, "::1", NODE.mac), Dropped(table="route", priority=200)),
-    ("gateway to nobody", ip(NODE, GW4, OUTSIDE4, ROUTER.mac), Dropped(table="route", priority=0)),
 ]
 
 BETWEEN_NODES: list[Row] = [

@@ -125,7 +125,7 @@ class Services:
         touched: set[str] = set()
         for key in keys:
             touched |= self._claims.name(key, self._members(self._slices.get(key)))
-        for key in touched:
+        for key in sorted(touched):
             held = self._claims.held(key)
             if not held:
                 self._shown.pop(key, None)

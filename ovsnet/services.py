@@ -11,8 +11,9 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from ovsnet import pipeline
+from ovsnet import conntrack, pipeline
 from ovsnet.claims import Claims
+from ovsnet.conntrack import Way
 from ovsnet.endpoints import Here
 from ovsnet.frontends import Maker, ServiceObject
 from ovsnet.model import Frozen, IPAddress, IPNetwork
@@ -57,6 +58,8 @@ class Services:
 
     def __init__(self) -> None:
         self.reach = Reach()
+        self.left: set[Way] = set()
+        """Ways to endpoints that UDP took and that are gone since somebody emptied this."""
         self._numbers = Numbers()
         self._here = Here(node="")
         self._services: Mapping[str, Service] = {}
@@ -91,6 +94,11 @@ class Services:
         )
 
     @property
+    def ways(self) -> Iterator[Way]:
+        """All that UDP may take."""
+        return (way for made in self._objects.values() for way in conntrack.ways(made))
+
+    @property
     def objects(self) -> list[ServiceObject | SliceObject]:
         """What is rendered."""
         return [*self._objects.values(), *self._shown.values()]
@@ -113,12 +121,16 @@ class Services:
 
     def _make(self, key: str) -> None:
         service = self._services.get(key)
+        before = self._objects.pop(key, None)
+        if before is not None:
+            self.left.update(conntrack.ways(before))
         if service is None:
-            self._objects.pop(key, None)
             self._numbers.keep(key, ())
             return
         maker = Maker(service, list(self._of.get(key, {}).values()), self._here, self._numbers)
-        self._objects[key] = maker.make()
+        made = maker.make()
+        self.left.difference_update(conntrack.ways(made))
+        self._objects[key] = before if before == made else made
 
     def _show(self, keys: Iterable[str]) -> None:
         """What of the slices' endpoints each of them renders."""

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 
 from ovsnet import names, pipeline, plan, recall, state
 from ovsnet.agent import changes, drift
-from ovsnet.agent.arming import Arming
 from ovsnet.agent.auditor import Auditor
+from ovsnet.agent.bridge import Bridge
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
@@ -26,14 +26,15 @@ from ovsnet.agent.recovery import Recovery
 from ovsnet.agent.serving import Serving
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
-from ovsnet.config import Config, Datapath
+from ovsnet.config import Config
 from ovsnet.endpoints import Here
 from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable
 from ovsnet.host.nft import TABLE
 from ovsnet.host.notices import Notices
 from ovsnet.model import Node
+from ovsnet.objects import Object
 from ovsnet.render import Renderer
-from ovsnet.rows import BridgeRow, BridgeSpec, PortRow, SetBridge
+from ovsnet.rows import PortRow
 from ovsnet.services import Reach
 from ovsnet.state import Topology
 from ovsnet.store import Store
@@ -46,10 +47,8 @@ _PERIOD = 30.0
 """Seconds after which everything is compared again although nothing happened."""
 _RETRY = 1.0
 """Seconds after which a sync that failed is tried again; doubles up to _PERIOD."""
-_LOOK = 0.05
-"""Seconds between looks for vswitchd."""
 _PATIENCE = 5.0
-"""Seconds that vswitchd has to make the bridge that OVSDB asks for, and the store to be read at the start."""
+"""Seconds that the store has to be read at the start."""
 
 
 class Agent:
@@ -83,7 +82,7 @@ class Agent:
         self.pods = pods
         self.upkeep = upkeep
         self.recovery = recovery
-        self.serving = Serving(openflow)
+        self.serving = Serving(openflow, config.ovsdb)
         self.topology: Topology | None = None
         self.zone = ""
         self._reach = Reach()
@@ -93,8 +92,8 @@ class Agent:
         self.on_ready: Callable[[], None] = lambda: None
         self._rows: Mapping[str, PortRow] = {}
         self._adopted = False
-        self._datapath = ""
-        self._arming = Arming(ovsdb)
+        self._bridge = Bridge(config, ovsdb=ovsdb, openflow=openflow, host=host)
+        self._bridge.on_datapath = self._use_datapath
         self._wake = asyncio.Event()
         self._comparisons: list[asyncio.Future[None]] = []
         self._links_due = False
@@ -154,7 +153,7 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.ovsdb.run())
             tasks.create_task(self.store.run())
-            tasks.create_task(self._watch_switch())
+            tasks.create_task(self._bridge.watch(self.wake, self.auditor.heard, self._switch_lost))
             await self._loop()
 
     async def _loop(self) -> None:
@@ -217,7 +216,9 @@ class Agent:
         """
         started = time.monotonic()
         topo = await self._derive()
-        await self._ensure_bridge()
+        if await self._bridge.ensure():
+            # vswitchd flushes the flows when the fail mode changes, without closing a connection.
+            self.installer.invalidate()
         port_plan = plan.ports(plan.desired_ports(self.config, topo), self.ovsdb.ports())
         if port_plan.changes:
             await self.ovsdb.apply(port_plan.changes)
@@ -232,8 +233,20 @@ class Agent:
             await self.upkeep.sweep()
             await self.upkeep.follow_mtu(topo.mtu)
         if self.installer.stale:
-            await self._require_switch()
+            await self._bridge.require()
         objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.pods.all())
+        await self._program(topo, objects)
+        if not self.installer.stale:
+            await self._bridge.settled()
+        self._tell(topo, time.monotonic() - started)
+        await self._adopt(topo)
+        if self.topology is None:
+            log.info("node %s is ready: %d pods", self.name, len(self.pods.all()))
+            self.on_ready()
+        self.topology = topo
+
+    async def _program(self, topo: Topology, objects: list[Object]) -> None:
+        """Flows and the host's side, for these objects and for Services."""
         here = Here(node=self.name, zone=self.zone)
         await self.serving.follow(self.store.snapshot(), here, unknown=self.installer.stale)
         rendered = self.renderer.state([*objects, *self.serving.objects])
@@ -241,14 +254,7 @@ class Agent:
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
-        if self._datapath == "system" and not self.installer.stale:
-            await self._arming.settle()
-        self._tell(topo, time.monotonic() - started)
-        await self._adopt(topo)
-        if self.topology is None:
-            log.info("node %s is ready: %d pods", self.name, len(self.pods.all()))
-            self.on_ready()
-        self.topology = topo
+        await self.serving.forget()
 
     async def _derive(self) -> Topology:
         if not self.ovsdb.connected:
@@ -287,58 +293,6 @@ class Agent:
             f"the store {self.config.store.file} is away; going by the {len(remembered) - 1} peers of an earlier run",
         )
         return remembered
-
-    async def _ensure_bridge(self) -> None:
-        row = self.ovsdb.bridge()
-        if not self._datapath:
-            self._datapath = self._choose_datapath(row)
-            # In user space nobody else computes the checksums that a pod leaves out.
-            self.wiring.tx_off = self._datapath == "netdev"
-            self.renderer.use(self._datapath)
-        spec = BridgeSpec(
-            name=self.config.bridge,
-            datapath_type=self._datapath,
-            other_config={"disable-in-band": "true"},
-            external_ids={names.OWNER: names.ROLE_BRIDGE},
-        )
-        if (
-            row is None
-            or names.OWNER not in row.external_ids
-            or row.datapath_type != spec.datapath_type
-            or row.fail_mode != spec.fail_mode
-            or not row.speaks
-            or not spec.other_config.items() <= row.other_config.items()
-        ):
-            await self.ovsdb.apply([SetBridge(spec=spec)])
-            # vswitchd flushes the flows when the fail mode changes, without closing a connection.
-            self.installer.invalidate()
-            log.info("bridge %s: datapath %s", spec.name, spec.datapath_type)
-
-    def _choose_datapath(self, row: BridgeRow | None) -> str:
-        """Once, for it cuts every pod to change it: `auto` stays with what an earlier run chose."""
-        if self.config.datapath is Datapath.AUTO and row is not None and names.OWNER in row.external_ids:
-            return row.datapath_type
-        return self.host.datapath(self.config.datapath, self.ovsdb.datapath_types)
-
-    async def _require_switch(self) -> None:
-        """Raises SwitchUnavailable when vswitchd does not serve the bridge within a moment, and NotReady at once when
-        somebody has removed it."""
-        if not await self.openflow.is_up():
-            await self._away()
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                while not await self.openflow.is_up():
-                    if self.ovsdb.connected and self.ovsdb.bridge() is None:
-                        raise NotReady(f"bridge {self.config.bridge} went away", "the agent makes it again")
-                    await asyncio.sleep(_LOOK)
-        except TimeoutError:
-            raise SwitchUnavailable(
-                f"ovs-vswitchd does not serve bridge {self.config.bridge}", "is ovs-vswitchd running?"
-            ) from None
-
-    async def _away(self) -> None:
-        if self._datapath == "system":
-            await self._arming.away()
 
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)
@@ -385,15 +339,13 @@ class Agent:
         if roles - {names.ROLE_POD} or self.ovsdb.bridge() is None:
             self.wake()
 
-    async def _watch_switch(self) -> None:
-        """Flows do not survive ovs-vswitchd: when it goes, everything is to be written again."""
-        while True:
-            await self.ovsdb.wait_connected()
-            await self.openflow.wait_up()
-            self.wake()
-            await self.openflow.wait_down(self.auditor.heard)
-            if not self.installer.stale:
-                log.warning("ovs-vswitchd or bridge %s went away, and flows with it", self.config.bridge)
-            self.installer.invalidate()
-            await self._away()
-            self.wake()
+    def _use_datapath(self, datapath: str) -> None:
+        # In user space nobody else computes the checksums that a pod leaves out.
+        self.wiring.tx_off = datapath == "netdev"
+        self.renderer.use(datapath)
+
+    def _switch_lost(self) -> None:
+        """Flows do not survive ovs-vswitchd: everything is to be written again."""
+        if not self.installer.stale:
+            log.warning("ovs-vswitchd or bridge %s went away, and flows with it", self.config.bridge)
+        self.installer.invalidate()

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ovsnet import names
+from ovsnet.conntrack import dead
 from ovsnet.endpoints import Here
 from ovsnet.model import IPAddress
 from ovsnet.objects import Object
@@ -20,6 +21,7 @@ from ovsnet.render import Rendered
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import Reach, Services, reach_of
 from ovsnet.store import Snapshot
+from ovsnet.switch import conntrack
 from ovsnet.switch.openflow import OpenFlow
 
 log = logging.getLogger("ovsnet.services")
@@ -31,8 +33,10 @@ _KINDS = ("service", "endpointslice")
 class Serving:
     """What is to be installed for Services, and what the node's kernel must know of them."""
 
-    def __init__(self, openflow: OpenFlow) -> None:
+    def __init__(self, openflow: OpenFlow, remote: str) -> None:
         self._openflow = openflow
+        self._remote = remote
+        self._looked = False
         self._services = Services()
         self._kept: Rendered = {}
         self.reach = Reach()
@@ -48,6 +52,23 @@ class Serving:
             self._kept, self.reach, self.objects = {}, self._services.reach, [*self._services.objects]
         elif unknown:
             await self._remember()
+
+    async def forget(self) -> None:
+        """Has conntrack forget UDP connections to endpoints that are gone. Called when no flow leads there any more.
+
+        Raises SwitchUnavailable, or OvsnetError with vswitchd's words.
+        """
+        if self._kept:
+            return
+        if not self._looked:
+            # Endpoints may have gone while no agent ran.
+            found = await conntrack.connections(self._remote)
+            self._services.left |= dead(found, self._services.ways)
+            self._looked = True
+        while self._services.left:
+            way = next(iter(self._services.left))
+            await conntrack.forget(self._remote, way)
+            self._services.left.discard(way)
 
     def with_kept(self, rendered: Rendered) -> Rendered:
         """What is to be installed, with what has been read back."""

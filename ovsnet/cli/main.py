@@ -30,6 +30,7 @@ class Entry(NamedTuple):
 SUBCOMMANDS = {
     "agent": Entry("Run the node agent.", "ovsnet.cli.main:agent"),
     "audit": Entry("Compare what is installed with what should be.", "ovsnet.cli.audit:audit"),
+    "conntrack": Entry("Show connections through Services, with names.", "ovsnet.cli.conntrack:conntrack"),
     "docs": Entry("Write or check the generated documents.", "ovsnet.cli.docs:docs", hidden=True),
     "doctor": Entry("Check everything on this node that commonly breaks.", "ovsnet.cli.doctor:doctor"),
     "flows": Entry("Show the installed flows with names.", "ovsnet.cli.flows:flows"),

@@ -1,0 +1,82 @@
+"""`ovsnet conntrack`: the connections that are followed for Services, with the names of both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ovsnet.cli import options
+
+if TYPE_CHECKING:
+    from ovsnet.agent.view import View
+    from ovsnet.conntrack import Connection
+
+
+@click.command()
+@options.config_option
+@options.output_option
+@click.option("--service", metavar="SERVICE", help="Only those of this Service: NAMESPACE/NAME.")
+def conntrack(path: Path, output: str, service: str | None) -> None:
+    """Show the connections that go through Services, or directly to their endpoints, from this node.
+
+    The mark that Open vSwitch gave a connection tells its Service, also when that is gone or has another address now:
+    then it is "unknown". A direct connection has none.
+    """
+    view = options.view_of(path)
+    names = _names(view)
+    rows = [_row(names, each) for each in asyncio.run(_connections(view))]
+    if service is not None:
+        rows = [row for row in rows if row["service"] == service]
+    rows.sort(key=lambda row: (row["service"], row["client"]))
+    if output == "json":
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        _print(rows)
+
+
+async def _connections(view: View) -> list[Connection]:
+    from ovsnet.switch import conntrack
+
+    return await conntrack.connections(view.config.ovsdb)
+
+
+def _names(view: View) -> dict[int, str]:
+    """Services by the mark of their connections."""
+    from ovsnet.frontends import ServiceObject
+
+    services = [obj for obj in view.objects if isinstance(obj, ServiceObject)]
+    return {group.mark: obj.title for obj in services for group in obj.groups}
+
+
+def _row(names: dict[int, str], connection: Connection) -> dict[str, Any]:
+    way = connection.way
+    return {
+        "service": names.get(connection.mark, "unknown") if connection.mark else "",
+        "protocol": way.protocol.value,
+        "client": _socket(connection.client, connection.client_port),
+        "address": _socket(way.address, way.port),
+        "endpoint": _socket(way.endpoint, way.endpoint_port),
+        "state": connection.state,
+    }
+
+
+def _socket(address: object, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from ovsnet.cli import console as output
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("SERVICE", "PROTOCOL", "CLIENT", "ADDRESS", "ENDPOINT", "STATE"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(row["service"] or "(direct)", *(str(value) for value in list(row.values())[1:]))
+    output.table(output.console(sys.stdout), table)

@@ -1,0 +1,96 @@
+"""Connections that conntrack follows for Services: what Open vSwitch prints of them, and which lead nowhere any more.
+
+Pure. A UDP "connection" lives as long as packets come: a client that keeps sending would never leave an endpoint that
+is gone; those of TCP end by themselves. Called by the agent, and by `ovsnet conntrack`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator
+
+from ovsnet.frontends import ServiceObject
+from ovsnet.model import Frozen, IPAddress
+from ovsnet.servicemodel import Protocol
+
+_TUPLE = r"\(src=(\S+?),dst=(\S+?),sport=(\d+),dport=(\d+)\)"
+_ENTRY = re.compile(rf"(tcp|udp|sctp),orig={_TUPLE},reply={_TUPLE}")
+_FIELD = re.compile(r"(zone|mark|state)=([^,()]+)")
+
+
+class Way(Frozen):
+    """From a Service's address to one of its endpoints."""
+
+    protocol: Protocol
+    address: IPAddress
+    port: int
+    endpoint: IPAddress
+    endpoint_port: int
+
+
+class Connection(Frozen):
+    """One that conntrack knows. client: who began it."""
+
+    client: IPAddress
+    client_port: int
+    way: Way
+    mark: int = 0
+    state: str = ""
+    """Of TCP and SCTP."""
+
+
+def connection(line: str) -> Connection | None:
+    """What a line of `dpctl/dump-conntrack` says; None if it is of another protocol."""
+    found = _ENTRY.match(line)
+    if found is None:
+        return None
+    protocol, src, dst, sport, dport, endpoint, _, endpoint_port, _ = found.groups()
+    fields = dict(_FIELD.findall(line))
+    way = Way(
+        protocol=Protocol(protocol.upper()),
+        address=ipaddress.ip_address(dst),
+        port=int(dport),
+        endpoint=ipaddress.ip_address(endpoint),
+        endpoint_port=int(endpoint_port),
+    )
+    return Connection(
+        client=ipaddress.ip_address(src),
+        client_port=int(sport),
+        way=way,
+        mark=int(fields.get("mark", "0")),
+        state=fields.get("state", ""),
+    )
+
+
+def ways(service: ServiceObject, protocol: Protocol = Protocol.UDP) -> Iterator[Way]:
+    """All that lead to the Service's endpoints from here."""
+    groups = {group.number: group for group in service.groups}
+    for frontend in service.frontends:
+        if frontend.protocol is not protocol:
+            continue
+        for number in dict.fromkeys((frontend.group, frontend.outside_group)):
+            if number not in groups:
+                continue
+            group = groups[number]
+            leaves = [groups[member] for member, _ in group.members] or [group]
+            for backend in (backend for leaf in leaves for backend in leaf.backends):
+                yield Way(
+                    protocol=protocol,
+                    address=frontend.address,
+                    port=frontend.port,
+                    endpoint=backend.address,
+                    endpoint_port=backend.port,
+                )
+
+
+def dead(connections: Iterable[Connection], alive: Iterable[Way]) -> set[Way]:
+    """The ways of translated UDP connections that no Service has any more."""
+    known = set(alive)
+    return {
+        each.way
+        for each in connections
+        if each.way.protocol is Protocol.UDP
+        and (each.way.address, each.way.port) != (each.way.endpoint, each.way.endpoint_port)
+        and each.way not in known
+    }

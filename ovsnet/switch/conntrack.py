@@ -1,0 +1,29 @@
+"""What the datapath's connection tracking holds, through ovs-vswitchd: the same for that of the kernel and its own.
+
+Called by the agent and by `ovsnet conntrack`.
+"""
+
+from __future__ import annotations
+
+from ovsnet import conntrack
+from ovsnet.conntrack import Connection, Way
+from ovsnet.pipeline import SERVICE_ZONE
+from ovsnet.servicemodel import Protocol
+from ovsnet.switch.control import appctl
+
+_NUMBER = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
+
+
+async def connections(remote: str) -> list[Connection]:
+    """All that are followed for Services. Raises SwitchUnavailable, or OvsnetError with vswitchd's words."""
+    text = await appctl(remote, "dpctl/dump-conntrack", f"zone={SERVICE_ZONE}")
+    return [found for line in text.splitlines() if (found := conntrack.connection(line)) is not None]
+
+
+async def forget(remote: str, way: Way) -> None:
+    """Forgets all that took this way: their next packet takes one that is left. Raises like `connections`."""
+    number = _NUMBER[way.protocol]
+    family = "ct_nw" if way.address.version == 4 else "ct_ipv6"
+    began = f"{family}_dst={way.address},ct_nw_proto={number},ct_tp_dst={way.port}"
+    answers = f"{family}_src={way.endpoint},ct_nw_proto={number},ct_tp_src={way.endpoint_port}"
+    await appctl(remote, "dpctl/flush-conntrack", f"zone={SERVICE_ZONE}", began, answers)

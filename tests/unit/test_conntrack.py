@@ -1,0 +1,82 @@
+"""What conntrack says, and which UDP connections lead nowhere any more."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from ovsnet.conntrack import Connection, Way, connection, dead, ways
+from ovsnet.endpoints import Backend
+from ovsnet.frontends import Frontend, Group, ServiceObject
+from ovsnet.servicemodel import Protocol
+
+VIP, E1, E2 = (ipaddress.ip_address(text) for text in ("10.96.0.10", "10.244.1.5", "10.244.2.5"))
+
+
+def way(endpoint: ipaddress.IPv4Address | ipaddress.IPv6Address, protocol: Protocol = Protocol.UDP) -> Way:
+    return Way(protocol=protocol, address=VIP, port=53, endpoint=endpoint, endpoint_port=5353)
+
+
+def test_a_line_of_each_sort() -> None:
+    found = connection(
+        "udp,orig=(src=10.244.1.9,dst=10.96.0.10,sport=40000,dport=53),"
+        "reply=(src=10.244.2.5,dst=10.244.1.9,sport=5353,dport=40000),zone=65500,mark=77"
+    )
+    assert found == Connection(
+        client=ipaddress.ip_address("10.244.1.9"), client_port=40000, way=way(E2), mark=77
+    )
+    found = connection(
+        "tcp,orig=(src=fd00::9,dst=fd00:96::1,sport=1,dport=80),reply=(src=fd00::5,dst=fd00::9,sport=8080,dport=1),"
+        "zone=65500,mark=4271162699,protoinfo=(state=TIME_WAIT)"
+    )
+    assert found is not None
+    assert (found.state, found.mark, str(found.way.endpoint)) == ("TIME_WAIT", 4271162699, "fd00::5")
+    found = connection(
+        "sctp,orig=(src=10.0.0.1,dst=10.0.0.2,sport=1,dport=2),reply=(src=10.0.0.2,dst=10.0.0.1,sport=2,dport=1)"
+    )
+    assert found is not None
+    assert found.way.protocol is Protocol.SCTP
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "icmp,orig=(src=10.0.0.1,dst=10.0.0.2,id=1,type=8,code=0),reply=(src=10.0.0.2,dst=10.0.0.1,id=1)",
+        "x",
+    ],
+)
+def test_other_lines_are_none(line: str) -> None:
+    assert connection(line) is None
+
+
+def service(*groups: Group, protocol: Protocol = Protocol.UDP) -> ServiceObject:
+    frontend = Frontend(address=VIP, protocol=protocol, port=53, group=groups[0].number if groups else 0)
+    return ServiceObject(namespace="default", name="dns", frontends=(frontend,), groups=groups)
+
+
+def backend(endpoint: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Backend:
+    return Backend(address=endpoint, port=5353)
+
+
+def test_ways_of_plain_and_nested_groups() -> None:
+    plain = Group(number=1, mark=9, backends=(backend(E1), backend(E2)))
+    assert set(ways(service(plain))) == {way(E1), way(E2)}
+    parts = [
+        Group(number=2 + at, mark=9, backends=(backend(each),), nested=True)
+        for at, each in enumerate((E1, E2))
+    ]
+    whole = Group(number=1, mark=9, members=((2, 1), (3, 1)))
+    assert set(ways(service(whole, *parts))) == {way(E1), way(E2)}
+    assert set(ways(service(plain, protocol=Protocol.TCP))) == set()
+    assert set(ways(service())) == set()
+
+
+def test_only_translated_udp_without_a_way_is_dead() -> None:
+    def seen(which: Way) -> Connection:
+        return Connection(client=E1, client_port=4, way=which)
+
+    direct = Way(protocol=Protocol.UDP, address=E2, port=5353, endpoint=E2, endpoint_port=5353)
+    everything = [seen(way(E1)), seen(way(E2)), seen(way(E2, Protocol.TCP)), seen(direct)]
+    assert dead(everything, [way(E1)]) == {way(E2)}

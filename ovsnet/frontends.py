@@ -66,6 +66,10 @@ class ServiceObject(Frozen):
     name: str
     frontends: tuple[Frontend, ...]
     groups: tuple[Group, ...]
+    health_check_port: int = 0
+    """healthCheckNodePort of a Service that needs one (externalTrafficPolicy: Local); 0: none."""
+    local_endpoints: int = 0
+    """Of this node, for whoever asks there."""
 
     @property
     def key(self) -> str:
@@ -88,6 +92,7 @@ class Maker:
         self._numbers = numbers
         self._used: set[str] = set()
         self._groups: list[Group] = []
+        self._local: set[IPAddress] = set()
 
     def make(self) -> ServiceObject:
         """Numbers that it does not use any more are free afterwards."""
@@ -106,6 +111,8 @@ class Maker:
             name=service.name,
             frontends=frontends,
             groups=tuple(self._groups),
+            health_check_port=service.health_check_port if service.external_local else 0,
+            local_endpoints=len(self._local) if service.external_local else 0,
         )
 
     def _port(self, port: ServicePort, version: int) -> Iterator[Frontend]:
@@ -114,6 +121,7 @@ class Maker:
         everywhere = self._group(port, version, "", chosen.everywhere)
         needs_local = service.internal_local or service.external_local
         local = self._group(port, version, "/local", chosen.here) if needs_local else 0
+        self._local.update(backend.address for backend in chosen.here)
         for address in service.cluster_ips:
             if address.version == version:
                 yield Frontend(

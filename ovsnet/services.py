@@ -8,7 +8,7 @@ the inspection commands.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from ovsnet import conntrack, pipeline
@@ -97,6 +97,10 @@ class Services:
     def ways(self) -> Iterator[Way]:
         """All that UDP may take."""
         return (way for made in self._objects.values() for way in conntrack.ways(made))
+
+    @property
+    def services(self) -> Collection[ServiceObject]:
+        return self._objects.values()
 
     @property
     def objects(self) -> list[ServiceObject | SliceObject]:

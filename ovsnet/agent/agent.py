@@ -150,11 +150,14 @@ class Agent:
         self.ovsdb.subscribe(self._rows_changed)
         self.store.subscribe(self.wake)
         self._notices.start()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.ovsdb.run())
-            tasks.create_task(self.store.run())
-            tasks.create_task(self._bridge.watch(self.wake, self.auditor.heard, self._switch_lost))
-            await self._loop()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.ovsdb.run())
+                tasks.create_task(self.store.run())
+                tasks.create_task(self._bridge.watch(self.wake, self.auditor.heard, self._switch_lost))
+                await self._loop()
+        finally:
+            self.serving.close()
 
     async def _loop(self) -> None:
         await self.ovsdb.wait_connected()
@@ -249,6 +252,7 @@ class Agent:
         """Flows and the host's side, for these objects and for Services."""
         here = Here(node=self.name, zone=self.zone)
         await self.serving.follow(self.store.snapshot(), here, unknown=self.installer.stale)
+        self.complaints.only("service", self.serving.problems)
         rendered = self.renderer.state([*objects, *self.serving.objects])
         settled = self.installer.settle(self.serving.with_kept(rendered))
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):

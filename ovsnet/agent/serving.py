@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ovsnet import names
+from ovsnet.agent.healthchecks import HealthChecks
 from ovsnet.conntrack import dead
 from ovsnet.endpoints import Here
 from ovsnet.model import IPAddress
@@ -37,6 +38,9 @@ class Serving:
         self._openflow = openflow
         self._remote = remote
         self._looked = False
+        self._checks = HealthChecks()
+        self.problems: list[str] = []
+        """What can't be served, in words."""
         self._services = Services()
         self._kept: Rendered = {}
         self.reach = Reach()
@@ -50,8 +54,13 @@ class Serving:
         if snapshot is not None:
             self._services.update(snapshot.services, snapshot.slices, here)
             self._kept, self.reach, self.objects = {}, self._services.reach, [*self._services.objects]
+            self.problems = await self._checks.serve(self._services.services)
         elif unknown:
             await self._remember()
+
+    def close(self) -> None:
+        """Answers no health checks any more; flows stay."""
+        self._checks.close()
 
     async def forget(self) -> None:
         """Has conntrack forget UDP connections to endpoints that are gone. Called when no flow leads there any more.

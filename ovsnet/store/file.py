@@ -18,6 +18,7 @@ from ovsnet.store import Snapshot, cluster
 from ovsnet.store.folder import Entry, ManifestFolder
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.reading import Readable
+from ovsnet.store.telling import Absence, tell
 from ovsnet.store.watch import FolderWatch
 
 log = logging.getLogger("ovsnet.store")
@@ -26,12 +27,6 @@ _POLL = 10.0
 """Seconds between looks without an event: what inotify can't see is seen then."""
 _BLIND_POLL = 1.0
 """The same when there is no inotify or no folder: nobody tells when something is mounted."""
-_REMIND = 10.0
-"""Seconds after which a folder that is away is mentioned again; doubles up to _REMIND_LONGEST."""
-_REMIND_LONGEST = 600.0
-_MANY = 20
-"""More lines than this at once are counted, not written."""
-
 _Object = TypeVar("_Object", bound=Readable)
 
 
@@ -43,9 +38,7 @@ class FileStore:
         self._frontends = Frontends()
         self._snapshot: Snapshot | None = None
         self._subscribers: list[Callable[[], None]] = []
-        self._away = ""
-        self._remind_at = 0.0
-        self._remind_after = _REMIND
+        self._absence = Absence(log)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         self._subscribers.append(callback)
@@ -71,7 +64,7 @@ class FileStore:
                 if watch.aim():
                     self._folder.replaced()
                 await self.look(watch.writing())
-                await watch.changed(_BLIND_POLL if watch.blind or self._away else _POLL)
+                await watch.changed(_BLIND_POLL if watch.blind or self._absence.reason else _POLL)
 
     async def look(self, being_written: Collection[str] = ()) -> None:
         """Looks at the folder once and publishes what is different. Not while `run` runs.
@@ -82,19 +75,24 @@ class FileStore:
         try:
             changed = await self._folder.look(being_written)
         except StoreError as error:
-            changed = self._mark_away(str(error))
+            kept = (
+                f"{len(self._snapshot.nodes)} nodes stay as they are" if self._snapshot else "waiting for it"
+            )
+            changed = self._absence.away(str(error), kept)
         else:
-            changed = self._mark_back() or changed or self._snapshot is None
+            back = self._absence.back(f"store {self._folder.path} is there")
+            changed = back or changed or self._snapshot is None
         if changed:
             self._publish(started)
 
     def _publish(self, started: float) -> None:
-        before = self._snapshot
-        if before is None and self._away:
+        before, away = self._snapshot, self._absence.reason
+        if before is None and away:
             return
-        now = self._snapshot = _combined(self._folder, self._frontends, before, self._away)
-        if not self._away:
-            self._tell(now.problems, before)
+        now = self._snapshot = _combined(self._folder, self._frontends, before, away)
+        if not away:
+            known = before.problems if before else {}
+            tell(log, now.problems, known, self._folder.entries, "manifests")
         if before is None:
             log.info(
                 "%d nodes and %d Services in %d files of %s, read in %.0f ms",
@@ -106,44 +104,6 @@ class FileStore:
             )
         for callback in self._subscribers:
             callback()
-
-    def _tell(self, problems: Mapping[str, str], before: Snapshot | None) -> None:
-        """What is wrong that was not before, and what is in order again."""
-        known = before.problems if before else {}
-        new = [f"{path}: {text}" for path, text in problems.items() if known.get(path) != text]
-        for line in new[:_MANY]:
-            log.warning("%s", line)
-        if len(new) > _MANY:
-            log.warning("and %d more manifests with problems; `ovsnet show` lists them", len(new) - _MANY)
-        over = [path for path in known if path not in problems and path in self._folder.entries]
-        for path in over[:_MANY]:
-            log.info("%s: in order again", path)
-        if len(over) > _MANY:
-            log.info("and %d more in order again", len(over) - _MANY)
-
-    def _mark_away(self, reason: str) -> bool:
-        """True if that is new."""
-        new = reason != self._away
-        now = time.monotonic()
-        if new:
-            self._remind_after = _REMIND
-        elif now < self._remind_at:
-            return False
-        else:
-            self._remind_after = min(2 * self._remind_after, _REMIND_LONGEST)
-        self._remind_at = now + self._remind_after
-        self._away = reason
-        kept = f"{len(self._snapshot.nodes)} nodes stay as they are" if self._snapshot else "waiting for it"
-        log.warning("%s; %s", reason, kept)
-        return new
-
-    def _mark_back(self) -> bool:
-        """True if it was away."""
-        if not self._away:
-            return False
-        self._away = ""
-        log.info("store %s is there", self._folder.path)
-        return True
 
 
 async def read_folder(path: Path) -> Snapshot:

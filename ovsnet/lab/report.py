@@ -206,6 +206,16 @@ def next_commands(lab: Lab) -> list[str]:
     option = "" if lab.name == "lab" else f" --name {lab.name}"
     state = lab.state
     pods, nodes = list(state.pods), list(state.nodes)
+    if state.spec.kubernetes:
+        return [
+            f"ovsnet lab{option} kubectl get nodes -o wide",
+            f"ovsnet lab{option} kubectl create deployment web --image=localhost/agnhost:lab --replicas=3"
+            " -- /agnhost netexec",
+            f"ovsnet lab{option} kubectl get pods -o wide",
+            f"ovsnet lab{option} exec web-... -- curl -s http://ADDRESS:8080/clientip",
+            f"ovsnet lab{option} run {nodes[0]} -- ovsnet show",
+            f"ovsnet lab{option} down",
+        ]
     lines = [f"ovsnet lab{option} exec {pods[0]} -- ping -c1 {pods[-1]}"] if pods else []
     lines += [
         f"ovsnet lab{option} ovs {nodes[0]} -- ovs-vsctl show",

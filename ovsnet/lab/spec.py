@@ -65,7 +65,9 @@ class LabSpec(msgspec.Struct, frozen=True, kw_only=True):
         if not 0 <= self.pods <= 200:
             raise LabError(f"{self.pods} pods per node are not possible", "between 0 and 200")
         if self.kubernetes and self.pods:
-            raise LabError("a Kubernetes lab starts without pods", "leave --pods out; `ovsnet lab kubectl` makes them")
+            raise LabError(
+                "a Kubernetes lab starts without pods", "leave --pods out; `ovsnet lab kubectl` makes them"
+            )
         if self.kubernetes and self.pod_families[0] not in self.underlay_families:
             raise LabError(
                 f"Kubernetes nodes need the pods' first family on the underlay: IPv{self.pod_families[0]}",

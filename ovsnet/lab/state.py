@@ -6,8 +6,9 @@
     cluster/              the Node manifests that all agents watch
     PLACE/                a node, `outside` or `underlay`: records (*.proc), logs, its private folders, cgroups.json
 
-What is too large for memory, which /run often is, stands in /var/lib/ovsnet-lab/NAME (`disk`). The folder is all that is needed to remove a lab: every process in it wrote its record itself. A process is
-known by pid and start time, never by pid alone. Called by the rest of the lab.
+What is too large for memory, which /run often is, stands in /var/lib/ovsnet-lab/NAME (`disk`); limits of the machine
+that were raised stand in .limits.json. The folder is all that is needed to remove a lab: every process in it wrote
+its record itself. A process is known by pid and start time, never by pid alone. Called by the rest of the lab.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import msgspec
 
-from ovsnet.lab import cgroups
+from ovsnet.lab import cgroups, limits
 from ovsnet.lab.nsproc import start_time
 from ovsnet.lab.spec import LabError, LabSpec, NodeSpec, PodSpec
 
@@ -204,6 +205,7 @@ class Folder:
             process.kill()
         for path in self.path.glob(f"*/{CGROUPS}"):
             self.remove_cgroups(path.parent.name)
+        limits.release(ROOT, self.name)
         shutil.rmtree(self.disk, ignore_errors=True)
         for path in self.path.iterdir():
             if path.name in ("lock", "state.json"):

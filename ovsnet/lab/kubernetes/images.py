@@ -47,7 +47,9 @@ class Layer:
     def __init__(self) -> None:
         self.entries: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
 
-    def add(self, path: str, content: bytes = b"", mode: int = 0o644, *, kind: bytes = tarfile.REGTYPE) -> None:
+    def add(
+        self, path: str, content: bytes = b"", mode: int = 0o644, *, kind: bytes = tarfile.REGTYPE
+    ) -> None:
         """A file; kind=DIRTYPE: a folder; kind=SYMTYPE: a link to `content`. Its folders are made."""
         info = tarfile.TarInfo(path.strip("/"))
         parent = os.path.dirname(info.name)

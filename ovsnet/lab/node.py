@@ -236,9 +236,12 @@ class Node(Place):
 
     def start_agent(self) -> None:
         """Start the agent and wait until it would serve an ADD."""
+        self.launch_agent()
+        self.await_agent(START_SECONDS)
+
+    def launch_agent(self) -> None:
         command = [sys.executable, "-P", "-m", "ovsnet", "agent", "--config", "/etc/ovsnet/agent.yaml"]
         self.launch(AGENT, command, env=files.python_environment())
-        self.await_agent(START_SECONDS)
 
     def await_agent(self, seconds: float) -> None:
         """Wait until STATUS is good. Raises LabError with the agent's last words or STATUS's answer."""

@@ -19,6 +19,7 @@ import msgspec
 from ovsnet.cli import console as output
 from ovsnet.lab import check as checking
 from ovsnet.lab import report
+from ovsnet.lab.kubernetes.cluster import Cluster
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT
 from ovsnet.lab.spec import LabError, LabSpec
@@ -53,11 +54,20 @@ def named(command: Callable[..., Any]) -> Callable[..., Any]:
         name = lab_name or context.obj or DEFAULT_NAME
         if not name.replace("-", "").isalnum() or not name.isascii() or len(name) > 32:
             raise click.BadParameter(f"{name!r}: letters, digits and -, at most 32", param_hint="--name")
-        return command(Lab(name, say=Progress()), **rest)
+        return command(open_lab(name), **rest)
 
     wrapped.__doc__ = command.__doc__
     wrapped.__name__ = command.__name__
     return wrapped
+
+
+def open_lab(name: str) -> Lab:
+    """As what it was made; one whose state can't be read is still removed by `down`."""
+    with contextlib.suppress(LabError):
+        state = Folder(name).load()
+        if state and state.spec.kubernetes:
+            return Cluster(name, say=Progress())
+    return Lab(name, say=Progress())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,6 +81,12 @@ def lab(context: click.Context, lab_name: str | None) -> None:
 
 
 @lab.command()
+@click.option(
+    "--kubernetes",
+    is_flag=True,
+    default=None,
+    help="A real Kubernetes cluster: control plane, containerd and kubelets, built from source the first time.",
+)
 @click.option("--nodes", type=click.IntRange(1), help="How many nodes.  [default: 3]")
 @click.option("--pods", type=click.IntRange(0), help="How many pods on each.  [default: 2]")
 @click.option(
@@ -95,18 +111,21 @@ def up(lab: Lab, **options: Any) -> None:
     given = {key: value for key, value in options.items() if value is not None}
     state = Folder(lab.name).load()
     base = msgspec.to_builtins(state.spec) if state else {}
+    if given.get("kubernetes") and state is None:
+        lab, base = Cluster(lab.name, say=lab.say), {"pods": 0}
     lab.wanted = msgspec.convert({**base, **given}, LabSpec)
     changes = lab.up()
     if state is not None:
         console.print(f"repaired: {', '.join(changes)}" if changes else "nothing was missing")
     with unless_removed(lab):
-        outcome = probe(lab)
+        outcome = None if isinstance(lab, Cluster) else probe(lab)
         output.table(console, report.status_table(report.survey(lab)))
-    show(outcome)
+    if outcome:
+        show(outcome)
     console.print("\n[bold]Try next[/]")
     for line in report.next_commands(lab):
         console.print(f"  {line}")
-    if not outcome.ok:
+    if outcome and not outcome.ok:
         sys.exit(1)
 
 
@@ -125,7 +144,12 @@ def status(lab: Lab) -> None:
     """Show nodes, pods, addresses and tunnels; exit code 1 if something is not running."""
     surveyed = report.survey(lab)
     output.table(console, report.status_table(surveyed))
-    if not surveyed.whole:
+    missing = lab.missing() if isinstance(lab, Cluster) else []
+    if isinstance(lab, Cluster) and not missing:
+        console.print(lab.kubectl("get", "pods", "--all-namespaces", "--output=wide").stdout, end="")
+    elif missing:
+        console.print(f"control: {', '.join(missing)} not running", style="red")
+    if missing or not surveyed.whole:
         console.print(
             f"something is not running: `ovsnet lab --name {lab.name} up` starts it again", style="red"
         )
@@ -198,6 +222,16 @@ def exec_(lab: Lab, pod: str, command: tuple[str, ...]) -> None:
 def run(lab: Lab, node: str, command: tuple[str, ...]) -> None:
     """Run a command on a node or `outside`; Open vSwitch, CNI and the agent are in their usual places."""
     become(lab.command(node, without_dashes(command)))
+
+
+@lab.command(context_settings=PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@named
+def kubectl(lab: Lab, arguments: tuple[str, ...]) -> None:
+    """Run kubectl as the administrator of a Kubernetes lab, e.g. `kubectl get pods -A`."""
+    if not isinstance(lab, Cluster):
+        raise LabError(f"{lab.name} is no Kubernetes lab", "`ovsnet lab up --kubernetes` makes one")
+    become(lab.kubectl_command(arguments))
 
 
 @lab.command(context_settings=PASS_ON)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ UPLINK_TABLE = "lab_uplink"
 PACKAGE = Path(ovsnet.__file__).resolve().parent
 
 
-def agent_config(spec: LabSpec, node: NodeSpec, datapath: str) -> str:
-    """/etc/ovsnet/agent.yaml of a node."""
+def agent_config(spec: LabSpec, node: NodeSpec, datapath: str, store: Mapping[str, Any] | None = None) -> str:
+    """/etc/ovsnet/agent.yaml of a node. store: where it learns of the cluster, by default the lab's manifests."""
     config: dict[str, Any] = {
         "nodeName": node.name,
         "nodeAddress": {"address": str(node.address(spec.tunnel_family))},
@@ -36,7 +37,7 @@ def agent_config(spec: LabSpec, node: NodeSpec, datapath: str) -> str:
         "datapath": datapath,
         "encapsulation": spec.encap.value,
         "tunnels": spec.tunnels.value,
-        "store": {"file": "/etc/ovsnet/cluster"},
+        "store": dict(store or {"file": "/etc/ovsnet/cluster"}),
         "cniSocket": CNI_SOCKET,
     }
     return str(yaml.safe_dump({**config, **spec.agent}, sort_keys=False))

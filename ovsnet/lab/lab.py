@@ -262,6 +262,12 @@ class Lab:
 
     def write_shared(self, state: State) -> None:
         """The files that all nodes see: hosts, resolv.conf and the cluster's manifests."""
+        self.write_manifests(state)
+        write_in_place(self.folder.path / "resolv.conf", "# no name server: nothing leaves the lab\n")
+        if not (self.folder.path / "hosts").exists():
+            write_in_place(self.folder.path / "hosts", hosts_file([]))
+
+    def write_manifests(self, state: State) -> None:
         cluster = self.folder.path / "cluster"
         cluster.mkdir(exist_ok=True)
         for node in state.nodes.values():
@@ -269,9 +275,6 @@ class Lab:
             # Who edits a manifest of a running lab means it: an existing one stays.
             if not path.exists():
                 write_atomically(path, files.manifest(state.spec, node))
-        write_in_place(self.folder.path / "resolv.conf", "# no name server: nothing leaves the lab\n")
-        if not (self.folder.path / "hosts").exists():
-            write_in_place(self.folder.path / "hosts", hosts_file([]))
 
     def write_hosts(self, state: State) -> None:
         entries: list[tuple[str, str]] = []

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovsnet.lab import nsproc
+from ovsnet.lab import cgroups, nsproc
 from ovsnet.lab.spec import IPAddress, LabError
 from ovsnet.lab.state import Completed, Folder, Process, call, wait_for
 
@@ -50,7 +50,7 @@ class Place:
         return process
 
     def hold(self, **options: Any) -> None:
-        """Make the namespaces; see nsproc.set_up for `binds` and `run`."""
+        """Make the namespaces; see nsproc.set_up for `binds` and `run`, `own_cgroups` for `cgroups`."""
         scratch = self.lab.place(self.name) / "scratch"
         scratch.mkdir(exist_ok=True)
         for path in self.path.glob("*.proc"):
@@ -61,6 +61,15 @@ class Place:
         if done.returncode:
             raise LabError(f"the namespaces of {self.name} can't be made: {done.stderr.strip()}")
 
+    def own_cgroups(self) -> list[cgroups.Hierarchy]:
+        """Cgroups for what is to run here, to `hold` it in; `destroy` and `down` remove them."""
+        try:
+            return self.lab.record_cgroups(self.name)
+        except OSError as error:
+            raise LabError(
+                f"{self.name} can't have cgroups of its own: {error}", "is /sys/fs/cgroup writable?"
+            ) from error
+
     def command(
         self, argv: Sequence[str], netns: str = "", env: Mapping[str, str] | None = None
     ) -> list[str]:
@@ -69,7 +78,9 @@ class Place:
 
     def entrance(self, argv: Sequence[str], netns: str, env: Mapping[str, str] | None) -> dict[str, Any]:
         process = self.held()
+        own = self.lab.cgroups(self.name)
         return {
+            **({"cgroups": own} if own else {}),
             "do": "enter",
             "title": self.name,
             "pid": process.pid,
@@ -169,6 +180,7 @@ class Place:
         process = self.lab.process(self.name, INIT)
         if process:
             process.kill()
+        self.lab.remove_cgroups(self.name)
 
 
 def script(options: Mapping[str, Any]) -> list[str]:

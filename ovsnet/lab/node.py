@@ -7,7 +7,6 @@ What is in the agent's files comes from `files`. Called by `lab` and, through it
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -43,6 +42,8 @@ START_SECONDS = 30.0
 class Node(Place):
     """One node. datapath: netdev or system."""
 
+    folders: tuple[str, ...] = PRIVATE
+
     def __init__(self, folder: Folder, spec: LabSpec, node: NodeSpec, datapath: str) -> None:
         super().__init__(folder, node.name)
         self.spec = spec
@@ -66,6 +67,18 @@ class Node(Place):
 
     def up(self, underlay: Underlay, changed: Callable[[str], None]) -> None:
         """Start or repair everything on the node but its pods; tell what was missing."""
+        self.up_switch(underlay, changed)
+        if not self.daemon(SERVER):
+            self.launch(SERVER, server_command(self.name))
+        if self.spec.plugin == "ovsnet" and not self.daemon(AGENT):
+            changed(f"{self.name}: agent")
+            self.start(AGENT)
+        elif self.spec.plugin == "ovsnet":
+            # A switch that was just restarted has its flows again when the agent says so.
+            self.await_agent(START_SECONDS)
+
+    def up_switch(self, underlay: Underlay, changed: Callable[[str], None]) -> None:
+        """The part that every node has: files, namespaces, Open vSwitch and the uplink."""
         self.write_files()
         if not self.init:
             changed(f"{self.name}: namespaces")
@@ -83,23 +96,20 @@ class Node(Place):
             self.run(["ovs-vsctl", "--if-exists", "del-port", PHYSICAL_BRIDGE, UPLINK], check=True)
         if (running and plugged) or not self.addressed(self.uplink, self.addresses):
             self.make_uplink()
-        if not self.daemon(SERVER):
-            self.launch(SERVER, server_command(self.name))
-        if self.spec.plugin == "ovsnet" and not self.daemon(AGENT):
-            changed(f"{self.name}: agent")
-            self.start(AGENT)
-        elif self.spec.plugin == "ovsnet":
-            # A switch that was just restarted has its flows again when the agent says so.
-            self.await_agent(START_SECONDS)
 
     # what the node is made of
+
+    @property
+    def daemons(self) -> list[str]:
+        """Those that are to run on it."""
+        return [OVSDB, VSWITCHD, *([AGENT] if self.spec.plugin == "ovsnet" else [])]
 
     def private(self, folder: str) -> Path:
         """Where one of the node's own folders really is."""
         return self.path / "root" / folder.lstrip("/")
 
     def write_files(self) -> None:
-        for folder in PRIVATE:
+        for folder in self.folders:
             self.private(folder).mkdir(parents=True, exist_ok=True)
         self.private("/etc/ovsnet/cluster").mkdir(exist_ok=True)
         self.private("/var/log/openvswitch").mkdir(exist_ok=True)
@@ -107,12 +117,19 @@ class Node(Place):
         binaries.mkdir(exist_ok=True)
         write_atomically(binaries / "ovsnet", files.command_wrapper(), 0o755)
         self.link_reference_plugins()
-        if self.spec.plugin != "ovsnet":
-            return
-        config = files.agent_config(self.spec, self.node, self.datapath)
-        write_atomically(self.private("/etc/ovsnet/agent.yaml"), config)
-        write_atomically(self.private("/etc/cni/net.d/10-ovsnet.conflist"), files.conflist())
+        if self.spec.plugin == "ovsnet":
+            self.write_agent_files()
+
+    def write_agent_files(self) -> None:
+        write_atomically(self.private("/etc/ovsnet/agent.yaml"), self.agent_config())
         write_atomically(self.private("/opt/cni/bin/ovsnet"), files.cni_executable(), 0o755)
+        self.write_conflist()
+
+    def agent_config(self) -> str:
+        return files.agent_config(self.spec, self.node, self.datapath)
+
+    def write_conflist(self) -> None:
+        write_atomically(self.private("/etc/cni/net.d/10-ovsnet.conflist"), files.conflist())
 
     def link_reference_plugins(self) -> None:
         """Into /opt/cni/bin, the only folder that containerd looks in."""
@@ -122,23 +139,30 @@ class Node(Place):
                 link.symlink_to(plugin)
 
     def make_namespaces(self) -> None:
-        binds = [(str(self.private(folder)), folder) for folder in PRIVATE]
-        binds += [
+        self.hold(binds=self.binds(), run=RUN_FOLDERS)
+
+    def binds(self) -> list[tuple[str, str]]:
+        """What is mounted where on the node."""
+        return [
+            *((str(self.private(folder)), folder) for folder in self.folders),
             (str(self.lab.path / "cluster"), "/etc/ovsnet/cluster"),
             (str(self.path / "bin"), files.BINARIES),
             *shared_files(self.lab),
         ]
-        self.hold(binds=binds, run=RUN_FOLDERS)
 
     # daemons
 
     def start(self, name: str) -> None:
         """Start one of the node's daemons and wait until it serves."""
-        starters = {OVSDB: self.start_ovsdb, VSWITCHD: self.start_vswitchd, AGENT: self.start_agent}
+        starters = self.starters()
         if name not in starters:
             raise LabError(f"a node has no daemon {name}", ", ".join(starters))
         if not self.daemon(name):
             starters[name]()
+
+    def starters(self) -> dict[str, Callable[[], None]]:
+        """By name of the daemon."""
+        return {OVSDB: self.start_ovsdb, VSWITCHD: self.start_vswitchd, AGENT: self.start_agent}
 
     def kill(self, name: str, number: int = signal.SIGTERM) -> None:
         """Send a daemon a signal; with one that ends processes wait for its end."""
@@ -212,9 +236,12 @@ class Node(Place):
 
     def start_agent(self) -> None:
         """Start the agent and wait until it would serve an ADD."""
+        self.launch_agent()
+        self.await_agent(START_SECONDS)
+
+    def launch_agent(self) -> None:
         command = [sys.executable, "-P", "-m", "ovsnet", "agent", "--config", "/etc/ovsnet/agent.yaml"]
         self.launch(AGENT, command, env=files.python_environment())
-        self.await_agent(START_SECONDS)
 
     def await_agent(self, seconds: float) -> None:
         """Wait until STATUS is good. Raises LabError with the agent's last words or STATUS's answer."""
@@ -247,7 +274,7 @@ class Node(Place):
         self.destroy()
         if underlay.init:
             underlay.unplug(port_of(self.node))
-        shutil.rmtree(self.path, ignore_errors=True)
+        self.lab.forget(self.name)
 
 
 def shared_files(folder: Folder) -> list[tuple[str, str]]:

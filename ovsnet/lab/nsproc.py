@@ -8,6 +8,8 @@ Called by `namespaces`, and by `ovsnet lab exec|run` which become it. It knows n
     {"do": "enter", ...}   run a command in there: attached (stdin, tty, signals and exit code pass
                            through) or detached (a daemon, child of process 1)
 
+Both take `cgroups`, the folders that `cgroups` made for the place: its processes are in them, and see them as roots.
+
 A process that stays writes its own record (pid and start time) before it does anything else, so that
 whoever started it may be killed at any moment and `down` still finds it.
 """
@@ -27,8 +29,9 @@ from typing import Any, NoReturn
 
 Options = dict[str, Any]
 
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = (
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = (
     0x00020000,
+    0x02000000,
     0x04000000,
     0x08000000,
     0x20000000,
@@ -37,6 +40,8 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = (
 MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
+ENTERED = ("cgroup", "uts", "ipc", "net", "mnt")
+"""Besides `pid`, which holds for children alone. The mount namespace is last: paths before are the machine's."""
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 FORWARDED = {
     signal.SIGTERM,
@@ -110,6 +115,10 @@ def hold(options: Options) -> None:
     go_read, go_write = os.pipe()
     ready_read, ready_write = os.pipe()
     unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET)
+    if "cgroups" in options:
+        join(options, "folder")
+        unshare(CLONE_NEWCGROUP)
+        join(options, "leaf")
     pid = os.fork()
     if pid == 0:
         os.close(go_write)
@@ -155,7 +164,7 @@ def set_up(options: Options) -> None:
     hostname = options["hostname"].encode()
     check(libc.sethostname(hostname, len(hostname)), "sethostname")
     mount("proc", "/proc", "proc")
-    own_sys()
+    own_sys(options.get("cgroups"))
     # Opened first: the sources may be below what is mounted over next.
     binds = [(os.open(source, os.O_PATH), target) for source, target in options.get("binds", ())]
     if "run" in options:
@@ -207,14 +216,36 @@ def overlay(folder: str, scratch: str) -> None:
         )
 
 
-def own_sys() -> None:
-    """/sys of this network namespace, with the cgroups that were seen before."""
+def own_sys(hierarchies: list[dict[str, Any]] | None = None) -> None:
+    """/sys of this network namespace, with the cgroups that were seen before, or the place's own as roots."""
     cgroups = os.path.ismount("/sys/fs/cgroup")
     descriptor = os.open("/sys/fs/cgroup", os.O_PATH) if cgroups else -1
     mount("sysfs", "/sys", "sysfs")
-    if cgroups:
+    if hierarchies:
+        own_cgroups(hierarchies)
+    elif cgroups:
         mount(f"/proc/self/fd/{descriptor}", "/sys/fs/cgroup", flags=MS_BIND | MS_REC)
+    if cgroups:
         os.close(descriptor)
+
+
+def own_cgroups(hierarchies: list[dict[str, Any]]) -> None:
+    """Mount them as the machine has them: what is mounted anew has the namespace's root at its top."""
+    if all(each["at"] for each in hierarchies):
+        mount("tmpfs", "/sys/fs/cgroup", "tmpfs", data="mode=755")
+    for each in hierarchies:
+        target = os.path.join("/sys/fs/cgroup", each["at"])
+        os.makedirs(target, exist_ok=True)
+        mount("cgroup", target, each["kind"], data=each["data"])
+        for alias in each["aliases"]:
+            os.symlink(each["at"], os.path.join("/sys/fs/cgroup", alias))
+
+
+def join(options: Options, where: str) -> None:
+    """Put this process into the place's cgroups."""
+    for each in options.get("cgroups", ()):
+        with open(f"{each[where]}/cgroup.procs", "w") as file:
+            file.write("0")
 
 
 # enter
@@ -224,9 +255,7 @@ def enter(options: Options) -> None:
     """Run options["argv"] in the namespaces that process options["pid"] holds."""
     base = f"/proc/{options['pid']}/ns"
     try:
-        descriptors = {
-            kind: os.open(f"{base}/{kind}", os.O_RDONLY) for kind in ("pid", "net", "uts", "ipc", "mnt")
-        }
+        descriptors = {kind: os.open(f"{base}/{kind}", os.O_RDONLY) for kind in ("pid", *ENTERED)}
         if start_time(options["pid"]) != options["start"]:
             raise FileNotFoundError
     except (FileNotFoundError, ProcessLookupError):
@@ -239,9 +268,10 @@ def enter(options: Options) -> None:
 
 
 def go_in(options: Options, descriptors: dict[str, int]) -> None:
-    """The new process's way to its place. The mount namespace is last: paths before are the machine's."""
+    """The new process's way to its place."""
     folder = os.getcwd()
-    for kind in ("uts", "ipc", "net", "mnt"):
+    join(options, "leaf")
+    for kind in ENTERED:
         setns(descriptors[kind])
     netns = options.get("netns")
     if netns:

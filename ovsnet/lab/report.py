@@ -17,7 +17,7 @@ from rich.text import Text
 from ovsnet.lab.check import Report, Result
 from ovsnet.lab.lab import WORKERS, Lab
 from ovsnet.lab.namespaces import INIT
-from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
+from ovsnet.lab.node import OVSDB, Node
 from ovsnet.lab.pods import IFNAME, Pod
 from ovsnet.lab.spec import LabError
 from ovsnet.model import Encap
@@ -71,8 +71,7 @@ def node_addresses(node: Node) -> list[str]:
 
 
 def node_status(node: Node, remotes: dict[str, str]) -> NodeStatus:
-    daemons = [INIT, OVSDB, VSWITCHD, *([AGENT] if node.spec.plugin == "ovsnet" else [])]
-    missing = [name for name in daemons if not node.daemon(name)]
+    missing = [name for name in (INIT, *node.daemons) if not node.daemon(name)]
     tunnels: list[str] = []
     if INIT not in missing and OVSDB not in missing:
         tunnels = [remotes.get(remote, remote) for remote in tunnel_remotes(node)]
@@ -207,6 +206,16 @@ def next_commands(lab: Lab) -> list[str]:
     option = "" if lab.name == "lab" else f" --name {lab.name}"
     state = lab.state
     pods, nodes = list(state.pods), list(state.nodes)
+    if state.spec.kubernetes:
+        return [
+            f"ovsnet lab{option} kubectl get nodes -o wide",
+            f"ovsnet lab{option} kubectl create deployment web --image=localhost/agnhost:lab --replicas=3"
+            " -- /agnhost netexec",
+            f"ovsnet lab{option} kubectl get pods -o wide",
+            f"ovsnet lab{option} exec web-... -- curl -s http://ADDRESS:8080/clientip",
+            f"ovsnet lab{option} run {nodes[0]} -- ovsnet show",
+            f"ovsnet lab{option} down",
+        ]
     lines = [f"ovsnet lab{option} exec {pods[0]} -- ping -c1 {pods[-1]}"] if pods else []
     lines += [
         f"ovsnet lab{option} ovs {nodes[0]} -- ovs-vsctl show",

@@ -25,11 +25,13 @@ Plugin = Literal["ovsnet", "none"]
 
 OUTSIDE = "outside"
 UNDERLAY = "underlay"
+CONTROL = "control"
 UNDERLAY_RANGES: dict[int, IPNetwork] = {
     4: ipaddress.IPv4Network("192.0.2.0/24"),
     6: ipaddress.IPv6Network("2001:db8:0:1::/64"),
 }
 OUTSIDE_HOST = 1
+CONTROL_HOST = 10
 FIRST_NODE_HOST = 11
 MAX_NODES = 200
 NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
@@ -52,6 +54,8 @@ class LabSpec(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = 1500
     plugin: Plugin = "ovsnet"
     """none: neither agent nor CNI configuration; whoever made the lab provides them."""
+    kubernetes: bool = False
+    """Nodes of a Kubernetes cluster, with a control plane of their own; its pods are those that people make."""
     agent: dict[str, Any] = {}
     """Settings put over what the lab writes into every agent's configuration."""
 
@@ -60,6 +64,15 @@ class LabSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise LabError(f"{self.nodes} nodes are not possible", f"between 1 and {MAX_NODES}")
         if not 0 <= self.pods <= 200:
             raise LabError(f"{self.pods} pods per node are not possible", "between 0 and 200")
+        if self.kubernetes and self.pods:
+            raise LabError(
+                "a Kubernetes lab starts without pods", "leave --pods out; `ovsnet lab kubectl` makes them"
+            )
+        if self.kubernetes and self.pod_families[0] not in self.underlay_families:
+            raise LabError(
+                f"Kubernetes nodes need the pods' first family on the underlay: IPv{self.pod_families[0]}",
+                "choose another --families or --underlay",
+            )
 
     @property
     def pod_families(self) -> tuple[int, ...]:
@@ -155,5 +168,5 @@ def check_name(name: str, what: str, taken: set[str]) -> None:
         raise LabError(
             f"{what} name {name!r} is not usable", "lower-case letters, digits and -, at most 32 characters"
         )
-    if name in taken | {OUTSIDE, UNDERLAY, "localhost"}:
+    if name in taken | {OUTSIDE, UNDERLAY, CONTROL, "localhost"}:
         raise LabError(f"the name {name} is taken", "`ovsnet lab status` lists the names in use")

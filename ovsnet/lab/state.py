@@ -4,10 +4,11 @@
     lock                  held by the one command that changes the lab
     hosts, resolv.conf    seen as /etc/hosts and /etc/resolv.conf inside
     cluster/              the Node manifests that all agents watch
-    PLACE/                a node, `outside` or `underlay`: records (*.proc), logs, its private folders
+    PLACE/                a node, `outside` or `underlay`: records (*.proc), logs, its private folders, cgroups.json
 
-The folder is all that is needed to remove a lab: every process in it wrote its record itself. A process is
-known by pid and start time, never by pid alone. Called by the rest of the lab.
+What is too large for memory, which /run often is, stands in /var/lib/ovsnet-lab/NAME (`disk`); limits of the machine
+that were raised stand in .limits.json. The folder is all that is needed to remove a lab: every process in it wrote
+its record itself. A process is known by pid and start time, never by pid alone. Called by the rest of the lab.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from pathlib import Path
 
 import msgspec
 
+from ovsnet.lab import cgroups, limits
 from ovsnet.lab.nsproc import start_time
 from ovsnet.lab.spec import LabError, LabSpec, NodeSpec, PodSpec
 
 ROOT = Path("/run/ovsnet-lab")
+DISK = Path("/var/lib/ovsnet-lab")
+CGROUPS = "cgroups.json"
 Completed = subprocess.CompletedProcess[str]
 
 
@@ -91,6 +95,7 @@ class Folder:
     def __init__(self, name: str) -> None:
         self.name = name
         self.path = ROOT / name
+        self.disk = DISK / name
 
     def place(self, name: str) -> Path:
         """The folder of a node, `outside` or `underlay`, made if need be."""
@@ -126,8 +131,27 @@ class Folder:
         paths = sorted(self.path.glob("*/*.proc"), key=lambda path: path.name != "init.proc")
         return [process for path in paths if (process := read_record(path))]
 
+    def record_cgroups(self, place: str) -> list[cgroups.Hierarchy]:
+        """Make cgroups for the place. Recorded first, so that what is half made is removed too. Raises OSError."""
+        planned = cgroups.planned(f"ovsnet-lab.{self.name}.{place}")
+        write_atomically(self.place(place) / CGROUPS, msgspec.json.encode(planned))
+        cgroups.make(planned)
+        return planned
+
+    def cgroups(self, place: str) -> list[cgroups.Hierarchy]:
+        """Those that were made for it; none for most places."""
+        with contextlib.suppress(FileNotFoundError):
+            found: list[cgroups.Hierarchy] = json.loads((self.path / place / CGROUPS).read_text())
+            return found
+        return []
+
+    def remove_cgroups(self, place: str) -> None:
+        cgroups.remove(self.cgroups(place))
+        (self.path / place / CGROUPS).unlink(missing_ok=True)
+
     def forget(self, place: str) -> None:
         shutil.rmtree(self.path / place, ignore_errors=True)
+        shutil.rmtree(self.disk / place, ignore_errors=True)
 
     @contextlib.contextmanager
     def locked(self, say: Callable[[str], None], create: bool = False) -> Iterator[None]:
@@ -179,6 +203,10 @@ class Folder:
             process.kill(wait=0)
         for process in processes:
             process.kill()
+        for path in self.path.glob(f"*/{CGROUPS}"):
+            self.remove_cgroups(path.parent.name)
+        limits.release(ROOT, self.name)
+        shutil.rmtree(self.disk, ignore_errors=True)
         for path in self.path.iterdir():
             if path.name in ("lock", "state.json"):
                 continue
@@ -191,6 +219,8 @@ class Folder:
         with contextlib.suppress(OSError):
             self.path.rmdir()
             ROOT.rmdir()
+        with contextlib.suppress(OSError):
+            DISK.rmdir()
 
 
 def read_record(path: Path) -> Process | None:

@@ -1,0 +1,160 @@
+"""The programs of the cluster: built once from the Go modules in `go/` and kept.
+
+Owns how they are built and where they are kept: a folder named after a hash of all that decides the result, so that
+nothing stale is ever used. Upstream's sources come through Go's own module proxy and checksum database. Never starts
+anything of it. Called by `cluster`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ovsnet.lab.kubernetes import images
+from ovsnet.lab.spec import LabError
+
+SOURCES = Path(__file__).with_name("go")
+KUBERNETES = "v1.34.1"
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl")
+OLDEST_GO = (1, 24)
+_MULTICALL = "cluster"
+_VERSION_VARIABLES = ("k8s.io/component-base/version.gitVersion", "k8s.io/client-go/pkg/version.gitVersion")
+_STEPS = (
+    # what it is called, the folder of its module below `go`, the package
+    (_MULTICALL, ".", "./cluster"),
+    ("agnhost", ".", "k8s.io/kubernetes/test/images/agnhost"),
+    ("pause", ".", "./pause"),
+    ("coredns", "coredns", "."),
+)
+_PROGRESS = 15.0
+"""Seconds between two lines about how far the build is."""
+Say = Callable[[str], None]
+
+
+class Built:
+    """What there is after a build. `bin` has the programs under their names, `images` the archive of all images."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bin = folder / "bin"
+        self.images = folder / "images.tar"
+
+
+def built(say: Say) -> Built:
+    """The programs and images; builds them where they are missing. Several at once wait for one another.
+
+    Cold it takes some ten minutes on two processors, 1 GB to download and 4 GB of Go's own caches. Raises LabError.
+    """
+    go = find_go()
+    folder = cache() / f"kubernetes-{digest(go)}"
+    with _alone(folder.with_suffix(".lock")):
+        if not folder.exists():
+            _build(folder, go, say)
+    return Built(folder)
+
+
+def cache() -> Path:
+    """OVSNET_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("OVSNET_CACHE") or Path(base) / "ovsnet")
+
+
+def find_go() -> str:
+    """The path of a Go that is new enough. Raises LabError with what was found and what to install."""
+    remedy = f"install Go {_dotted(OLDEST_GO)} or newer from go.dev/dl into /usr/local/go, or put it in PATH"
+    path = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if not path:
+        raise LabError("Kubernetes is built from its sources, and there is no Go here", remedy)
+    version = _go_version(path)
+    found = re.fullmatch(r"go(\d+)\.(\d+).*", version)
+    if not found or (int(found[1]), int(found[2])) < OLDEST_GO:
+        raise LabError(f"{path} is {version}: too old for Kubernetes {KUBERNETES}", remedy)
+    return path
+
+
+def digest(go: str) -> str:
+    """Of the Go version, the modules and what makes the images."""
+    hashed = hashlib.blake2b(_go_version(go).encode(), digest_size=8)
+    sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
+    for path in (*sources, Path(images.__file__), Path(__file__)):
+        hashed.update(path.name.encode() + b"\0" + path.read_bytes())
+    return hashed.hexdigest()
+
+
+def _go_version(go: str) -> str:
+    done = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, env=_environment())
+    return done.stdout.strip() or f"unusable ({done.stderr.strip()})"
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _environment() -> dict[str, str]:
+    """Static programs, by the Go that is here: it shall not fetch another one."""
+    return {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(folder: Path, go: str, say: Say) -> None:
+    """Into a folder of another name, renamed when all is there: an interrupted build leaves nothing to trip over."""
+    images.require_tools()
+    begun = time.monotonic()
+    say(f"building Kubernetes {KUBERNETES} from source, once: 1 minute if Go has compiled it before, else 10")
+    with tempfile.TemporaryDirectory(prefix="kubernetes-", dir=folder.parent) as name:
+        done = Path(name, "done")
+        result = Built(done)
+        result.bin.mkdir(parents=True)
+        log = folder.parent / "kubernetes-build.log"
+        log.write_bytes(b"")
+        for target, module, package in _STEPS:
+            _compile(go, SOURCES / module, package, result.bin / target, log, say)
+        for program in PROGRAMS:
+            (result.bin / program).symlink_to(_MULTICALL)
+        say("making container images")
+        images.write(result.bin, result.images)
+        done.chmod(0o755)
+        done.rename(folder)
+    say(f"built into {folder} in {time.monotonic() - begun:.0f} s")
+
+
+def _compile(go: str, module: Path, package: str, target: Path, log: Path, say: Say) -> None:
+    versions = " ".join(f"-X {variable}={KUBERNETES}" for variable in _VERSION_VARIABLES)
+    flags = ["-v", "-trimpath", "-buildvcs=false", "-ldflags", f"-s -w {versions}", "-o", str(target)]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [go, "build", *flags, package], cwd=module, env=_environment(), stdout=output, stderr=output
+        )
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_PROGRESS)
+                    break
+                say(f"building {target.name}: {_packages(log)} packages compiled")
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    if process.returncode:
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+        raise LabError(f"{target.name} can't be built: {last}", f"the whole output is in {log}")
+
+
+def _packages(log: Path) -> int:
+    """How many of the log's lines name a package that was compiled (`go build -v`)."""
+    return sum(not line.startswith("go: ") for line in log.read_text(errors="replace").splitlines())

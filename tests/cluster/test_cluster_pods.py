@@ -1,0 +1,144 @@
+"""Nodes are Ready, and pods that kubelets and containerds start reach one another as themselves."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from kube_world import NODES, Namespace, by_family, client_seen, curl, namespace, server
+from lab_world import eventually, ovsnet_json
+
+from ovsnet.lab.kubernetes.cluster import Cluster
+
+PODS = {f"web-{node[-1]}{number}": node for node in NODES for number in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def pods(world: Namespace) -> dict[str, dict[int, str]]:
+    """Two on each node: their addresses by name."""
+    world.start(*(server(name, node) for name, node in PODS.items()))
+    return {name: world.addresses(name) for name in PODS}
+
+
+def test_nodes_are_ready_with_addresses_and_ranges_of_both_families(cluster: Cluster) -> None:
+    items = json.loads(cluster.kubectl("get", "nodes", "--output=json").stdout)["items"]
+    assert [item["metadata"]["name"] for item in items] == list(NODES)
+    for item in items:
+        ready = {each["type"]: each["status"] for each in item["status"]["conditions"]}["Ready"]
+        addresses = [each["address"] for each in item["status"]["addresses"] if each["type"] == "InternalIP"]
+        node = cluster.node(item["metadata"]["name"])
+        assert (ready, addresses) == ("True", [str(each) for each in node.addresses])
+        assert {*by_family(item["spec"]["podCIDRs"])} == {4, 6}
+        shown = ovsnet_json(node, "show")
+        assert {port["who"] for port in shown["ports"] if port["role"] == "tunnel"} == {*NODES} - {node.name}
+
+
+def test_pods_have_addresses_of_their_nodes_ranges(cluster: Cluster, pods: dict[str, dict[int, str]]) -> None:
+    assert {version for addresses in pods.values() for version in addresses} == {4, 6}
+    every = [address for addresses in pods.values() for address in addresses.values()]
+    assert len({*every}) == len(every) == 2 * len(PODS)
+    for name, node in PODS.items():
+        shown = ovsnet_json(cluster.node(node), "show")["ports"]
+        known = {address for port in shown if port["role"] == "pod" for address in port["addresses"]}
+        assert {*pods[name].values()} <= known
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_every_pod_reaches_every_pod_and_is_seen_as_itself(
+    cluster: Cluster, world: Namespace, pods: dict[str, dict[int, str]], version: int
+) -> None:
+    for source, target in itertools.permutations(PODS, 2):
+        address = pods[target][version]
+        assert curl(cluster, world.place(source), address) == target, f"{source} -> {target}"
+        assert client_seen(cluster, world.place(source), address) == pods[source][version]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_nodes_and_the_control_plane_reach_every_pod(
+    cluster: Cluster, pods: dict[str, dict[int, str]], version: int
+) -> None:
+    for source, target in itertools.product((*NODES, "control"), PODS):
+        assert curl(cluster, source, pods[target][version]) == target, f"{source} -> {target}"
+
+
+def test_a_pod_on_its_nodes_network_reaches_pods(
+    cluster: Cluster, world: Namespace, pods: dict[str, dict[int, str]]
+) -> None:
+    world.start(server("on-node", "node-a", arguments=["pause"], spec={"hostNetwork": True}))
+    for target in ("web-a1", "web-b1"):
+        for address in pods[target].values():
+            command = [
+                "curl",
+                "-sg",
+                "-m5",
+                f"http://{f'[{address}]' if ':' in address else address}:8080/hostname",
+            ]
+            assert world.kubectl("exec", "on-node", "--", *command) == target
+
+
+def test_kubectl_exec_runs_in_the_pod(world: Namespace, pods: dict[str, dict[int, str]]) -> None:
+    assert world.kubectl("exec", "web-b1", "--", "hostname").strip() == "web-b1"
+    said = world.kubectl("exec", "-i", "web-c1", "--", "cat", input="through the API server")
+    assert said == "through the API server"
+
+
+def test_kubectl_logs_tells_what_the_pod_said(
+    cluster: Cluster, world: Namespace, pods: dict[str, dict[int, str]]
+) -> None:
+    assert curl(cluster, "node-b", pods["web-b2"][4], "header?key=x") is not None
+    eventually(lambda: "GET /header?key=x" in world.kubectl("logs", "web-b2"))
+
+
+def test_kubectl_port_forward_leads_to_the_pod(
+    cluster: Cluster, world: Namespace, pods: dict[str, dict[int, str]]
+) -> None:
+    arguments = [f"--namespace={world.name}", "port-forward", "pod/web-c2", "18080:8080"]
+    process = subprocess.Popen(cluster.kubectl_command(arguments), stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert "Forwarding from 127.0.0.1:18080" in process.stdout.readline()
+        assert curl(cluster, "control", "127.0.0.1", port=18080) == "web-c2"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_api_server_is_a_proxy_to_a_pod(cluster: Cluster, world: Namespace, pods: object) -> None:
+    path = f"/api/v1/namespaces/{world.name}/pods/web-a2:8080/proxy/hostname"
+    assert cluster.kubectl("get", "--raw", path).stdout == "web-a2"
+
+
+def test_a_kubeconfig_works_from_within_the_lab(cluster: Cluster, kubeconfig: Path) -> None:
+    text = kubeconfig.read_text()
+    done = cluster.exec(
+        "node-c",
+        ["sh", "-c", "cat >/tmp/$$ && kubectl --kubeconfig=/tmp/$$ auth whoami; rm /tmp/$$"],
+        input=text,
+    )
+    assert "system:masters" in done.stdout, done.stderr
+
+
+def test_a_pod_that_goes_leaves_nothing(cluster: Cluster) -> None:
+    node = cluster.node("node-a")
+
+    def attached() -> set[str]:
+        return {port["who"] for port in ovsnet_json(node, "show")["ports"] if port["role"] == "pod"}
+
+    before = attached()
+    with namespace(cluster, "passing") as passing:
+        passing.start(server("passing", "node-a"))
+        assert attached() - before == {f"{passing.name}/passing"}
+        passing.kubectl("delete", "pod", "passing")
+    eventually(lambda: attached() <= before)
+
+
+def test_forty_pods_at_once(cluster: Cluster) -> None:
+    """More than the kubelets start one after the other."""
+    with namespace(cluster, "crowd") as crowd:
+        names = [f"one-{number}" for number in range(40)]
+        crowd.start(*(server(name, arguments=["pause"]) for name in names), seconds=120)
+        addresses = [address for name in names for address in crowd.addresses(name).values()]
+        assert len({*addresses}) == 2 * len(names)

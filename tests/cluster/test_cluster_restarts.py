@@ -1,0 +1,130 @@
+"""Parts of a cluster end and come back while pods talk: what runs goes on, what is new comes when all is back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import pytest
+from kube_world import NODES, Namespace, curl, server, traffic
+from lab_world import SLOWER, eventually
+
+from ovsnet.lab.kubernetes import plan
+from ovsnet.lab.kubernetes.cluster import Cluster
+from ovsnet.lab.kubernetes.node import CONTAINERD, KUBELET
+from ovsnet.lab.node import AGENT
+
+API_AWAY = 20.0
+"""Seconds."""
+
+
+@pytest.fixture(scope="module")
+def pods(world: Namespace) -> tuple[str, ...]:
+    """One on each node."""
+    names = tuple(f"peer-{node[-1]}" for node in NODES)
+    world.start(*(server(name, node) for name, node in zip(names, NODES, strict=True)))
+    return names
+
+
+def assert_new_pods_talk(world: Namespace, name: str, node: str) -> None:
+    """A pod that starts now reaches one on another node."""
+    world.start(server(name, node))
+    target = world.addresses("peer-c")
+    for address in target.values():
+        eventually(lambda address=address: curl(world.cluster, world.place(name), address) == "peer-c")
+
+
+def test_an_agent_is_killed_and_restarted_under_traffic(
+    cluster: Cluster, world: Namespace, pods: tuple[str, ...]
+) -> None:
+    node = cluster.node("node-a")
+    with traffic(world, "peer-a", "peer-b", "peer-c") as loss:
+        time.sleep(1.0)
+        node.kill(AGENT, signal.SIGKILL)
+        time.sleep(1.0)
+        node.start(AGENT)
+        time.sleep(2.0)
+    assert loss.none, str(loss)
+    assert_new_pods_talk(world, "after-agent", "node-a")
+
+
+def test_the_api_server_is_away_for_a_while(
+    cluster: Cluster, world: Namespace, pods: tuple[str, ...]
+) -> None:
+    """Agents keep what they knew, and follow what is new when it is back."""
+    with traffic(world, "peer-a", "peer-b", "peer-c") as loss:
+        time.sleep(1.0)
+        cluster.control.kill(plan.APISERVER)
+        time.sleep(API_AWAY)
+        cluster.control.start(plan.APISERVER)
+        time.sleep(3.0)
+    assert loss.none, str(loss)
+    cluster.kubectl("wait", "--for=condition=Ready", f"--timeout={60 * SLOWER:.0f}s", "nodes", "--all")
+    assert_new_pods_talk(world, "after-api", "node-b")
+
+
+def test_an_agent_that_starts_while_the_api_server_is_away_cuts_nothing_off(
+    cluster: Cluster, world: Namespace, pods: tuple[str, ...]
+) -> None:
+    node = cluster.node("node-b")
+    with traffic(world, "peer-b", "peer-a", "peer-c") as loss:
+        time.sleep(1.0)
+        cluster.control.kill(plan.APISERVER)
+        node.kill(AGENT, signal.SIGKILL)
+        node.launch_agent()
+        time.sleep(5.0)
+        cluster.control.start(plan.APISERVER)
+        node.await_agent(30.0 * SLOWER)
+        time.sleep(1.0)
+    assert loss.none, str(loss)
+    assert_new_pods_talk(world, "after-both", "node-b")
+
+
+@pytest.mark.parametrize("daemon", [KUBELET, CONTAINERD])
+def test_a_nodes_daemon_is_killed_and_pods_stay(
+    cluster: Cluster, world: Namespace, pods: tuple[str, ...], daemon: str
+) -> None:
+    node = cluster.node("node-c")
+    before = world.get("pod", "peer-c")["status"]
+    with traffic(world, "peer-c", "peer-a") as loss:
+        node.kill(daemon, signal.SIGKILL)
+        time.sleep(1.0)
+        node.start(daemon)
+        time.sleep(2.0)
+    assert loss.none, str(loss)
+    assert_new_pods_talk(world, f"after-{daemon}", "node-c")
+    after = world.get("pod", "peer-c")["status"]
+    assert after["podIPs"] == before["podIPs"]
+    assert after["containerStatuses"][0]["restartCount"] == before["containerStatuses"][0]["restartCount"]
+
+
+def test_a_node_loses_power_and_comes_back(cluster: Cluster, world: Namespace, pods: tuple[str, ...]) -> None:
+    """Its pods are started again by its kubelet, with other sandboxes; nobody needs to touch the other nodes."""
+    node = cluster.node("node-b")
+    before = world.get("pod", "peer-b")["status"]["containerStatuses"][0]["restartCount"]
+    node.destroy()
+    cluster.up()
+
+    def restarted() -> bool:
+        status = world.get("pod", "peer-b")["status"]["containerStatuses"][0]
+        return bool(status["restartCount"] > before and status["ready"])
+
+    eventually(restarted, 60)
+    for address in world.addresses("peer-b").values():
+        eventually(lambda address=address: curl(cluster, world.place("peer-a"), address) == "peer-b")
+
+
+def test_a_node_joins_and_leaves(cluster: Cluster, world: Namespace, pods: tuple[str, ...]) -> None:
+    added = cluster.add_node()
+    try:
+        world.start(server("newcomer", added.name))
+        for address in world.addresses("peer-a").values():
+            eventually(lambda address=address: curl(cluster, world.place("newcomer"), address) == "peer-a")
+    finally:
+        cluster.remove_node(added.name)
+    names = [
+        item["metadata"]["name"]
+        for item in json.loads(cluster.kubectl("get", "nodes", "-o", "json").stdout)["items"]
+    ]
+    assert names == list(NODES)

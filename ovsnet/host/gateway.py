@@ -164,11 +164,6 @@ def _neighbours(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
 def _routes(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
     wanted = {(route.cidr, route.metric) for route in spec.routes}
     ours = {(route.cidr, route.metric) for route in state.routes}
-    for route in state.routes.difference(spec.routes):
-        if (route.cidr, route.metric) not in wanted:
-            message = inet.route_removal(state.index, route)
-            request = Request(rtnl.RTM_DELROUTE, 0, message, f"remove the {_words(route)}", _GONE)
-            yield _Change(request, f"{_words(route)} removed")
     # Pods of this node are reached by it. The kernel makes it with the address, and never again.
     for address in sorted(state.unconnected if state.up else (), key=str):
         message = inet.connected_message(state.index, address)
@@ -185,6 +180,12 @@ def _routes(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
             flags = _REPLACE if replace else NLM_F_CREATE | NLM_F_EXCL
             request = Request(rtnl.RTM_NEWROUTE, flags, message, f"add the {_words(route)}")
             yield _Change(request, f"{_words(route)} {'replaced' if replace else 'added'}")
+    # Last: another route may have taken over what one led to.
+    for route in state.routes.difference(spec.routes):
+        if (route.cidr, route.metric) not in wanted:
+            message = inet.route_removal(state.index, route)
+            request = Request(rtnl.RTM_DELROUTE, 0, message, f"remove the {_words(route)}", _GONE)
+            yield _Change(request, f"{_words(route)} removed")
 
 
 def _words(route: RouteSpec) -> str:

@@ -9,6 +9,7 @@ the agent, `check` for whoever wants every mistake as data.
 from __future__ import annotations
 
 import enum
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -178,6 +179,28 @@ class Store(Section):
         return (self.file or DEFAULT_FOLDER) if self.kubernetes is None else ""
 
 
+class MetricsAddress(Section):
+    """Where the agent tells its metrics."""
+
+    port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65535,
+            description="The TCP port of `/metrics` in the format of Prometheus; 0: none.",
+            examples=[9477],
+        ),
+    ] = 0
+    address: Annotated[
+        Address,
+        Meta(
+            description="The address of the node that it answers on; `0.0.0.0` or `::` is every one.",
+            examples=["192.0.2.11"],
+            extra={"default": "`127.0.0.1`"},
+        ),
+    ] = ipaddress.IPv4Address("127.0.0.1")
+
+
 class Log(Section):
     """What the agent tells on standard error."""
 
@@ -308,6 +331,9 @@ class Config(Section):
         SocketPath,
         Meta(description="The unix socket that the CNI executable talks to; only root may."),
     ] = "/run/ovsnet/agent.sock"
+    metrics: Annotated[MetricsAddress, Meta(description="Where the agent tells its metrics.")] = (
+        MetricsAddress()
+    )
     log: Annotated[Log, Meta(description="What the agent tells on standard error.")] = Log()
 
 

@@ -103,6 +103,10 @@ class Services:
         return self._objects.values()
 
     @property
+    def slices(self) -> Collection[SliceObject]:
+        return self._shown.values()
+
+    @property
     def objects(self) -> list[ServiceObject | SliceObject]:
         """What is rendered."""
         return [*self._objects.values(), *self._shown.values()]

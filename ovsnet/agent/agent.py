@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ovsnet import names, pipeline, plan, recall, state
 from ovsnet.agent import changes, drift
@@ -37,7 +37,7 @@ from ovsnet.render import Renderer
 from ovsnet.rows import PortRow
 from ovsnet.services import Reach
 from ovsnet.state import Topology
-from ovsnet.store import Store, choice
+from ovsnet.store import Snapshot, Store, choice
 from ovsnet.switch.openflow import OpenFlow
 from ovsnet.switch.ovsdb import Ovsdb
 
@@ -86,9 +86,14 @@ class Agent:
         self.topology: Topology | None = None
         self.zone = ""
         self._reach = Reach()
+        self._heard: float | None = None
+        """When the first change of the store was heard of that is not programmed yet."""
+        self._programmed: Snapshot | None = None
         self.complaints = Complaints(log)
         self.auditor = Auditor(installer, renderer, self.complaints, self.wake)
         installer.on_loss = self.wake
+        self.on_programmed: Callable[[Iterable[str], float], None] = lambda kinds, seconds: None
+        """Called with the kinds of objects whose changes are in, and how many seconds after they were heard of."""
         self.on_ready: Callable[[], None] = lambda: None
         self._rows: Mapping[str, PortRow] = {}
         self._adopted = False
@@ -148,7 +153,7 @@ class Agent:
     async def run(self) -> None:
         """Runs until cancelled."""
         self.ovsdb.subscribe(self._rows_changed)
-        self.store.subscribe(self.wake)
+        self.store.subscribe(self._store_changed)
         self._notices.start()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -190,6 +195,25 @@ class Agent:
             for done in comparisons:
                 if not done.done():
                     done.set_result(None)
+
+    def _store_changed(self) -> None:
+        if self._heard is None:
+            self._heard = time.monotonic()
+        self.wake()
+
+    def figures(self) -> dict[str, float | Mapping[str, float]]:
+        """What `metrics` tells; names are those of its GAUGES and COUNTERS."""
+        return {
+            "ready": float(self.trouble() is None),
+            "pods": len(self.pods.all()),
+            "peers": len(self.topology.peers) if self.topology else 0,
+            "flows": sum(map(len, self.installer.installed.values())),
+            "mtu_bytes": self.topology.mtu if self.topology else 0,
+            "flow_modifications": self.installer.modifications,
+            "drift": self.auditor.counts,
+            **self.serving.figures(),
+            **self.store.figures(),
+        }
 
     def _links_changed(self) -> None:
         self._links_due = True
@@ -250,8 +274,10 @@ class Agent:
 
     async def _program(self, topo: Topology, objects: list[Object]) -> None:
         """Flows and the host's side, for these objects and for Services."""
+        heard, self._heard = self._heard, None
+        snapshot = self.store.snapshot()
         here = Here(node=self.name, zone=self.zone)
-        await self.serving.follow(self.store.snapshot(), here, unknown=self.installer.stale)
+        await self.serving.follow(snapshot, here, unknown=self.installer.stale)
         self.complaints.only("service", self.serving.problems)
         rendered = self.renderer.state([*objects, *self.serving.objects])
         settled = self.installer.settle(self.serving.with_kept(rendered))
@@ -259,6 +285,9 @@ class Agent:
             if isinstance(outcome, BaseException):
                 raise outcome
         await self.serving.forget()
+        if snapshot is not None and heard is not None:
+            self.on_programmed(_changed(self._programmed, snapshot), time.monotonic() - heard)
+            self._programmed = snapshot
 
     async def _derive(self) -> Topology:
         if not self.ovsdb.connected:
@@ -354,3 +383,10 @@ class Agent:
         if not self.installer.stale:
             log.warning("ovs-vswitchd or bridge %s went away, and flows with it", self.config.bridge)
         self.installer.invalidate()
+
+
+def _changed(before: Snapshot | None, after: Snapshot) -> Iterator[str]:
+    """The kinds of which something is different."""
+    for kind, attribute in (("Node", "nodes"), ("Service", "services"), ("EndpointSlice", "slices")):
+        if before is None or getattr(before, attribute) is not getattr(after, attribute):
+            yield kind

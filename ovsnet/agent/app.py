@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ovsnet
 from ovsnet import resources
@@ -34,6 +35,9 @@ from ovsnet.render import Renderer
 from ovsnet.store import choice
 from ovsnet.switch.openflow import OpenFlow, management_socket
 from ovsnet.switch.ovsdb import Ovsdb
+
+if TYPE_CHECKING:
+    from ovsnet.agent.metrics import Metrics
 
 log = logging.getLogger("ovsnet.agent")
 
@@ -83,6 +87,7 @@ async def run(config: Config) -> None:
     attachments.trouble = agent.trouble
     attachments.report = agent.report
     agent.on_ready = _notify_systemd
+    metrics = _metrics(config, agent)
     log.info("ovsnet %s starts on node %s", ovsnet.__version__, name)
     server = CniServer(Path(config.cni_socket), attachments)
     stop = asyncio.Event()
@@ -92,16 +97,31 @@ async def run(config: Config) -> None:
     stopped = asyncio.create_task(stop.wait())
     try:
         await server.start()
+        if metrics is not None:
+            await metrics.serve(str(config.metrics.address), config.metrics.port)
         await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
     finally:
         # Requests under way still need OVSDB and the loop to come to an end.
         await server.close()
+        if metrics is not None:
+            metrics.close()
         stopped.cancel()
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
         links.close()
         log.info("stopped; pods keep their network")
+
+
+def _metrics(config: Config, agent: Agent) -> Metrics | None:
+    """Imported only where it is asked for: the library takes time and memory."""
+    if not config.metrics.port:
+        return None
+    from ovsnet.agent.metrics import Metrics
+
+    metrics = Metrics(agent.figures)
+    agent.on_programmed = metrics.programmed
+    return metrics
 
 
 def _notify_systemd() -> None:

@@ -7,17 +7,11 @@ With externalTrafficPolicy: Local a load balancer sends only to nodes that say s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import logging
 from collections.abc import Iterable
 
+from ovsnet.agent import web
 from ovsnet.frontends import ServiceObject
-
-log = logging.getLogger("ovsnet.services")
-
-_PATIENCE = 5.0
-"""Seconds that a client has for its question."""
 
 
 class HealthChecks:
@@ -36,7 +30,7 @@ class HealthChecks:
         problems = []
         for port in wanted.keys() - self._servers.keys():
             try:
-                self._servers[port] = await asyncio.start_server(self._answer, None, port, reuse_address=True)
+                self._servers[port] = await web.listen(None, port, self._answer)
             except OSError as error:
                 problems.append(
                     f"Service {wanted[port].title}: healthCheckNodePort {port} can't be answered: {error.strerror}; "
@@ -50,34 +44,20 @@ class HealthChecks:
             server.close()
         self._servers.clear()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await reader.readuntil(b"\r\n\r\n")
-            service = self._services.get(writer.get_extra_info("sockname")[1])
-            if service is not None:
-                writer.write(_response(service))
-                await writer.drain()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
-
-def _response(service: ServiceObject) -> bytes:
-    """As kube-proxy answers, which load balancers know."""
-    status = "200 OK" if service.local_endpoints else "503 Service Unavailable"
-    body = json.dumps(
-        {
+    def _answer(self, path: str, port: int) -> web.Reply | None:
+        """As kube-proxy answers, which load balancers know: the same for every path."""
+        service = self._services.get(port)
+        if service is None or not path:
+            return None
+        count = service.local_endpoints
+        body = {
             "service": {"namespace": service.namespace, "name": service.name},
-            "localEndpoints": service.local_endpoints,
+            "localEndpoints": count,
             "serviceProxyHealthy": True,
         }
-    )
-    return (
-        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
-        f"X-Load-Balancing-Endpoint-Weight: {service.local_endpoints}\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
-    ).encode()
+        return web.Reply(
+            status="200 OK" if count else "503 Service Unavailable",
+            type="application/json",
+            body=json.dumps(body).encode(),
+            headers={"X-Load-Balancing-Endpoint-Weight": str(count)},
+        )

@@ -58,6 +58,13 @@ class Serving:
         elif unknown:
             await self._remember()
 
+    def figures(self) -> dict[str, float]:
+        """For `metrics`."""
+        return {
+            "services": len(self._services.services),
+            "endpoints": sum(len(each.members) for each in self._services.slices),
+        }
+
     def close(self) -> None:
         """Answers no health checks any more; flows stay."""
         self._checks.close()

@@ -55,3 +55,6 @@ class Store(Protocol):
 
     def snapshot(self) -> Snapshot | None:
         """The latest; None until there has been a first complete list."""
+
+    def figures(self) -> Mapping[str, float | Mapping[str, float]]:
+        """What it costs: "api_requests" by verb and "api_received_bytes", for metrics."""

@@ -46,6 +46,9 @@ class FileStore:
     def snapshot(self) -> Snapshot | None:
         return self._snapshot
 
+    def figures(self) -> Mapping[str, float | Mapping[str, float]]:
+        return {}
+
     async def run(self) -> None:
         """Follows the folder until cancelled, through its absence too."""
         watch = FolderWatch(self._folder.path)

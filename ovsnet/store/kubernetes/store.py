@@ -81,6 +81,9 @@ class KubernetesStore:
         """Bytes from the API server since the start."""
         return self.client.received
 
+    def figures(self) -> Mapping[str, float | Mapping[str, float]]:
+        return {"api_requests": dict(self.requests), "api_received_bytes": self.received}
+
     async def run(self) -> None:
         """Follows the cluster until cancelled, through the server's absence too."""
         self._started = time.monotonic()

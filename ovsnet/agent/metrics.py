@@ -1,0 +1,111 @@
+"""What the agent counts and times, for Prometheus: http://ADDRESS:PORT/metrics, where the configuration asks for it.
+
+Owns names and help texts of the metrics; figures that exist elsewhere are read when somebody asks. Knows nothing of how
+they come about. Composed in `app`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Histogram, exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ovsnet.agent import web
+
+log = logging.getLogger("ovsnet.agent")
+
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+Figures = Mapping[str, float | Mapping[str, float]]
+"""By name: a figure, or several by what they are about."""
+
+GAUGES = {
+    "ready": "1 while the node can serve pods.",
+    "pods": "Attachments of pods to this node's bridge.",
+    "peers": "Other nodes that there is a tunnel to.",
+    "services": "Services with flows on this node.",
+    "endpoints": "Endpoints whose answers this node translates.",
+    "flows": "OpenFlow flows and groups of ovsnet's.",
+    "mtu_bytes": "MTU of pods.",
+}
+COUNTERS = {
+    "flow_modifications": ("Flows and groups written or removed since the start.", ""),
+    "drift": ("What others changed and was put right, by kind.", "kind"),
+    "api_requests": ("Requests to the Kubernetes API, by verb.", "verb"),
+    "api_received_bytes": ("Bytes of the Kubernetes API's answers.", ""),
+}
+
+
+class Metrics:
+    """read: gives the figures named in GAUGES and COUNTERS; those that there are not are left out."""
+
+    def __init__(self, read: Callable[[], Figures]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Reader(read))
+        self._programmed = Histogram(
+            "ovsnet_program_seconds",
+            "Time from when the agent heard of a change until flows, groups and routes were in, by kind of object.",
+            ["kind"],
+            registry=self._registry,
+            buckets=_SECONDS,
+        )
+        self._server: asyncio.Server | None = None
+
+    def programmed(self, kinds: Iterable[str], seconds: float) -> None:
+        """Changes of objects of these kinds are in."""
+        for kind in kinds:
+            self._programmed.labels(kind).observe(seconds)
+
+    async def serve(self, address: str, port: int) -> None:
+        """Answers from now on; a port that can't be had is told in the log, and the network works all the same."""
+        try:
+            self._server = await web.listen(address, port, self._answer)
+        except OSError as error:
+            log.error(
+                "no metrics at %s port %d: %s; choose another with metrics.port",
+                address,
+                port,
+                error.strerror,
+            )
+
+    def close(self) -> None:
+        """Answers no more."""
+        if self._server is not None:
+            self._server.close()
+
+    def _answer(self, path: str, _port: int) -> web.Reply:
+        if path != "/metrics":
+            return web.Reply("404 Not Found", "text/plain", b"only /metrics is here\n")
+        return web.Reply("200 OK", exposition.CONTENT_TYPE_LATEST, exposition.generate_latest(self._registry))
+
+
+class _Reader(Collector):
+    """Asks for the figures when somebody asks for the metrics."""
+
+    def __init__(self, read: Callable[[], Figures]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._read()
+        for name, text in GAUGES.items():
+            figure = figures.get(name)
+            if isinstance(figure, int | float):
+                yield GaugeMetricFamily(f"ovsnet_{name}", text, value=figure)
+        for name, (text, label) in COUNTERS.items():
+            figure = figures.get(name)
+            if figure is None:
+                continue
+            counter = CounterMetricFamily(f"ovsnet_{name}", text, labels=[label] if label else None)
+            if isinstance(figure, Mapping):
+                for what, value in figure.items():
+                    counter.add_metric([what], value)
+            else:
+                counter.add_metric([], figure)
+            yield counter

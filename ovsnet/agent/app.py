@@ -32,7 +32,7 @@ from ovsnet.config import Config
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.worker import LinkWorker
 from ovsnet.render import Renderer
-from ovsnet.store import choice
+from ovsnet.store import Facts, choice
 from ovsnet.switch.openflow import OpenFlow, management_socket
 from ovsnet.switch.ovsdb import Ovsdb
 
@@ -51,6 +51,7 @@ def main(config: Config) -> None:
 async def run(config: Config) -> None:
     """Composes and runs the agent until a signal stops it, in order."""
     name = config.node_name or socket.gethostname().lower()
+    store = choice.make(config.store)
     links = LinkWorker()
     ovsdb = Ovsdb(config.ovsdb, config.bridge)
     openflow = OpenFlow(management_socket(config.ovsdb, config.bridge))
@@ -71,7 +72,7 @@ async def run(config: Config) -> None:
     agent = Agent(
         config,
         name,
-        store=choice.make(config.store),
+        store=store,
         ovsdb=ovsdb,
         openflow=openflow,
         host=host,
@@ -94,6 +95,9 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     running = asyncio.create_task(agent.run())
+    publishing = asyncio.create_task(
+        choice.publish(store, name, lambda: _facts(agent), agent.complaints.current)
+    )
     stopped = asyncio.create_task(stop.wait())
     try:
         await server.start()
@@ -106,6 +110,7 @@ async def run(config: Config) -> None:
         if metrics is not None:
             metrics.close()
         stopped.cancel()
+        publishing.cancel()
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
@@ -122,6 +127,15 @@ def _metrics(config: Config, agent: Agent) -> Metrics | None:
     metrics = Metrics(agent.figures)
     agent.on_programmed = metrics.programmed
     return metrics
+
+
+def _facts(agent: Agent) -> Facts | None:
+    """What the cluster is told of this node; None while it is not ready."""
+    topo = agent.topology
+    if topo is None or agent.trouble() is not None:
+        return None
+    ends = topo.internal or topo.addresses
+    return Facts(address=str(ends[0]) if ends else "", mtu=topo.mtu)
 
 
 def _notify_systemd() -> None:

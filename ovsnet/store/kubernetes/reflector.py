@@ -24,12 +24,15 @@ from ovsnet.store.reading import Readable, Reader
 _PAGE = 500
 _LENGTH = (300, 600)
 """Seconds of a watch, as client-go: the server ends it, somewhere in between, so that not all nodes come at once."""
-_SILENCE = 150.0
+SILENCE = 150.0
 """Seconds without a byte after which a watch is opened anew: the server sends a bookmark a minute."""
 _SLICE = 0.005
 """Seconds after which others get their turn."""
 _BROKEN_TRIES = 3
 """Watches that broke off at one version before everything is listed again: it may be an event that can't be read."""
+_SHORT = 1.0
+_SHORT_TRIES = 3
+"""Watches of less than that many seconds, without an event, after which something is wrong."""
 Changes = Mapping[str, Readable | None]
 
 
@@ -90,6 +93,7 @@ class Reflector:
         resource: Resource,
         changed: Callable[[Reflector, Changes], None],
         trouble: Callable[[Reflector, str], None],
+        silence: float = SILENCE,
     ) -> None:
         self.resource = resource
         self.complete = False
@@ -97,11 +101,13 @@ class Reflector:
         self._client = client
         self._changed = changed
         self._trouble = trouble
+        self._silence = silence
         self._known = _Found()
         self._version = ""
         self._fresh = False
         """The version is that of a list, a moment ago."""
         self._breaks = 0
+        self._shorts = 0
         self._backoff = Backoff()
 
     @property
@@ -188,9 +194,10 @@ class Reflector:
             "timeoutSeconds": random.randint(*_LENGTH),  # noqa: S311 - no secret
         }
         opened = time.monotonic()
-        seen = False
+        seen, reached, interrupted = False, False, ""
         try:
-            async with self._client.watch(self.resource.path, params, _SILENCE) as lines:
+            async with self._client.watch(self.resource.path, params, self._silence) as lines:
+                opened, reached = time.monotonic(), True
                 self._trouble(self, "")
                 turn = _Turn()
                 async for line in lines:
@@ -203,12 +210,23 @@ class Reflector:
             if self._breaks >= _BROKEN_TRIES:
                 self._version = ""
             raise
-        except Unreachable:
-            if not seen or time.monotonic() - opened < 1:
+        except Unreachable as error:
+            if not reached:
                 raise
-            # It lasted for a while. If the server is away, the next attempt tells.
-        if not seen and time.monotonic() - opened < 1:
-            raise Unreachable(f"{self._client.title}: it ends watches of {self.resource.plural} at once", "")
+            # If the server is away, the next attempt tells.
+            interrupted = str(error)
+        if seen or time.monotonic() - opened >= _SHORT:
+            self._shorts = 0
+            self._backoff.reset()
+        else:
+            await self._ended_at_once(interrupted or "the server ends it")
+
+    async def _ended_at_once(self, why: str) -> None:
+        """Once is an accident, more often is trouble. Raises Unreachable then."""
+        self._shorts += 1
+        if self._shorts >= _SHORT_TRIES:
+            raise Unreachable(f"{self._client.title}: no watch of {self.resource.plural} lasts: {why}", "")
+        await asyncio.sleep(self._backoff.next())
 
     async def _check_version(self) -> None:
         """Raises Gone when the server knows less than we do: what we know is of a future that was undone."""

@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping
 
 from ovsnet.model import Node
 from ovsnet.servicemodel import EndpointSlice, Service
-from ovsnet.store import Snapshot, cluster
+from ovsnet.store import Facts, Snapshot, cluster
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.kubernetes.access import Source
 from ovsnet.store.kubernetes.client import Client
-from ovsnet.store.kubernetes.reflector import Changes, Reflector, Resource
+from ovsnet.store.kubernetes.events import Events
+from ovsnet.store.kubernetes.reflector import SILENCE, Changes, Reflector, Resource
+from ovsnet.store.kubernetes.writer import OwnNode
 from ovsnet.store.nodes import NodeReader
 from ovsnet.store.reading import Readable
 from ovsnet.store.services import HEADLESS, OTHER_PROXY, ServiceReader
@@ -48,12 +50,13 @@ _CHUNK = 250
 class KubernetesStore:
     """Nodes, Services and their endpoints from the Kubernetes API. Does nothing before `run` or `look`."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, silence: float = SILENCE) -> None:
+        """silence: seconds without a word from the server after which a watch is opened anew."""
         self.client = Client(source)
         self._snapshot: Snapshot | None = None
         self._subscribers: list[Callable[[], None]] = []
         self._nodes, self._services, self._slices = self._reflectors = tuple(
-            Reflector(self.client, each, self._note, self._trouble) for each in RESOURCES
+            Reflector(self.client, each, self._note, self._trouble, silence) for each in RESOURCES
         )
         self._changes: dict[Reflector, dict[str, Readable | None]] = {each: {} for each in self._reflectors}
         self._troubles: dict[Reflector, str] = {}
@@ -95,6 +98,17 @@ class KubernetesStore:
         finally:
             await self.client.close()
 
+    async def publish(
+        self, node: str, facts: Callable[[], Facts | None], current: Callable[[], list[str]]
+    ) -> None:
+        """Tells the cluster of this node until cancelled, beside `run`.
+
+        facts: None while it is not ready. current: what is wrong at this moment, in words.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(OwnNode(self.client, node, facts).run())
+            tasks.create_task(Events(self.client, node, current).run())
+
     async def look(self) -> Snapshot:
         """One complete list of each kind, without a word in the log. Not while `run` runs. Raises StoreError."""
         try:
@@ -110,7 +124,7 @@ class KubernetesStore:
     def _trouble(self, reflector: Reflector, reason: str) -> None:
         if reason:
             self._troubles[reflector] = reason
-            text = "; ".join(dict.fromkeys(self._troubles.values()))
+            text = "; ".join(sorted(set(self._troubles.values())))
             now = self._snapshot
             kept = (
                 f"{len(now.nodes)} nodes and {len(now.services)} Services stay as they are"

@@ -465,7 +465,7 @@ install_node() {
     remember socket "$socket"
     remember bridge "$bridge"
   fi
-  if [[ ! -d $ROOT$watched ]]; then
+  if [[ -n $watched && ! -d $ROOT$watched ]]; then
     change "make $ROOT$watched, for the cluster's Node manifests" make_parents "$ROOT$watched/x"
   fi
   install_file "$rendered/ovsnet.service" /etc/systemd/system/ovsnet.service 644

@@ -42,6 +42,13 @@ NodeName = Annotated[
         extra={"form": "a node name: lower case letters, digits, '-' and '.'"},
     ),
 ]
+ServerAddress = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[^:/\[\]@?#\s]+)(:\d{1,5})?(/[^?#\s]*)?\Z",
+        extra={"form": "an address such as https://192.0.2.1:6443"},
+    ),
+]
 Addresses = Annotated[AddressRange, Meta(extra={"form": "addresses"})]
 
 
@@ -116,13 +123,59 @@ class Egress(Section):
     ] = True
 
 
+class Kubernetes(Section):
+    """How the agent reaches the Kubernetes API."""
+
+    kubeconfig: Annotated[
+        AbsolutePath | None,
+        Meta(
+            description="A kubeconfig with a certificate, token or tokenFile; its current context counts. Without one, "
+            "that of `$KUBECONFIG` in the agent's environment, else the service account of the pod that the agent "
+            "runs in. Files are read again when they change, a token every minute.",
+            examples=["/etc/ovsnet/kubeconfig"],
+            extra={"default": "see there"},
+        ),
+    ] = None
+    server: Annotated[
+        ServerAddress | None,
+        Meta(
+            description="Where the API server is, instead of what the kubeconfig or the service account says. In a pod "
+            "that would be the address of a Service, which nobody reaches before the agent has made the network: give "
+            "a node's address, or that of a load balancer in front of the API servers.",
+            examples=["https://192.0.2.1:6443"],
+            extra={"default": "that of the kubeconfig or service account"},
+        ),
+    ] = None
+
+
+DEFAULT_FOLDER = "/etc/ovsnet/cluster"
+
+
 class Store(Section):
-    """Where the agent learns of the cluster's nodes."""
+    """Where the agent learns of the cluster. At most one of the keys is set."""
 
     file: Annotated[
-        AbsolutePath,
-        Meta(description="A folder of Kubernetes manifests with a Node object for every node; watched."),
-    ] = "/etc/ovsnet/cluster"
+        AbsolutePath | None,
+        Meta(
+            description="A folder of Kubernetes manifests with a Node object for every node, and Services and "
+            "EndpointSlices if there are any; watched.",
+            extra={"default": f"`{DEFAULT_FOLDER}`, unless `kubernetes` is given"},
+        ),
+    ] = None
+    kubernetes: Annotated[
+        Kubernetes | None,
+        Meta(
+            description="The Kubernetes API instead of a folder: `kubernetes: {}` takes the defaults below. The agent "
+            "needs the rights to get, list and watch `nodes` and `services` and `endpointslices.discovery.k8s.io`, to "
+            "patch `nodes` and `nodes/status`, and to create and patch `events.events.k8s.io`. While the API server "
+            "is away, what was known stays in force.",
+        ),
+    ] = None
+
+    @property
+    def folder(self) -> str:
+        """The folder of manifests; "" if there is none."""
+        return (self.file or DEFAULT_FOLDER) if self.kubernetes is None else ""
 
 
 class Log(Section):
@@ -245,7 +298,12 @@ class Config(Section):
         ),
     ] = "auto"
     egress: Annotated[Egress, Meta(description="How pods reach what is outside the cluster.")] = Egress()
-    store: Annotated[Store, Meta(description="Where the agent learns of the cluster's nodes.")] = Store()
+    store: Annotated[
+        Store,
+        Meta(
+            description="Where the agent learns of the cluster: a folder of manifests, or the Kubernetes API."
+        ),
+    ] = Store()
     cni_socket: Annotated[
         SocketPath,
         Meta(description="The unix socket that the CNI executable talks to; only root may."),

@@ -40,6 +40,15 @@ class Kind(NamedTuple):
         return [kind_of(each) for each in get_args(self.base) if each is not type(None)]
 
     @property
+    def section(self) -> type[msgspec.Struct] | None:
+        """The keys that are below, where there are any: of a struct, or of one that may be left out."""
+        bases = [member.base for member in self.members] or [self.base]
+        base = bases[0]
+        return (
+            base if len(bases) == 1 and isinstance(base, type) and issubclass(base, msgspec.Struct) else None
+        )
+
+    @property
     def optional(self) -> bool:
         return type(None) in get_args(self.base)
 
@@ -121,6 +130,9 @@ class Walk:
         return tuple(result for result in results if result is not BAD)
 
     def _union(self, kind: Kind, value: object, path: str) -> object:
+        if value is None and kind.section is not None:
+            # Whoever writes the key means something by it.
+            return self._report(path, "expected keys with values, found nothing; `{}` takes the defaults")
         if value is None and kind.optional:
             return None
         if len(kind.members) == 1:

@@ -42,6 +42,11 @@ def _node_address(config: Config) -> Found:
         yield "nodeAddress.address", f"{chosen.address} can't be reached from another node"
 
 
+def _store(config: Config) -> Found:
+    if config.store.file is not None and config.store.kubernetes is not None:
+        yield "store", "file and kubernetes exclude one another; keep one"
+
+
 def _bridge(config: Config) -> Found:
     if config.bridge == names.GATEWAY:
         yield "bridge", f"{names.GATEWAY} is the gateway port's name; choose another"
@@ -100,6 +105,7 @@ def _touches(excluded: AddressRange, network: IPNetwork) -> bool:
 
 _RULES: tuple[tuple[Callable[[Config], Found], tuple[str, ...]], ...] = (
     (_node_address, ("nodeAddress",)),
+    (_store, ("store",)),
     (_bridge, ("bridge",)),
     (_udp_port, ("udpPort", "encapsulation")),
     (_pod_cidrs, ("podCIDRs",)),

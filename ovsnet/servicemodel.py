@@ -52,6 +52,8 @@ class Service(Frozen):
     """Seconds that a client stays with its endpoint (sessionAffinity: ClientIP); 0: none."""
     health_check_port: int = 0
     """healthCheckNodePort; 0 if there is none."""
+    created: str = ""
+    """creationTimestamp (RFC 3339, in UTC), "" if unknown: of two that claim one address and port the elder has it."""
     source: str = ""
     """Where it stands, for messages."""
 

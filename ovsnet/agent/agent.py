@@ -33,7 +33,7 @@ from ovsnet.model import Node
 from ovsnet.render import Renderer
 from ovsnet.rows import BridgeRow, BridgeSpec, PortRow, SetBridge
 from ovsnet.state import Topology
-from ovsnet.store import Store
+from ovsnet.store import Store, choice
 from ovsnet.switch.openflow import OpenFlow
 from ovsnet.switch.ovsdb import Ovsdb
 
@@ -269,12 +269,13 @@ class Agent:
         remembered = recall.nodes(self.ovsdb.ports(), {})
         if self.name not in remembered:
             raise NotReady(
-                f"the store {self.config.store.file} has not been read yet",
-                "does the folder exist and can it be read?",
+                f"the store {choice.title(self.config.store)} has not been read yet",
+                choice.hint(self.config.store),
             )
         self.complaints.about(
             "store",
-            f"the store {self.config.store.file} is away; going by the {len(remembered) - 1} peers of an earlier run",
+            f"the store {choice.title(self.config.store)} is away; "
+            f"going by the {len(remembered) - 1} peers of an earlier run",
         )
         return remembered
 

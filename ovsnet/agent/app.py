@@ -31,7 +31,7 @@ from ovsnet.config import Config
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.worker import LinkWorker
 from ovsnet.render import Renderer
-from ovsnet.store.file import FileStore
+from ovsnet.store import choice
 from ovsnet.switch.openflow import OpenFlow, management_socket
 from ovsnet.switch.ovsdb import Ovsdb
 
@@ -67,7 +67,7 @@ async def run(config: Config) -> None:
     agent = Agent(
         config,
         name,
-        store=FileStore(Path(config.store.file)),
+        store=choice.make(config.store),
         ovsdb=ovsdb,
         openflow=openflow,
         host=host,

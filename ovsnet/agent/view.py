@@ -11,7 +11,6 @@ import contextlib
 import json
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 
 from ovsnet import plan, resources, state
 from ovsnet.agent.hostside import HostSide
@@ -23,7 +22,7 @@ from ovsnet.model import Frozen, Object
 from ovsnet.render import Renderer, cookie_of
 from ovsnet.rows import BridgeRow, PortRow
 from ovsnet.state import Topology
-from ovsnet.store.file import read_folder
+from ovsnet.store import choice
 from ovsnet.switch.ovsdb import Ovsdb
 
 _WAIT = 5.0
@@ -41,7 +40,7 @@ class View(Frozen):
     tables: dict[int, str]
     health: dict[str, object] | None
     problems: dict[str, str]
-    """Manifests that are wrong, by file."""
+    """Manifests or objects that are wrong, by file or name."""
 
     @property
     def by_cookie(self) -> dict[int, Object]:
@@ -54,7 +53,7 @@ class View(Frozen):
 
 async def look(config: Config) -> View:
     """Looks once. Raises SwitchUnavailable when ovsdb-server does not answer, or what `state` raises."""
-    snapshot = await read_folder(Path(config.store.file))
+    snapshot = await choice.look(config.store)
     name = config.node_name or socket.gethostname().lower()
     own = snapshot.nodes.get(name)
     host = HostSide(Ruleset(resources.templates_dir()))

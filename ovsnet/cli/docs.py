@@ -36,23 +36,17 @@ def configuration() -> str:
     ]
     sections: list[str] = []
     for field in msgspec.structs.fields(Config):
-        (sections if _is_section(field) else parts).append(_entry(field, ""))
+        (sections if kind_of(field.type).section else parts).append(_entry(field, ""))
     return "".join(parts + sections)
-
-
-def _is_section(field: msgspec.structs.FieldInfo) -> bool:
-    return isinstance(field.default, msgspec.Struct)
 
 
 def _entry(field: msgspec.structs.FieldInfo, parent: str) -> str:
     """One key; a section with the keys in it."""
     meta = _metadata(field.type)
     path = f"{parent}{field.encode_name}"
-    text = f"\n{'###' if parent else '##'} {path}\n\n{meta['description']}\n"
-    if _is_section(field):
-        return text + "".join(
-            _entry(each, f"{path}.") for each in msgspec.structs.fields(type(field.default))
-        )
+    text = f"\n##{'#' * path.count('.')} {path}\n\n{meta['description']}\n"
+    if (section := kind_of(field.type).section) is not None:
+        return text + "".join(_entry(each, f"{path}.") for each in msgspec.structs.fields(section))
     default = meta.get("default") or f"`{_yaml(field.default)}`"
     facts = [("Type", _type(field.type)), ("Unit", meta.get("unit")), ("Default", default)]
     text += "\n" + "".join(f"- {name}: {value}\n" for name, value in facts if value)

@@ -35,7 +35,7 @@ _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # n
 def node_files(path: Path, installed_as: str, prefix: str, folder: Path) -> None:
     """Render a node's files into FOLDER, and print what bootstrap.sh must know, one fact a line.
 
-    The folder of manifests that the agent watches, its socket, its bridge, and which CNI executable it is.
+    The folder of manifests that the agent watches (empty: none), its socket, its bridge, and which CNI executable.
     """
     loaded = config.load(path)
     if problems := refused(loaded):
@@ -60,7 +60,7 @@ def node_files(path: Path, installed_as: str, prefix: str, folder: Path) -> None
         (folder / name).write_text(text.lstrip("\n"), encoding="utf-8")
     made = executable.made()
     (folder / EXECUTABLE).write_bytes(made.content)
-    click.echo("\n".join((loaded.store.file, loaded.cni_socket, loaded.bridge, made.kind)))
+    click.echo("\n".join((loaded.store.folder, loaded.cni_socket, loaded.bridge, made.kind)))
 
 
 def runtime_directory(path: str) -> str:
@@ -80,7 +80,12 @@ def refused(loaded: Config) -> list[str]:
             f"cniSocket: {loaded.cni_socket} is not in a folder of ovsnet's own below /run, "
             "such as /run/ovsnet/agent.sock"
         )
-    store = PurePosixPath(os.path.normpath(loaded.store.file))
-    if any(store.is_relative_to(folder) for folder in _HIDDEN):
-        problems.append(f"store.file: the agent can't see {store}; services have no {', '.join(_HIDDEN)}")
+    kubernetes = loaded.store.kubernetes
+    for key, path in (
+        ("store.file", loaded.store.folder),
+        ("store.kubernetes.kubeconfig", kubernetes.kubeconfig if kubernetes else None),
+    ):
+        seen = PurePosixPath(os.path.normpath(path or "/"))
+        if any(seen.is_relative_to(folder) for folder in _HIDDEN):
+            problems.append(f"{key}: the agent can't see {seen}; services have no {', '.join(_HIDDEN)}")
     return problems

@@ -21,8 +21,7 @@ from ovsnet.host.nft import Ruleset
 from ovsnet.host.types import Uplink
 from ovsnet.model import Frozen
 from ovsnet.state import Topology
-from ovsnet.store import Snapshot
-from ovsnet.store.file import read_folder
+from ovsnet.store import Snapshot, choice
 from ovsnet.switch import control, once
 from ovsnet.switch.once import Rows
 
@@ -64,7 +63,7 @@ async def look(path: Path) -> Base:
         attempt(once.read(config.ovsdb, config.bridge)),
         attempt(control.appctl(config.ovsdb, "version")),
         attempt(health(config)),
-        attempt(read_folder(Path(config.store.file))),
+        attempt(choice.look(config.store)),
     )
     own = nodes.nodes.get(name) if nodes else None
     host = HostSide(Ruleset(resources.templates_dir()))

@@ -115,7 +115,7 @@ def _documents(config: Config, path: Path) -> Iterator[Item]:
     yield _document(path, "config")
     for folder, name, suffixes in (
         (Path(cni.NETWORKS), "config/cni", cni.SUFFIXES),
-        (Path(config.store.file), "config/manifests", _MANIFESTS),
+        *(((Path(config.store.folder), "config/manifests", _MANIFESTS),) if config.store.folder else ()),
     ):
         try:
             entries = sorted(each for each in folder.iterdir() if each.suffix in suffixes)

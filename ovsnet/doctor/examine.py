@@ -222,7 +222,7 @@ async def _limits(base: Base) -> Sequence[Finding]:
     for daemon in ("ovsdb-server", kernel.VSWITCHD):
         if (process := _process(base, daemon)) is not None and (found := kernels.files_of(daemon, process)):
             opened.append(found)
-    return [kernel.files(opened), kernel.inotify(kernels.inotify(base.config.store.file))]
+    return [kernel.files(opened), kernel.inotify(kernels.inotify(base.config.store.folder or "/"))]
 
 
 async def _disks(base: Base) -> Sequence[Finding]:

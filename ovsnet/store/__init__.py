@@ -5,9 +5,12 @@ whole snapshots, never events: who wants to know what changed compares. A store 
 object that is wrong, withdraws nothing: the last good snapshot stays.
 
     documents   text -> plain values                           pure
-    manifest    plain values -> Node objects and problems      pure
+    reading     what the readers of all kinds share            pure
+    nodes, services, slices   plain values -> an object        pure
+    manifest    a file's text -> its objects, and problems     pure
     podmanifest the same for Pods, for `ovsnet render`         pure
     cluster     all files' Nodes -> those that go together     pure
+    frontends   which Service has what several claim           pure
     folder      reads the files that changed, keeps what was good in each
     watch       tells that a folder changed
     file        the store made of these

@@ -1,18 +1,22 @@
-"""The Nodes of all files to the nodes of one cluster: those that go together.
+"""The objects of all files to one of each name, and the Nodes among them to those that go together.
 
 Pure. Two nodes never share a name, a pod range or an address, and no pod range has a node's address in it: packets
 for that node would go into a tunnel, the tunnel's own among them. Who was accepted before keeps what it has; among
-newcomers the first file by name wins; of two files with one Node that which counted so far. A node whose new manifest
+newcomers the first file by name wins; of two files with one object that which counted so far. A node whose new manifest
 is refused keeps its old one as long as that goes together with the others, so that a mistake in one file withdraws
-nothing. Called by `file`.
+nothing. Which Service has what several claim is in `frontends`. Called by the stores.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Node
+from ovsnet.store.reading import Readable, key_of
+
+_Object = TypeVar("_Object", bound=Readable)
 
 _APART = "pods' ranges and nodes' addresses must lie apart"
 
@@ -26,21 +30,7 @@ class Cluster(Frozen):
 
 def combine(files: Mapping[str, Iterable[Node]], before: Mapping[str, Node]) -> Cluster:
     """files: Nodes by file. before: the nodes that were accepted last time."""
-    problems: dict[str, list[str]] = {}
-    found: dict[str, list[tuple[str, Node]]] = {}
-    for file in sorted(files):
-        for node in files[file]:
-            found.setdefault(node.name, []).append((file, node))
-    wanted = {
-        name: next((e for e in entries if e[1] is before.get(name)), entries[0])
-        for name, entries in found.items()
-    }
-    for name, entries in found.items():
-        for file, node in entries:
-            if node is not wanted[name][1]:
-                problems.setdefault(file, []).append(
-                    f"Node {name} stands in {wanted[name][1].source} too, which counts; remove one of both"
-                )
+    wanted, problems = one_of_each(files, before)
     claims = _Claims()
     nodes: dict[str, Node] = {}
     refused: list[str] = []
@@ -62,6 +52,32 @@ def combine(files: Mapping[str, Iterable[Node]], before: Mapping[str, Node]) -> 
         nodes={name: nodes[name] for name in sorted(nodes)},
         problems={file: tuple(lines) for file, lines in problems.items()},
     )
+
+
+def one_of_each(
+    files: Mapping[str, Iterable[_Object]], before: Mapping[str, _Object]
+) -> tuple[dict[str, tuple[str, _Object]], dict[str, list[str]]]:
+    """(file, object) by key, in the order of the files' names, and what is wrong by file. Of objects of one key that
+    which is in `before` counts, else the first."""
+    problems: dict[str, list[str]] = {}
+    wanted: dict[str, tuple[str, _Object]] = {}
+    spare: list[tuple[str, _Object]] = []
+    for file in sorted(files):
+        for item in files[file]:
+            key = key_of(item)
+            if wanted.setdefault(key, (file, item))[1] is item:
+                continue
+            if item is before.get(key):
+                spare.append(wanted[key])
+                wanted[key] = file, item
+            else:
+                spare.append((file, item))
+    for file, item in spare:
+        kind, key = type(item).__name__, key_of(item)
+        problems.setdefault(file, []).append(
+            f"{kind} {key} stands in {wanted[key][1].source} too, which counts; remove one of both"
+        )
+    return wanted, problems
 
 
 def _keeps(node: Node, before: Mapping[str, Node]) -> bool:

@@ -20,6 +20,7 @@ _Loader: type[yaml.BaseLoader] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 MAX_DEPTH = 100
 _NOT_TEXT = re.compile(
     r"(?P<null>~|null|Null|NULL|)|(?P<bool>true|True|TRUE|false|False|FALSE)"
+    r"|(?P<whole>[-+]?[0-9]{1,18})"
     r"|(?P<number>[-+]?(0o[0-7]+|0x[0-9a-fA-F]+|(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))|\.(nan|NaN|NAN))"
 )
 """YAML 1.2's core schema: plain words that are not text. That of YAML 1.1 would take addresses for numbers."""
@@ -91,7 +92,7 @@ def _events(text: str) -> Iterator[yaml.Event]:
 
 
 def _scalar(event: yaml.ScalarEvent) -> object:
-    """What a word means: text, or a stand-in of the right type for what is not text."""
+    """What a word means: text, a whole number as people write it, or a stand-in for a number of another form."""
     text: str = event.value
     if not event.implicit[0]:
         return text
@@ -100,6 +101,8 @@ def _scalar(event: yaml.ScalarEvent) -> object:
         return text
     if found["null"] is not None:
         return None
+    if found["whole"]:
+        return int(text)
     return text in ("true", "True", "TRUE") if found["bool"] else 0.0
 
 

@@ -1,7 +1,7 @@
 """The manifest files of a folder: reads those that changed and keeps what was good in the others.
 
 Owns what each file said when it was last in order. A file that can't be read or has a mistake in it withdraws
-nothing; a folder that is away keeps everything. Only a file that is gone from a folder that is there takes its nodes
+nothing; a folder that is away keeps everything. Only a file that is gone from a folder that is there takes its objects
 with it. Never writes, never waits for a change: `watch` does. Called by `file`.
 """
 
@@ -14,11 +14,13 @@ import stat
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ovsnet.errors import StoreError
 from ovsnet.model import Node
+from ovsnet.servicemodel import EndpointSlice, Service
 from ovsnet.store import manifest
+from ovsnet.store.reading import Readable, key_of
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_SIZE = 4 * 2**20
@@ -27,6 +29,9 @@ _SLICE = 0.005
 """Seconds after which others get their turn."""
 _GRAIN = 2_500_000_000
 """Nanoseconds within which a file system may give two versions of a file the same time (FAT: 2 s)."""
+
+
+_Object = TypeVar("_Object", bound=Readable)
 
 
 class Stamp(NamedTuple):
@@ -47,7 +52,10 @@ class Entry(NamedTuple):
     """Too new for its stamp to tell versions apart."""
     digest: bytes = b""
     nodes: tuple[Node, ...] = ()
+    services: tuple[Service, ...] = ()
+    slices: tuple[EndpointSlice, ...] = ()
     problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     sound: bool = False
     """Was in order at least once."""
 
@@ -104,9 +112,9 @@ class ManifestFolder:
         return names, identity
 
 
-def _said(item: tuple[str, Entry]) -> tuple[str, tuple[Node, ...], tuple[str, ...]]:
+def _said(item: tuple[str, Entry]) -> tuple[object, ...]:
     path, entry = item
-    return path, entry.nodes, entry.problems
+    return path, entry.nodes, entry.services, entry.slices, entry.problems, entry.remarks
 
 
 def _look_at(path: str, known: Entry) -> Entry | None:
@@ -138,20 +146,27 @@ def _parsed(path: str, data: bytes, known: Entry) -> Entry:
         contents = manifest.read(data.decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
         contents = manifest.Contents(problems=(f"not UTF-8 text at byte {error.start}; is this a manifest?",))
-    if contents.empty and known.nodes:
-        contents = manifest.Contents(problems=("is empty; remove the file if its nodes shall go",))
-    before = {node.name: node for node in known.nodes}
-    # Who kept an object of a node that is the same still has the same one.
-    nodes = [old if (old := before.get(node.name)) == node else node for node in contents.nodes]
-    if contents.problems:
-        names = {node.name for node in nodes}
-        nodes += [node for node in known.nodes if node.name not in names]
+    if contents.empty and (known.nodes or known.services or known.slices):
+        contents = manifest.Contents(problems=("is empty; remove the file if what was in it shall go",))
+    broken = bool(contents.problems)
     return Entry(
         digest=digest,
-        nodes=tuple(nodes),
+        nodes=_kept(known.nodes, contents.nodes, broken),
+        services=_kept(known.services, contents.services, broken),
+        slices=_kept(known.slices, contents.slices, broken),
         problems=contents.problems,
-        sound=known.sound or not contents.problems,
+        remarks=contents.remarks,
+        sound=known.sound or not broken,
     )
+
+
+def _kept(known: tuple[_Object, ...], read: tuple[_Object, ...], broken: bool) -> tuple[_Object, ...]:
+    """The objects of one kind as they are read now; of a file that is broken, those that it had before as well."""
+    before = {key_of(item): item for item in known}
+    # Who kept an object that is the same still has the same one.
+    items = {(key := key_of(item)): old if (old := before.get(key)) == item else item for item in read}
+    missing = {key: item for key, item in before.items() if key not in items} if broken else {}
+    return tuple((items | missing).values())
 
 
 def _contents(path: str) -> tuple[os.stat_result, bytes]:

@@ -30,7 +30,7 @@ from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
 from ovsnet.lab.pods import IFNAME, NAMESPACE, Pod, new_container
 from ovsnet.lab.spec import LabError, LabSpec, NodeSpec, PodSpec, host, node_spec
 from ovsnet.lab.state import wait_for, write_atomically
-from ovsnet.store.manifest import ENCAPSULATION
+from ovsnet.store.nodes import ENCAPSULATION
 
 DAEMONS = (AGENT, OVSDB, VSWITCHD)
 NODES, MOST_PODS, PREFIX = (2, 2, 29) if GUEST else (3, 4, 28)

@@ -22,7 +22,7 @@ from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, Node
 from ovsnet.lab.state import call, wait_for, write_atomically
 from ovsnet.rows import PortRow
-from ovsnet.store import manifest as manifests
+from ovsnet.store import nodes as manifests
 
 EXECUTABLE = "/opt/cni/bin/ovsnet"
 _INTERFACE = re.compile(r"^\d+: ([^:@]+)[:@]", re.MULTILINE)

@@ -115,6 +115,22 @@ MISTAKES = {
     "mtu below IPv6": ('{mtu: 1279, podCIDRs: ["fd00::/64"]}', "mtu", "at least 1280"),
     "yes": ("egress: {masquerade: 'yes'}", "egress.masquerade", "true or false"),
     "relative": ("store: {file: cluster}", "store.file", "an absolute path"),
+    "two stores": ("store: {file: /a, kubernetes: {}}", "store", "file and kubernetes exclude one another"),
+    "empty section": (
+        "store:\n  kubernetes:\n",
+        "store.kubernetes",
+        "found nothing; `{}` takes the defaults",
+    ),
+    "no URL": (
+        "store: {kubernetes: {server: 192.0.2.1}}",
+        "store.kubernetes.server",
+        "such as https://192.0.2.1:6443",
+    ),
+    "relative kubeconfig": (
+        "store: {kubernetes: {kubeconfig: config}}",
+        "store.kubernetes.kubeconfig",
+        "an absolute path",
+    ),
     "empty section": ("log:", "log", "found nothing"),
     "list as document": ("- 1", "", "expected keys with values"),
     "twice": ("vni: 1\nbridge: b\nvni: 2", "vni", "stands twice, first in line 1"),

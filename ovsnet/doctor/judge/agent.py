@@ -54,9 +54,13 @@ def socket(found: Socket) -> Finding:
 
 
 def manifests(count: int, problems: Mapping[str, str], unreadable: str | None) -> list[Finding]:
-    """count: Node objects that are good. unreadable: why the folder can't be read."""
+    """count: Node objects that are good. unreadable: why the store can't be read."""
     if unreadable is not None:
-        return [fault("manifests", unreadable, "is `store.file` in the configuration right?")]
+        return [
+            fault(
+                "manifests", unreadable, "is `store.file` or `store.kubernetes` in the configuration right?"
+            )
+        ]
     wrong = [
         fault("manifests", f"{file}: {words}", "correct the file; what was good before stays in force")
         for file, words in sorted(problems.items())

@@ -1,0 +1,47 @@
+"""The store that the configuration asks for.
+
+Owns the choice, and what messages call what was chosen. The `kubernetes` store is imported only where it is chosen: it
+brings an HTTP client along, which takes memory and time. Called by the agent and by the inspection commands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ovsnet import config
+from ovsnet.store import Snapshot, Store
+from ovsnet.store.file import FileStore, read_folder
+
+
+def make(settings: config.Store) -> Store:
+    """The store, which has done nothing yet."""
+    if settings.kubernetes is None:
+        return FileStore(Path(settings.folder))
+    from ovsnet.store.kubernetes.access import Source
+    from ovsnet.store.kubernetes.store import KubernetesStore
+
+    return KubernetesStore(Source(settings.kubernetes.kubeconfig, settings.kubernetes.server))
+
+
+async def look(settings: config.Store) -> Snapshot:
+    """One look at the cluster, without a word in the log. Raises StoreError."""
+    if settings.kubernetes is None:
+        return await read_folder(Path(settings.folder))
+    from ovsnet.store.kubernetes.access import Source
+    from ovsnet.store.kubernetes.store import KubernetesStore
+
+    return await KubernetesStore(Source(settings.kubernetes.kubeconfig, settings.kubernetes.server)).look()
+
+
+def title(settings: config.Store) -> str:
+    """What messages call it."""
+    if settings.kubernetes is None:
+        return settings.folder
+    return f"Kubernetes API {settings.kubernetes.server or ''}".rstrip()
+
+
+def hint(settings: config.Store) -> str:
+    """What to look at when it is away."""
+    if settings.kubernetes is None:
+        return "does the folder exist and can it be read?"
+    return "is the API server up, and may the agent list what it needs? The log says more"

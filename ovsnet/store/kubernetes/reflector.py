@@ -1,0 +1,312 @@
+"""All objects of one kind, as the API server has them: listed once, then followed.
+
+Owns what it knows of its kind: nothing is withdrawn before a list is complete, and an object that can't be read keeps
+what was good. Resumes where it was after every interruption, so that the server's work and ours follow what changes;
+lists again when the server says that this is too long ago (410), or when its resourceVersion is lower than ours: then
+it was restored from a backup. Never publishes: `store` does, which calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from ovsnet.errors import StoreError
+from ovsnet.model import Frozen
+from ovsnet.store.kubernetes.backoff import Backoff
+from ovsnet.store.kubernetes.client import Client, Gone, Malformed, Params, Refused, Unreachable
+from ovsnet.store.reading import Readable, Reader
+
+_PAGE = 500
+_LENGTH = (300, 600)
+"""Seconds of a watch, as client-go: the server ends it, somewhere in between, so that not all nodes come at once."""
+_SILENCE = 150.0
+"""Seconds without a byte after which a watch is opened anew: the server sends a bookmark a minute."""
+_SLICE = 0.005
+"""Seconds after which others get their turn."""
+_BROKEN_TRIES = 3
+"""Watches that broke off at one version before everything is listed again: it may be an event that can't be read."""
+Changes = Mapping[str, Readable | None]
+
+
+class Resource(Frozen):
+    """What to list. plural: as it stands in the path and in messages."""
+
+    plural: str
+    path: str
+    reader: type[Reader[Readable]]
+    selector: str = ""
+
+
+class _Meta(msgspec.Struct, rename={"resource_version": "resourceVersion", "continue_": "continue"}):
+    resource_version: str = ""
+    continue_: str = ""
+
+
+class _Page(msgspec.Struct):
+    metadata: _Meta
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _Identity(msgspec.Struct, rename={"resource_version": "resourceVersion"}):
+    name: str = ""
+    namespace: str = ""
+    resource_version: str = ""
+
+
+class _Identified(msgspec.Struct):
+    metadata: _Identity
+
+
+class _Status(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+    reason: str = ""
+
+
+class _Found:
+    """Objects and problems by key."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Readable] = {}
+        self.problems: dict[str, str] = {}
+
+
+class Reflector:
+    """One kind. `changed` is told of objects that are new or different, or gone (None), and of problems too."""
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        changed: Callable[[Reflector, Changes], None],
+        trouble: Callable[[Reflector, str], None],
+    ) -> None:
+        self.resource = resource
+        self.complete = False
+        """There has been a whole list."""
+        self._client = client
+        self._changed = changed
+        self._trouble = trouble
+        self._known = _Found()
+        self._version = ""
+        self._fresh = False
+        """The version is that of a list, a moment ago."""
+        self._breaks = 0
+        self._backoff = Backoff()
+
+    @property
+    def objects(self) -> Mapping[str, Readable]:
+        return self._known.objects
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """By key: also of objects of which nothing good is known."""
+        return self._known.problems
+
+    async def run(self) -> None:
+        """Follows the kind until cancelled."""
+        while True:
+            try:
+                if not self._version:
+                    await self.list()
+                await self._watch()
+            except Gone:
+                self._version = ""
+                await asyncio.sleep(self._backoff.next())
+            except StoreError as error:
+                self._trouble(self, str(error))
+                asked = error.retry_after if isinstance(error, Refused) else 0.0
+                await asyncio.sleep(self._backoff.next(asked))
+
+    async def list(self) -> None:
+        """Replaces all that is known by a complete list. Raises StoreError, and nothing has changed then."""
+        try:
+            found, version = await self._pages(_PAGE)
+        except Gone:
+            # Between two pages the server has forgotten the first one's moment.
+            try:
+                found, version = await self._pages(_PAGE)
+            except Gone:
+                found, version = await self._pages(0)
+        before, self._known = self._known, found
+        changes: dict[str, Readable | None] = dict.fromkeys(before.objects.keys() - found.objects.keys())
+        changes |= {key: each for key, each in found.objects.items() if before.objects.get(key) is not each}
+        first = not self.complete
+        self._version, self._fresh, self.complete, self._breaks = version, True, True, 0
+        self._trouble(self, "")
+        if changes or first or before.problems != found.problems:
+            self._changed(self, changes)
+
+    async def _pages(self, limit: int) -> tuple[_Found, str]:
+        """All objects, and the version that they are of."""
+        found = _Found()
+        turn = _Turn()
+        token = ""
+        while True:
+            page = await self._page(limit, token)
+            for raw in page.items or ():
+                self._read(raw, found)
+                await turn.over()
+            token = page.metadata.continue_
+            if not token:
+                return found, page.metadata.resource_version
+
+    async def _page(self, limit: int, token: str = "") -> _Page:
+        params: dict[str, str | int] = self._selected()
+        if limit:
+            params["limit"] = limit
+        if token:
+            params["continue"] = token
+        body = await self._client.get(self.resource.path, params)
+        try:
+            page = msgspec.json.decode(body, type=_Page)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._malformed(f"not a list: {error}") from error
+        if not page.metadata.resource_version:
+            raise self._malformed("a list without resourceVersion")
+        return page
+
+    async def _watch(self) -> None:
+        """Follows changes until the server ends the stream. Raises Gone when they are lost."""
+        if not self._fresh:
+            await self._check_version()
+        self._fresh = False
+        params: Params = self._selected() | {
+            "watch": 1,
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": random.randint(*_LENGTH),  # noqa: S311 - no secret
+        }
+        opened = time.monotonic()
+        seen = False
+        try:
+            async with self._client.watch(self.resource.path, params, _SILENCE) as lines:
+                self._trouble(self, "")
+                turn = _Turn()
+                async for line in lines:
+                    self._event(line)
+                    seen, self._breaks = True, 0
+                    self._backoff.reset()
+                    await turn.over()
+        except Malformed:
+            self._breaks += 1
+            if self._breaks >= _BROKEN_TRIES:
+                self._version = ""
+            raise
+        except Unreachable:
+            if not seen or time.monotonic() - opened < 1:
+                raise
+            # It lasted for a while. If the server is away, the next attempt tells.
+        if not seen and time.monotonic() - opened < 1:
+            raise Unreachable(f"{self._client.title}: it ends watches of {self.resource.plural} at once", "")
+
+    async def _check_version(self) -> None:
+        """Raises Gone when the server knows less than we do: what we know is of a future that was undone."""
+        page = await self._page(1)
+        now, known = page.metadata.resource_version, self._version
+        if now.isdigit() and known.isdigit() and int(now) < int(known):
+            raise Gone(
+                f"{self._client.title}: {self.resource.plural} are of version {now}, ours {known}", 410
+            )
+
+    def _event(self, line: bytes) -> None:
+        try:
+            event = msgspec.json.decode(line, type=_Event)
+            if event.type == "ERROR":
+                raise self._refused(msgspec.json.decode(event.object, type=_Status))
+            identity = msgspec.json.decode(event.object, type=_Identified).metadata
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._malformed(f"not an event: {error}") from error
+        if not identity.resource_version:
+            raise self._malformed("an event without resourceVersion")
+        if event.type in ("ADDED", "MODIFIED"):
+            self._apply(event.object)
+        elif event.type == "DELETED":
+            self._remove(_key(identity))
+        elif event.type != "BOOKMARK":
+            raise self._malformed(f"an event of type {event.type[:40]!r}")
+        self._version = identity.resource_version
+
+    def _refused(self, status: _Status) -> Refused:
+        kind = Gone if status.code == 410 or status.reason in ("Expired", "Gone") else Refused
+        return kind(f"{self._client.title}: watch {self.resource.plural}: {status.message}", status.code)
+
+    def _apply(self, raw: msgspec.Raw) -> None:
+        known = self._known
+        one = _Found()
+        key = self._read(raw, one)
+        before, now = known.objects.get(key), one.objects.get(key)
+        problem = one.problems.get(key)
+        if now is before and problem == known.problems.get(key):
+            return
+        _put(known.objects, key, now)
+        _put(known.problems, key, problem)
+        self._changed(self, {} if now is before else {key: now})
+
+    def _remove(self, key: str) -> None:
+        gone = self._known.objects.pop(key, None)
+        problem = self._known.problems.pop(key, None)
+        if gone is not None or problem is not None:
+            self._changed(self, {key: None} if gone is not None else {})
+
+    def _read(self, raw: msgspec.Raw, into: _Found) -> str:
+        """One object, as it is now or as it was when it was last in order; its key."""
+        try:
+            identity = msgspec.json.decode(raw, type=_Identified).metadata
+            value = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise self._malformed(f"not an object: {error}") from error
+        if not identity.name:
+            raise self._malformed("an object without a name")
+        key = _key(identity)
+        source = f"{self.resource.reader.kind} {key}"
+        reader = self.resource.reader(value, "", source)
+        item = reader.read()
+        before = self._known.objects.get(key)
+        if reader.problems or item == before:
+            # Who kept an object that is the same still has the same one.
+            item = before
+        if item is not None:
+            into.objects[key] = item
+        if lines := [line.removeprefix(f"{source}: ") for line in (*reader.problems, *reader.remarks)]:
+            into.problems[key] = "; ".join(lines)
+        return key
+
+    def _selected(self) -> dict[str, str | int]:
+        return {"labelSelector": self.resource.selector} if self.resource.selector else {}
+
+    def _malformed(self, what: str) -> Malformed:
+        return Malformed(f"{self._client.title}: {self.resource.path}: {what}", "who answers there?")
+
+
+class _Turn:
+    """Lets others have the loop from time to time."""
+
+    def __init__(self) -> None:
+        self._end = time.perf_counter() + _SLICE
+
+    async def over(self) -> None:
+        if time.perf_counter() > self._end:
+            await asyncio.sleep(0)
+            self._end = time.perf_counter() + _SLICE
+
+
+def _key(identity: _Identity) -> str:
+    return f"{identity.namespace}/{identity.name}" if identity.namespace else identity.name
+
+
+def _put(mapping: dict[str, Readable] | dict[str, str], key: str, value: Readable | str | None) -> None:
+    if value is None:
+        mapping.pop(key, None)
+    else:
+        mapping[key] = value  # type: ignore[assignment]

@@ -1,0 +1,122 @@
+"""One Node object, as far as the network is concerned.
+
+Pure. Never compares Nodes with one another: `cluster` does. Called through `manifest.READERS`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from ovsnet import ranges
+from ovsnet.model import Encap, IPAddress, IPNetwork, Node
+from ovsnet.store.reading import SUBDOMAIN, Reader, shown
+
+ENCAPSULATION = "ovsnet.io/encapsulation"
+"""Annotation: how this node is reached."""
+
+_EXAMPLE = "10.244.1.0/24 or fd00:10:244:1::/64"
+
+
+class NodeReader(Reader[Node]):
+    kind = "Node"
+    fields = "kind, metadata, spec and status"
+
+    def _object(self, value: dict[str, object]) -> Node | None:
+        metadata = self._get(value, "metadata", dict, {})
+        name = self._own_name(
+            metadata, SUBDOMAIN, "node name: lower case letters, digits, '-' and '.' (RFC 1123)"
+        )
+        encap = self._encap(metadata)
+        cidrs = self._cidrs(self._get(value, "spec", dict, {}))
+        addresses = self._addresses(self._get(value, "status", dict, {}))
+        return Node(name=name, pod_cidrs=cidrs, addresses=addresses, encap=encap, source=self._source)
+
+    def _encap(self, metadata: dict[str, object]) -> Encap | None:
+        annotations = self._get(metadata, "metadata.annotations", dict, {})
+        text = self._get(annotations, f"metadata.annotations.{ENCAPSULATION}", str, "", ENCAPSULATION)
+        try:
+            return Encap(text) if text else None
+        except ValueError:
+            known = ", ".join(encap.value for encap in Encap)
+            self._complain(f"metadata.annotations.{ENCAPSULATION}", f"{text!r} is unknown; one of {known}")
+            return None
+
+    def _cidrs(self, spec: dict[str, object]) -> tuple[IPNetwork, ...]:
+        before = len(self.problems)
+        single = self._get(spec, "spec.podCIDR", str, "")
+        texts = self._get(spec, "spec.podCIDRs", list, [])
+        cidrs = tuple(
+            found
+            for index, text in enumerate(texts)
+            if (found := self._cidr(f"spec.podCIDRs[{index}]", text)) is not None
+        )
+        if len(self.problems) > before:
+            return ()
+        if single and texts and single != texts[0]:
+            self._complain(
+                "spec.podCIDR", f"{single} is not the first of podCIDRs ({texts[0]}); leave one of both out"
+            )
+        elif single and not texts:
+            found = self._cidr("spec.podCIDR", single)
+            return (found,) if found is not None else ()
+        elif not texts:
+            self._complain("spec.podCIDRs", f"is missing; give the node's ranges, for example {_EXAMPLE}")
+        for index, cidr in enumerate(cidrs):
+            for other in cidrs[:index]:
+                if cidr.version == other.version and cidr.overlaps(other):
+                    self._complain(
+                        f"spec.podCIDRs[{index}]", f"{cidr} overlaps {other} of the same node; keep one"
+                    )
+        return cidrs
+
+    def _cidr(self, path: str, text: object) -> IPNetwork | None:
+        if not isinstance(text, str) or "/" not in text:
+            self._complain(path, f"{shown(text)} is not a range of addresses such as {_EXAMPLE}")
+            return None
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError as error:
+            whole = _without_host_bits(text)
+            what = (
+                f"{text} has host bits set; write {whole}"
+                if whole
+                else f"{error}; give a range such as {_EXAMPLE}"
+            )
+            self._complain(path, what)
+            return None
+        if (why := ranges.unusable_range(network)) is not None:
+            self._complain(path, f"{text} {why}, which no pod can have; give a range such as {_EXAMPLE}")
+            return None
+        if (why := ranges.too_small(network)) is not None:
+            self._complain(path, f"{text} {why}")
+            return None
+        return network
+
+    def _addresses(self, status: dict[str, object]) -> tuple[IPAddress, ...]:
+        found: dict[IPAddress, None] = {}
+        for index, entry in enumerate(self._get(status, "status.addresses", list, [])):
+            path = f"status.addresses[{index}]"
+            if not isinstance(entry, dict):
+                self._complain(path, "must be a mapping with type and address")
+                continue
+            if self._get(entry, f"{path}.type", str, "") != "InternalIP":
+                continue
+            text = self._get(entry, f"{path}.address", str, "")
+            try:
+                address = ipaddress.ip_address(text)
+            except ValueError:
+                self._complain(f"{path}.address", f"{text!r} is not an IP address, as an InternalIP must be")
+                continue
+            if (kind := ranges.unusable_address(address)) is not None:
+                self._complain(f"{path}.address", f"{text} is {kind}; other nodes can't reach it")
+                continue
+            found[address] = None
+        return tuple(found)
+
+
+def _without_host_bits(text: str) -> IPNetwork | None:
+    """The range that the text means in spite of host bits; None if it means none."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None

@@ -1,0 +1,85 @@
+"""The file store with Services and EndpointSlices: what it hands out, keeps, and tells of."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from store_world import folder as folder  # fixtures
+from store_world import running, text
+
+from ovsnet.store.file import read_folder
+
+
+def service(name: str, number: int, extra: str = "") -> str:
+    return (
+        f"kind: Service\nmetadata: {{name: {name}}}\n"
+        f"spec: {{clusterIP: 10.96.0.{number}, ports: [{{port: 80}}]{extra}}}\n"
+    )
+
+
+def slice_(name: str, address: str) -> str:
+    return (
+        f"kind: EndpointSlice\nmetadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}\n"
+        f"addressType: IPv4\nports: [{{port: 80}}]\nendpoints: [{{addresses: [{address}]}}]\n"
+    )
+
+
+async def test_services_come_and_go_and_others_are_the_same(folder: Path) -> None:
+    (folder / "node.yaml").write_text(text("a", 1))
+    (folder / "web.yaml").write_text(f"{service('web', 1)}---\n{slice_('web', '10.0.0.1')}")
+    async with running(folder) as cluster:
+        before = await cluster.until(lambda now: set(now.services) == {"default/web"})
+        assert set(before.slices) == {"default/web-1"}
+        cluster.write("dns.yaml", service("dns", 2))
+        after = await cluster.until(lambda now: len(now.services) == 2)
+        assert after.services["default/web"] is before.services["default/web"]
+        assert after.slices is before.slices
+        assert after.nodes is before.nodes
+        cluster.write("web.yaml", f"{service('web', 1)}---\n{slice_('web', '10.0.0.2')}")
+        moved = await cluster.until(lambda now: now.slices is not after.slices)
+        assert moved.services is after.services
+        (folder / "web.yaml").unlink()
+        gone = await cluster.until(lambda now: set(now.services) == {"default/dns"})
+        assert gone.slices == {}
+
+
+async def test_a_broken_file_withdraws_no_service(folder: Path) -> None:
+    (folder / "web.yaml").write_text(f"{service('web', 1)}---\n{slice_('web', '10.0.0.1')}")
+    async with running(folder) as cluster:
+        before = await cluster.until(lambda now: len(now.services) == 1)
+        for broken in ("kind: [", service("web", 1).replace("80", "x"), "# nothing\n"):
+            cluster.write("web.yaml", broken)
+            now = await cluster.until(lambda now, was=cluster.now: now is not was and bool(now.problems))  # type: ignore[misc]
+            assert now.services is before.services
+            assert now.slices is before.slices
+        cluster.write("web.yaml", f"{service('web', 1)}---\n{slice_('web', '10.0.0.1')}")
+        back = await cluster.until(lambda now: not now.problems)
+        assert back.services["default/web"] is before.services["default/web"]
+
+
+async def test_what_is_merely_remarked_upon_is_no_reason_to_keep_what_is_gone(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = service("web", 1, ", externalTrafficPolicy: Near")
+    (folder / "web.yaml").write_text(f"{odd}---\n{service('dns', 2)}")
+    async with running(folder) as cluster:
+        await cluster.until(lambda now: len(now.services) == 2)
+        cluster.write("web.yaml", odd)
+        now = await cluster.until(lambda now: set(now.services) == {"default/web"})
+        assert "'Near' is unknown here" in now.problems[str(folder / "web.yaml")]
+        assert now.unread == frozenset()
+        await asyncio.sleep(0.1)
+    assert sum("Near" in record.message for record in caplog.records) == 2  # the second one has another place
+
+
+async def test_services_that_collide_are_told_by_file(folder: Path) -> None:
+    (folder / "a.yaml").write_text(service("web", 1))
+    (folder / "b.yaml").write_text(service("dns", 1))
+    (folder / "c.yaml").write_text(service("web", 3))
+    found = await read_folder(folder)
+    assert set(found.services) == {"default/dns"}
+    words = {Path(path).name: text for path, text in found.problems.items()}
+    assert "Service default/web: 10.96.0.1 port 80/TCP is Service default/dns's" in words["a.yaml"]
+    assert f"Service default/web stands in {folder / 'a.yaml'} too" in words["c.yaml"]

@@ -84,7 +84,7 @@ class Node(Place):
             changed(f"{self.name}: namespaces")
             self.make_namespaces()
         running = self.daemon(VSWITCHD)
-        plugged = underlay.plug(self, port_of(self.node))
+        plugged = underlay.plug(self, port_of(self.node), self.node.mac)
         if plugged:
             changed(f"{self.name}: uplink")
         for daemon in (OVSDB, VSWITCHD):

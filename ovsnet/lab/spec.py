@@ -111,6 +111,11 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True):
     def interface(self, version: int) -> IPInterface:
         return in_range(version, FIRST_NODE_HOST + self.index)
 
+    @property
+    def mac(self) -> str:
+        """Of its uplink; as with a real machine the same after it lost power, or others would keep a stale one."""
+        return f"0e:00:00:00:00:{FIRST_NODE_HOST + self.index:02x}"
+
     def pod_range(self, version: int) -> IPNetwork:
         number = self.index + 1
         if version == 4:

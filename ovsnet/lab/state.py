@@ -132,7 +132,11 @@ class Folder:
         return [process for path in paths if (process := read_record(path))]
 
     def record_cgroups(self, place: str) -> list[cgroups.Hierarchy]:
-        """Make cgroups for the place. Recorded first, so that what is half made is removed too. Raises OSError."""
+        """Make cgroups for the place, without what an earlier life of it left in them. Raises OSError.
+
+        Recorded first, so that what is half made is removed too.
+        """
+        self.remove_cgroups(place)
         planned = cgroups.planned(f"ovsnet-lab.{self.name}.{place}")
         write_atomically(self.place(place) / CGROUPS, msgspec.json.encode(planned))
         cgroups.make(planned)

@@ -41,13 +41,14 @@ class Underlay(Place):
         )
         return True
 
-    def plug(self, place: Place, port: str) -> bool:
-        """Give the place an eth0 on the segment unless it has one; whether it was given."""
+    def plug(self, place: Place, port: str, mac: str = "") -> bool:
+        """Give the place an eth0 on the segment unless it has one; whether it was given. mac: any, unless given."""
         plugged = (self.root / f"sys/class/net/{BRIDGE}/brif/{port}").exists()
         if plugged and UPLINK in place.interfaces():
             return False
         self.unplug(port)
-        peer = f"name {UPLINK} mtu {self.spec.mtu} netns {place.held().pid}"
+        address = f"address {mac}" if mac else ""
+        peer = f"name {UPLINK} {address} mtu {self.spec.mtu} netns {place.held().pid}"
         self.ip([f"link add {port} mtu {self.spec.mtu} type veth peer {peer}"])
         # Packets reach OVS through packet sockets: a checksum left to the hardware would never be filled in.
         place.call_on_network(["ethtool", "-K", UPLINK, "tx", "off"], check=True)

@@ -28,7 +28,10 @@ NODES = ("node-a", "node-b", "node-c")
 PORT = 8080
 """Of agnhost's netexec, over TCP; it answers /hostname, /clientip and /echo?msg=..."""
 READY_SECONDS = 60.0
-PROBE = [sys.executable, "-I", "-S", probe.__file__]
+EVERY = 0.02
+"""Seconds between two datagrams of `traffic`. Open vSwitch's datapath in user space has room for some 300 packets while
+ovs-vswitchd does something else; a busy machine keeps it from its work for a third of a second."""
+PROBE = ["env", f"OVSNET_PROBE_EVERY={EVERY}", sys.executable, "-I", "-S", probe.__file__]
 
 
 @contextlib.contextmanager
@@ -170,7 +173,7 @@ class Loss:
 
 @contextlib.contextmanager
 def traffic(world: Namespace, source: str, *targets: str) -> Iterator[Loss]:
-    """Datagrams each millisecond, and new connections, from one pod to others over both families meanwhile."""
+    """Datagrams, and new connections, from one pod to others over both families meanwhile."""
     cluster, loss = world.cluster, Loss()
     hosts = [address for pod in targets for address in world.addresses(pod).values()]
     with contextlib.ExitStack() as stack:

@@ -23,7 +23,8 @@ def container_status(world: Namespace, pod: str) -> dict[str, Any]:
 
 def test_probes_that_succeed_keep_a_pod_ready(world: Namespace) -> None:
     kinds = ("startupProbe", "livenessProbe", "readinessProbe")
-    world.start(server("content", "node-a", **{kind: http("/healthz") for kind in kinds}))
+    probes: dict[str, Any] = {kind: http("/healthz") for kind in kinds}
+    world.start(server("content", "node-a", **probes))
     world.start(server("by-tcp", "node-b", readinessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1}))
     assert container_status(world, "content")["restartCount"] == 0
 

@@ -31,6 +31,8 @@ def leftovers(name: str) -> list[str]:
     found += [str(root / name) for root in (ROOT, DISK) if (root / name).exists()]
     for path in Path("/proc").glob("[0-9]*"):
         try:
+            if (path / "stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                continue  # ended, and whose child it was has not looked yet
             if name.encode() in (path / "cmdline").read_bytes() + (path / "cgroup").read_bytes():
                 found.append(str(path))
         except OSError:

@@ -30,9 +30,17 @@ def pods(world: Namespace) -> tuple[str, ...]:
 def assert_new_pods_talk(world: Namespace, name: str, node: str) -> None:
     """A pod that starts now reaches one on another node."""
     world.start(server(name, node))
-    target = world.addresses("peer-c")
-    for address in target.values():
-        eventually(lambda address=address: curl(world.cluster, world.place(name), address) == "peer-c")
+    await_answers(world, name, "peer-c")
+
+
+def await_answers(world: Namespace, source: str, target: str) -> None:
+    """In both families."""
+
+    def unanswered() -> list[str]:
+        addresses = world.addresses(target).values()
+        return [each for each in addresses if curl(world.cluster, world.place(source), each) != target]
+
+    eventually(lambda: not unanswered())
 
 
 def test_an_agent_is_killed_and_restarted_under_traffic(
@@ -111,16 +119,14 @@ def test_a_node_loses_power_and_comes_back(cluster: Cluster, world: Namespace, p
         return bool(status["restartCount"] > before and status["ready"])
 
     eventually(restarted, 60)
-    for address in world.addresses("peer-b").values():
-        eventually(lambda address=address: curl(cluster, world.place("peer-a"), address) == "peer-b")
+    await_answers(world, "peer-a", "peer-b")
 
 
 def test_a_node_joins_and_leaves(cluster: Cluster, world: Namespace, pods: tuple[str, ...]) -> None:
     added = cluster.add_node()
     try:
         world.start(server("newcomer", added.name))
-        for address in world.addresses("peer-a").values():
-            eventually(lambda address=address: curl(cluster, world.place("newcomer"), address) == "peer-a")
+        await_answers(world, "newcomer", "peer-a")
     finally:
         cluster.remove_node(added.name)
     names = [

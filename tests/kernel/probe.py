@@ -1,7 +1,8 @@
 """What gets lost between two pods, at the resolution of a millisecond: runs in a pod, on the standard library alone.
 
 `serve` echoes datagrams and accepts connections until it is killed. `probe LIMIT HOST...` sends each host a numbered
-datagram every millisecond and opens a connection from a fresh source port every 20 ms. `pairs LIMIT
+datagram every millisecond, or every OVSNET_PROBE_EVERY seconds, and opens a connection from a fresh source port every
+20th time. `pairs LIMIT
 PATH=SOURCE>HOST...` sends a single datagram from each source to its host, one every 200 ms. Both go on until SIGINT and
 then until every host, or path, has been steady for a second, but for no more than LIMIT seconds. Then they print what
 came back as JSON, by host or path: {"tries", "failed", "last_failure", "steady"}, and of a host {"sent", "lost",
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import resource
 import selectors
 import signal
@@ -30,7 +32,8 @@ PORT = 9009
 _SO_RCVBUFFORCE = 33
 """asm-generic/socket.h; Python has no name for it."""
 _NUMBER = struct.Struct("!Q")
-_EVERY, _CONNECT_EVERY, _PAIR_EVERY, _PATIENCE = 0.001, 0.02, 0.2, 1.0
+_EVERY = float(os.environ.get("OVSNET_PROBE_EVERY", "0.001"))
+_CONNECT_EVERY, _PAIR_EVERY, _PATIENCE = 20 * _EVERY, 0.2, 1.0
 """Seconds: between datagrams, connections, pairs; until a connection or a pair's datagram has failed."""
 _ROOM = 8 << 20
 """Bytes of a socket's buffer: what arrives while its process waits for a processor was not lost on the way."""

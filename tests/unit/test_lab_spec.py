@@ -41,6 +41,7 @@ def test_no_two_nodes_share_anything(indices: list[int], version: int) -> None:
     addresses = {node.address(version) for node in nodes} | {spec.outside_interface(version).ip}
     assert len(addresses) == len(nodes) + 1
     assert all(address in spec.UNDERLAY_RANGES[version] for address in addresses)
+    assert len({node.mac for node in nodes}) == len(nodes)
     ranges = [node.pod_range(version) for node in nodes]
     assert len(set(ranges)) == len(nodes)
     assert not any(

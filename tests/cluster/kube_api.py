@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
-import tempfile
-import urllib.error
-import urllib.request
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,28 @@ PLACES = {
     "ValidatingAdmissionPolicyBinding": "apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
 }
 
+_REQUEST = """
+import json, ssl, sys, tempfile, urllib.error, urllib.request
+given = json.load(sys.stdin)
+tls = ssl.create_default_context(cadata=given["ca"])
+headers = {"Content-Type": given["kind"], "Accept": "application/json"}
+if given["token"]:
+    headers["Authorization"] = "Bearer " + given["token"]
+if given["user"]:
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(given["user"])
+        file.flush()
+        tls.load_cert_chain(file.name)
+data = None if given["body"] is None else given["body"].encode()
+request = urllib.request.Request(given["url"], data, headers, method=given["method"])
+try:
+    with urllib.request.urlopen(request, context=tls, timeout=30) as answer:
+        code, text = answer.status, answer.read()
+except urllib.error.HTTPError as error:
+    code, text = error.code, error.read()
+print(json.dumps([code, json.loads(text)]))
+"""
+
 
 class Refused(Exception):
     """What the API server said. code: HTTP's."""
@@ -36,31 +56,34 @@ class Refused(Exception):
 
 
 class Api:
-    """token: whose requests these are; the kubeconfig's user without."""
+    """run: runs a command with an input where the API server can be reached. token: whose requests these are, else
+    the kubeconfig's user's."""
 
-    def __init__(self, kubeconfig: Path, token: str | None = None) -> None:
-        document = yaml.safe_load(kubeconfig.read_text())
-        cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
-        self.server = cluster["server"].rstrip("/")
+    def __init__(self, kubeconfig: Path, run: Callable[[list[str], str], str], token: str = "") -> None:
+        self.kubeconfig = kubeconfig
+        self.run = run
         self.token = token
-        with tempfile.TemporaryDirectory() as folder:
-            self.tls = ssl.create_default_context(cafile=_file(cluster, "certificate-authority", folder))
-            if token is None:
-                chain = _file(user, "client-certificate", folder), _file(user, "client-key", folder)
-                self.tls.load_cert_chain(*chain)
+
+    def with_token(self, token: str) -> Api:
+        return Api(self.kubeconfig, self.run, token)
 
     def call(self, method: str, path: str, body: object = None, kind: str = "application/json") -> Any:
         """The answer. Raises Refused."""
-        headers = {"Content-Type": kind, "Accept": "application/json"}
-        if self.token is not None:
-            headers["Authorization"] = f"Bearer {self.token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.server}/{path}", data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, context=self.tls, timeout=30) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise Refused(error.code, json.load(error).get("message", "")) from None
+        document = yaml.safe_load(self.kubeconfig.read_text())
+        cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
+        request = {
+            "method": method,
+            "url": f"{cluster['server'].rstrip('/')}/{path}",
+            "body": None if body is None else json.dumps(body),
+            "kind": kind,
+            "ca": _text(cluster, "certificate-authority"),
+            "token": self.token,
+            "user": "" if self.token else _text(user, "client-certificate") + _text(user, "client-key"),
+        }
+        code, answer = json.loads(self.run([sys.executable, "-I", "-c", _REQUEST], json.dumps(request)))
+        if code >= 300:
+            raise Refused(code, answer.get("message", ""))
+        return answer
 
     def apply(self, document: dict[str, Any], options: str = "") -> Any:
         """As `kubectl apply --server-side --validate=strict`."""
@@ -85,9 +108,8 @@ def place(document: dict[str, Any]) -> str:
     return f"{folder}/{metadata['name']}"
 
 
-def _file(mapping: dict[str, str], key: str, folder: str) -> str:
+def _text(mapping: dict[str, str], key: str) -> str:
+    """A certificate or key, from its file or the kubeconfig itself."""
     if key in mapping:
-        return mapping[key]
-    path = Path(folder, key)
-    path.write_bytes(base64.b64decode(mapping[f"{key}-data"]))
-    return str(path)
+        return Path(mapping[key]).read_text()
+    return base64.b64decode(mapping[f"{key}-data"]).decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from kube_api import Api, Refused
 
 from ovsnet.cli.manifest import rendered
 
-NAMESPACE = "ovsnet-manifest-test"
+NAMESPACE = f"manifest-test-{uuid.uuid4().hex[:6]}"
 NODES = ("manifest-test-a", "manifest-test-b")
 OWN, OTHER = (f"api/v1/nodes/{name}" for name in NODES)
 CONDITION = {"type": "NetworkUnavailable", "status": "False", "reason": "Test", "message": "test"}
@@ -24,9 +25,13 @@ def documents(*settings: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def admin(kubeconfig: Path) -> Iterator[Api]:
-    """With all that agents may do in place. No DaemonSet: the cluster's nodes are somebody else's."""
-    api = Api(Path(kubeconfig))
+def admin(cluster: Any, kubeconfig: Path) -> Iterator[Api]:
+    """With all that agents may do in place. No DaemonSet: the cluster's nodes have agents."""
+
+    def run(command: list[str], text: str) -> str:
+        return str(cluster.control.run(command, input=text, check=True).stdout)
+
+    api = Api(kubeconfig, run)
     access = [each for each in documents() if each["kind"] not in ("DaemonSet", "ConfigMap")]
     nodes = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}} for name in NODES]
     made = [*access, *nodes]
@@ -39,7 +44,8 @@ def admin(kubeconfig: Path) -> Iterator[Api]:
                 {"metadata": {"labels": {"zone": "1"}, "annotations": {"somebody.example/x": "1"}}},
             )
             ready = {"type": "Ready", "status": "True"}
-            addresses = [{"type": "InternalIP", "address": "192.0.2.1"}]
+            # None that the cluster's agents would make a tunnel to.
+            addresses = [{"type": "Hostname", "address": "nowhere"}]
             api.patch(f"{path}/status", {"status": {"addresses": addresses, "conditions": [ready]}})
         yield api
     finally:
@@ -49,7 +55,7 @@ def admin(kubeconfig: Path) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="module")
-def agent(admin: Api, kubeconfig: Path) -> Iterator[Api]:
+def agent(admin: Api) -> Iterator[Api]:
     """With a token such as the kubelet gets for an agent's pod on the first node."""
     pod: dict[str, Any] = {
         "apiVersion": "v1",
@@ -62,7 +68,7 @@ def agent(admin: Api, kubeconfig: Path) -> Iterator[Api]:
         },
     }
     uid = admin.apply(pod)["metadata"]["uid"]
-    yield Api(kubeconfig, token(admin, {"kind": "Pod", "apiVersion": "v1", "name": "agent", "uid": uid}))
+    yield admin.with_token(token(admin, {"kind": "Pod", "apiVersion": "v1", "name": "agent", "uid": uid}))
     admin.remove(pod)
 
 
@@ -86,7 +92,6 @@ def eventually_refused(api: Api, path: str, change: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("openvswitch", ["daemonset", "node"])
-@pytest.mark.usefixtures("admin")
 def test_the_api_server_takes_every_object(openvswitch: str, admin: Api, tmp_path: Path) -> None:
     config = tmp_path / "agent.yaml"
     config.write_text("datapath: netdev\nlog: {format: json}\n")
@@ -139,8 +144,8 @@ def test_an_agent_may_change_nothing_else(agent: Api, path: str, change: dict[st
     assert words in eventually_refused(agent, path, change)
 
 
-def test_a_token_that_names_no_node_changes_none(admin: Api, kubeconfig: Path) -> None:
-    unbound = Api(kubeconfig, token(admin, None))
+def test_a_token_that_names_no_node_changes_none(admin: Api) -> None:
+    unbound = admin.with_token(token(admin, None))
     change = {"metadata": {"annotations": {"ovsnet.io/encapsulation": "gre"}}}
     assert "names none" in eventually_refused(unbound, OWN, change)
 

@@ -185,6 +185,8 @@ def test_people_can_look_around_in_it(node: tuple[Pod, Pod]) -> None:
     for command in (["ovsnet", "show"], ["ovsnet", "audit"], ["ovsnet", "trace", "a1", "10.244.2.2"]):
         done = node[1].exec("agent", *command)
         assert done.returncode == 0, done.stdout + done.stderr
+    found = node[1].exec("agent", "ovsnet", "doctor").stdout
+    assert not [line for line in found.splitlines() if line.startswith("fault")], found
 
 
 def test_a_second_open_vswitch_is_refused_with_words(node: tuple[Pod, Pod]) -> None:

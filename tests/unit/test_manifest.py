@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import ovsnet
 from ovsnet import config, deployment
 from ovsnet.cli.manifest import rendered
 from ovsnet.errors import ConfigError
@@ -62,8 +63,10 @@ def test_all_that_is_deployed() -> None:
 def test_every_object_is_in_the_chosen_namespace() -> None:
     found = objects("namespace=net")
     assert {each["metadata"].get("namespace", "net") for each in found.values()} == {"net"}
-    assert found["ClusterRoleBinding/ovsnet-agent"]["subjects"][0]["namespace"] == "net"
-    policy = found["ValidatingAdmissionPolicy/ovsnet-agent"]["spec"]
+    binding = found["ClusterRoleBinding/net-agent"]
+    assert binding["subjects"][0]["namespace"] == "net"
+    assert f"ClusterRole/{binding['roleRef']['name']}" in found
+    policy = found["ValidatingAdmissionPolicy/net-agent"]["spec"]
     assert "system:serviceaccount:net:ovsnet-agent" in policy["matchConditions"][0]["expression"]
 
 
@@ -229,7 +232,8 @@ def test_every_default_is_allowed_and_in_the_help() -> None:
 def test_every_key_is_in_the_document() -> None:
     text = (Path(__file__).parents[2] / "docs/kubernetes.md").read_text()
     for key in deployment.KEYS:
-        assert f"| `{key.name}` | {f'`{key.default}`' if key.default else 'none'} |" in text
+        default = key.default.replace(ovsnet.__version__, "VERSION")
+        assert f"| `{key.name}` | {f'`{default}`' if default else 'none'} |" in text
 
 
 def test_a_missing_file_is_no_traceback(tmp_path: Path) -> None:

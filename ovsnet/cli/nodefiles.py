@@ -11,9 +11,9 @@ import re
 from pathlib import Path, PurePosixPath
 
 import click
-import jinja2
 
-from ovsnet import config, resources
+from ovsnet import config
+from ovsnet.cli import templates
 from ovsnet.cni import executable
 from ovsnet.config import Config
 from ovsnet.errors import ConfigError
@@ -42,22 +42,16 @@ def node_files(path: Path, installed_as: str, prefix: str, folder: Path) -> None
         raise ConfigError(
             f"{path}: not with systemd's unit", "choose other paths, or write a unit of your own", problems
         )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resources.templates_dir()),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
     for name in FILES:
-        text = environment.get_template(f"{name}.j2").render(
+        text = templates.render(
+            name,
             agent_socket=loaded.cni_socket,
             runtime_directory=runtime_directory(loaded.cni_socket),
             bridge=loaded.bridge,
             prefix=prefix,
             config_file=installed_as,
         )
-        (folder / name).write_text(text.lstrip("\n"), encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")
     made = executable.made()
     (folder / EXECUTABLE).write_bytes(made.content)
     click.echo("\n".join((loaded.store.folder, loaded.cni_socket, loaded.bridge, made.kind)))

@@ -1,6 +1,8 @@
 """Kernel settings under /proc/sys/net, of the namespace that the caller is in.
 
-Never writes a value that is in force already: some settings do work when written.
+Never writes a value that is in force already: some settings do work when written. In a container /proc/sys can't be
+written; there OVSNET_PROC_SYS_NET names the same folder of the node's, mounted elsewhere. It shows the settings of
+whoever looks, as /proc/sys/net does.
 Called by `links` and `pod` (inside a pod's namespace) and by `gateway`.
 """
 
@@ -10,7 +12,7 @@ import os
 
 from ovsnet.errors import HostFailure
 
-_ROOT = "/proc/sys/net/"
+_ROOT = os.path.join(os.environ.get("OVSNET_PROC_SYS_NET") or "/proc/sys/net", "")
 _LONGEST = 64
 """Bytes; the settings we care for are small numbers."""
 
@@ -41,6 +43,6 @@ def ensure(key: str, value: int) -> bool:
         finally:
             os.close(fd)
     except OSError as error:
-        hint = "/proc/sys must be writable, and the agent needs CAP_NET_ADMIN"
+        hint = f"{_ROOT} must be writable, and the agent needs CAP_NET_ADMIN"
         raise HostFailure(f"cannot set {_ROOT}{key} to {value}: {error.strerror}", hint) from error
     return True

@@ -8,10 +8,12 @@ addresses, while pods and nodes that use these reach all endpoints. Called by `s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from ovsnet import pipeline
-from ovsnet.endpoints import Backend, Chosen, Here, choose
+from msgspec.structs import replace
+
+from ovsnet import names, pipeline
+from ovsnet.endpoints import Backend, Here, choose
 from ovsnet.model import Frozen, IPAddress, IPNetwork
 from ovsnet.numbers import Numbers
 from ovsnet.servicemodel import EndpointSlice, Protocol, Service, ServicePort
@@ -23,6 +25,10 @@ FILL = 128
 """Of each group where there are several, on average: endpoints come and go without others changing their group."""
 
 
+LONGEST_AFFINITY = 65535
+"""Seconds: what a flow's idle_timeout can say (OpenFlow 1.5, section 7.3.4.3); Kubernetes allows 86,400."""
+
+
 class Group(Frozen):
     """Endpoints to choose from: backends of equal weight, or other groups."""
 
@@ -32,8 +38,8 @@ class Group(Frozen):
     backends: tuple[Backend, ...] = ()
     members: tuple[tuple[int, int], ...] = ()
     """(number, weight) of the groups."""
-    by_client: bool = False
-    """The client's address decides (sessionAffinity: ClientIP), else each connection is a new choice."""
+    sticky: bool = False
+    """A client stays with its endpoint (sessionAffinity: ClientIP); else each connection is a new choice."""
     nested: bool = False
     """One of a group's members, which must choose by another hash than that."""
     version: int = 4
@@ -45,6 +51,8 @@ class Frontend(Frozen):
     address: IPAddress
     protocol: Protocol
     port: int
+    mark: int = 0
+    """Of its connections."""
     group: int = 0
     """0: nobody who may answer."""
     refused: bool = False
@@ -66,6 +74,9 @@ class ServiceObject(Frozen):
     name: str
     frontends: tuple[Frontend, ...]
     groups: tuple[Group, ...]
+    affinity: int = 0
+    """Seconds without a new connection after which a client may get another endpoint; 0: each connection is a new
+    choice."""
     health_check_port: int = 0
     """healthCheckNodePort of a Service that needs one (externalTrafficPolicy: Local); 0: none."""
     local_endpoints: int = 0
@@ -78,6 +89,35 @@ class ServiceObject(Frozen):
     @property
     def title(self) -> str:
         return self.key
+
+    @property
+    def learned(self) -> int:
+        """The cookie of flows that are learned of its clients."""
+        return names.cookie(names.AFFINITY, self.key)
+
+    @property
+    def stickers(self) -> list[tuple[int, str, int]]:
+        """(mark, protocol as in a match, IP version) of what clients can stay with."""
+        found = {
+            (each.mark, _protocol(each.protocol, each.address.version), each.address.version)
+            for each in self.frontends
+        }
+        return sorted(found)
+
+    @property
+    def stickable(self) -> list[tuple[int, str, Backend]]:
+        """(mark, protocol as in a match, endpoint) of every endpoint that a client can stay with."""
+        protocols = {(mark, version): protocol for mark, protocol, version in self.stickers}
+        found = {
+            (group.mark, protocols[group.mark, group.version], backend): None
+            for group in self.groups
+            for backend in group.backends
+        }
+        return list(found)
+
+
+def _protocol(protocol: Protocol, version: int) -> str:
+    return protocol.value.lower() + ("" if version == 4 else "6")
 
 
 class Maker:
@@ -111,6 +151,7 @@ class Maker:
             name=service.name,
             frontends=frontends,
             groups=tuple(self._groups),
+            affinity=min(service.affinity, LONGEST_AFFINITY),
             health_check_port=service.health_check_port if service.external_local else 0,
             local_endpoints=len(self._local) if service.external_local else 0,
         )
@@ -118,115 +159,78 @@ class Maker:
     def _port(self, port: ServicePort, version: int) -> Iterator[Frontend]:
         service = self._service
         chosen = choose(port, self._slices, version, self._here)
-        everywhere = self._group(port, version, "", chosen.everywhere)
-        needs_local = service.internal_local or service.external_local
-        local = self._group(port, version, "/local", chosen.here) if needs_local else 0
         self._local.update(backend.address for backend in chosen.here)
-        for address in service.cluster_ips:
-            if address.version == version:
-                yield Frontend(
-                    address=address,
-                    protocol=port.protocol,
-                    port=port.port,
-                    group=local if service.internal_local else everywhere,
-                    refused=not chosen.any,
-                )
+        everywhere = self._group(port, version, "", chosen.everywhere)
+        local = 0
+        if service.internal_local or service.external_local:
+            local = self._group(port, version, "/local", chosen.here)
         outside = local if service.external_local else everywhere
-        for address in service.external_ips:
-            if address.version == version:
-                yield self._external(address, port.protocol, port.port, everywhere, outside, chosen)
-        for address in service.load_balancer_ips:
-            if address.version == version and address not in service.external_ips:
-                sources = service.source_ranges or None
-                yield self._external(address, port.protocol, port.port, everywhere, outside, chosen, sources)
+        every = Frontend(
+            address=service.cluster_ips[0],
+            protocol=port.protocol,
+            port=port.port,
+            mark=self._mark(port),
+            group=everywhere,
+            refused=not chosen.any,
+        )
+        for address in _of(version, service.cluster_ips):
+            yield replace(every, address=address, group=local if service.internal_local else everywhere)
+        external = replace(every, external=True, outside_group=outside, masquerade=not service.external_local)
+        for address in _of(version, service.external_ips):
+            yield replace(external, address=address)
+        sources = tuple(each for each in service.source_ranges if each.version == version)
+        for address in _of(version, service.load_balancer_ips):
+            if address not in service.external_ips:
+                yield replace(external, address=address, sources=sources if service.source_ranges else None)
         if port.node_port and chosen.any:
             # Without endpoints the node's kernel refuses by itself.
-            yield from self._node_port(port, version, everywhere, outside, chosen)
+            yield from self._node_port(replace(external, port=port.node_port), version)
 
-    def _node_port(
-        self, port: ServicePort, version: int, everywhere: int, outside: int, chosen: Chosen
-    ) -> Iterator[Frontend]:
-        address = pipeline.NODE_PORTS.of(version)
-        yield Frontend(
-            address=address,
-            protocol=port.protocol,
-            port=port.node_port,
-            group=everywhere,
-            external=True,
-            outside_group=everywhere,
+    def _node_port(self, external: Frontend, version: int) -> Iterator[Frontend]:
+        yield replace(
+            external,
+            address=pipeline.NODE_PORTS.of(version),
+            outside_group=external.group,
             masquerade=True,
         )
         if self._service.external_local:
-            yield Frontend(
-                address=pipeline.LOCAL_NODE_PORTS.of(version),
-                protocol=port.protocol,
-                port=port.node_port,
-                group=everywhere,
-                external=True,
-                outside_group=outside,
-            )
-
-    def _external(
-        self,
-        address: IPAddress,
-        protocol: Protocol,
-        port: int,
-        group: int,
-        outside: int,
-        chosen: Chosen,
-        sources: tuple[IPNetwork, ...] | None = None,
-    ) -> Frontend:
-        return Frontend(
-            address=address,
-            protocol=protocol,
-            port=port,
-            group=group,
-            refused=not chosen.any,
-            external=True,
-            outside_group=outside,
-            masquerade=not self._service.external_local,
-            sources=None
-            if sources is None
-            else tuple(each for each in sources if each.version == address.version),
-        )
+            yield replace(external, address=pipeline.LOCAL_NODE_PORTS.of(version))
 
     def _group(self, port: ServicePort, version: int, view: str, backends: tuple[Backend, ...]) -> int:
         """The number of the group of these; 0 for none."""
         if not backends:
             return 0
-        name = f"{port.protocol.value.lower()}/{port.name or port.port}/{version}{view}"
-        mark = self._number(f"{port.protocol.value.lower()}/{port.name or port.port}")
-        by_client = bool(self._service.affinity)
+        name = f"{_title(port)}/{version}{view}"
+        number = self._number(name)
+        group = Group(
+            number=number, mark=self._mark(port), sticky=bool(self._service.affinity), version=version
+        )
         if len(backends) <= BUCKETS:
-            number = self._number(name)
-            self._groups.append(
-                Group(number=number, mark=mark, backends=backends, by_client=by_client, version=version)
-            )
+            self._groups.append(replace(group, backends=backends))
             return number
         members = []
         for index, part in enumerate(_parts(backends)):
             if part:
-                number = self._number(f"{name}/{index}")
-                members.append((number, len(part)))
-                self._groups.append(
-                    Group(
-                        number=number,
-                        mark=mark,
-                        backends=part,
-                        by_client=by_client,
-                        nested=True,
-                        version=version,
-                    )
-                )
-        number = self._number(name)
-        self._groups.append(
-            Group(number=number, mark=mark, members=tuple(members), by_client=by_client, version=version)
-        )
+                leaf = self._number(f"{name}/{index}")
+                members.append((leaf, len(part)))
+                self._groups.append(replace(group, number=leaf, backends=part, nested=True))
+        self._groups.append(replace(group, members=tuple(members)))
         return number
+
+    def _mark(self, port: ServicePort) -> int:
+        return self._number(_title(port))
 
     def _number(self, what: str) -> int:
         self._used.add(what)
         return self._numbers.number(self._service.key, what)
+
+
+def _title(port: ServicePort) -> str:
+    return f"{port.protocol.value.lower()}/{port.name or port.port}"
+
+
+def _of(version: int, addresses: Iterable[IPAddress]) -> Iterator[IPAddress]:
+    return (address for address in addresses if address.version == version)
 
 
 def _parts(backends: tuple[Backend, ...]) -> list[tuple[Backend, ...]]:

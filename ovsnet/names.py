@@ -37,8 +37,10 @@ KEY_ENCAP = "ovsnet-encap"
 KEY_RELEASED = "ovsnet-released"
 """On the Bridge row: addresses in their cool-down, "ADDRESS=UNIX_SECONDS ..."."""
 
-KINDS = ("node", "pod", "peer", "service", "endpointslice")
-"""Kinds of object that templates have macros for; the index + 1 is the top byte of a cookie."""
+AFFINITY = "affinity"
+"""Cookies of flows that nobody renders: the switch learns them, one for each client of a Service with affinity."""
+KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY)
+"""Kinds of object that templates have macros for, and what flows learn; the index + 1 is the top byte of a cookie."""
 
 
 _HOST_INTERFACE = re.compile(r"pod-[0-9a-f]{8}")

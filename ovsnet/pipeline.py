@@ -24,6 +24,9 @@ OUTSIDE = "reg3"
 """Register: 1 if the node's kernel forwards it for a client outside of the cluster."""
 ANSWER = "reg4"
 """Register: 1 for an answer in a connection that conntrack follows."""
+ENDPOINT_PORT, MARK, LEARNED, ENDPOINT = "reg5", "reg6", "reg7", "reg8"
+"""Registers, for Services whose clients stay with their endpoint: the endpoint's port; the mark of the connection; 1 if
+it was learned or has just been chosen; the endpoint's address (IPv6: xxreg2, which begins with it)."""
 SERVICE_ZONE, BACK_ZONE = 65500, 65501
 """Zones of connection tracking: where Services' addresses become endpoints', and where clients' addresses become this
 node's or the translator's. The kernel's datapath shares them with the node's own; 0 is what the node itself uses."""

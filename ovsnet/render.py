@@ -68,6 +68,8 @@ _FILTERS: dict[str, Callable[[Any], str]] = {
     "l4": lambda frontend: _l4(frontend.address, frontend.protocol, "dst", frontend.port),
     "from_endpoint": lambda member: _l4(member[0], member[1], "src", member[2]),
     "to_endpoint": lambda member: _l4(member[0], member[1], "dst", member[2]),
+    "in_register": lambda ip: f"reg8=0x{int(ip):x}" if ip.version == 4 else f"xxreg2=0x{int(ip):x}",
+    "set_register": lambda ip: f"set_field:0x{int(ip):x}->{'reg8' if ip.version == 4 else 'xxreg2'}",
     "socket": lambda end: (
         f"{end.address}:{end.port}" if end.address.version == 4 else f"[{end.address}]:{end.port}"
     ),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from ovsnet.agent.complaints import Complaints
-from ovsnet.agent.drift import Drift, Patience, describe
+from ovsnet.agent.drift import Drift, Patience, describe, is_learned
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError
 from ovsnet.render import Renderer
@@ -52,7 +52,8 @@ class Auditor:
 
     def heard(self, change: Change) -> None:
         """vswitchd tells of a change."""
-        if self._installer.echo.is_ours(change if isinstance(change, GroupChange) else change.cookie):
+        news = change if isinstance(change, GroupChange) else change.cookie
+        if self._installer.echo.is_ours(news) or is_learned(change):
             return
         if self._heard is None:
             self._heard = time.monotonic()

@@ -18,7 +18,7 @@ from ovsnet.model import Frozen
 from ovsnet.objects import Object
 from ovsnet.render import kind_of
 from ovsnet.rows import AddPort, Change, DeletePort, SetIdentity, SetPort
-from ovsnet.switch.monitor import GroupChange
+from ovsnet.switch.monitor import FlowChange, GroupChange
 
 _COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
 _TABLE = re.compile(r"^.table=(\d+)[ ,]")
@@ -60,6 +60,11 @@ class Echo:
         return expected or now <= self._everything
 
 
+def is_learned(change: FlowChange | GroupChange) -> bool:
+    """Whether the switch itself wrote or removed the flow."""
+    return isinstance(change, FlowChange) and names.kind_of(change.cookie) == names.AFFINITY
+
+
 def group_in(change: str) -> int | None:
     """The number of the group that a line of a bundle is about; None: a flow."""
     subject, _, rest = change.partition(" ")
@@ -96,12 +101,13 @@ def describe(
 ) -> list[Drift]:
     """Lines as of `ovs-ofctl diff-flows`, groups among them, as drifts; a flow with other actions is one.
 
-    objects: by cookie. tables: names by number.
+    objects: by cookie. tables: names by number. What the switch has learned itself is none.
     """
     by_flow: dict[str, dict[str, str]] = {}
     for line in differences:
         by_flow.setdefault(_place(line[1:]), {})[line[:1]] = line
-    return [_drift(found, objects, tables) for found in by_flow.values()]
+    drifts = [_drift(found, objects, tables) for found in by_flow.values()]
+    return [each for each in drifts if names.kind_of(cookie_in(each.lines[0])) != names.AFFINITY]
 
 
 def _place(line: str) -> str:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 
-from ovsnet import flowplan
+from ovsnet import flowplan, names
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.rows import PROTOCOL
 from ovsnet.switch import command, monitor
@@ -69,11 +69,14 @@ class OpenFlow:
         await self._send(list(lines), "bundle", self._target, "-")
 
     async def replace(self, lines: Iterable[str]) -> None:
-        """Makes the bridge hold these flows and groups and no others. Raises like `bundle`.
+        """Makes the bridge hold these flows and groups and no others, but for what it has learned itself.
+
+        Raises like `bundle`.
 
         Flows change in one bundle, groups in one before and one after it: none is missed meanwhile.
         """
         flows, groups = flowplan.split(lines)
+        flows += (await self.remembered(*names.cookies_of(names.AFFINITY)))[0]
         installed = await self.groups()
         if changes := flowplan.group_changes(installed, groups):
             await self.bundle(changes)

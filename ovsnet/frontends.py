@@ -1,8 +1,8 @@
 """One Service as this node programs it: where it is reached, and the groups of endpoints behind that.
 
-Pure. The rules of traffic policies are those of Kubernetes: internalTrafficPolicy is for ClusterIPs, externalTrafficPolicy
-for clients outside of the cluster that use node ports, external addresses or load balancers' addresses, while pods and
-nodes that use these reach all endpoints. Called by `services`.
+Pure. The rules of traffic policies are those of Kubernetes: internalTrafficPolicy is for ClusterIPs,
+externalTrafficPolicy for clients outside of the cluster that use node ports, external addresses or load balancers'
+addresses, while pods and nodes that use these reach all endpoints. Called by `services`.
 """
 
 from __future__ import annotations

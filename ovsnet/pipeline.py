@@ -24,6 +24,8 @@ OUTSIDE = "reg3"
 """Register: 1 if the node's kernel forwards it for a client outside of the cluster."""
 ANSWER = "reg4"
 """Register: 1 for an answer in a connection that conntrack follows."""
+WHOLE = "reg5"
+"""Register: 1 for fragments that conntrack has put together, as far as the datapath does."""
 SERVICE_ZONE, BACK_ZONE = 65500, 65501
 """Zones of connection tracking: where Services' addresses become endpoints', and where clients' addresses become this
 node's or the translator's. The kernel's datapath shares them with the node's own; 0 is what the node itself uses."""
@@ -72,6 +74,9 @@ NODE_PORTS = _translator(3)
 LOCAL_NODE_PORTS = _translator(4)
 """The same for Services that only this node's endpoints serve, if the client is outside of the cluster."""
 
+MASQUERADE_PORTS = "1024-32767"
+"""Ports that a client outside gets with this node's address: below those that Linux takes for connections of its own
+(ip_local_port_range, 32768 to 60999)."""
 ERRORS = (
     *(f"icmp,icmp_type={kind}" for kind in (3, 11, 12)),
     *(f"icmp6,icmp_type={kind}" for kind in (1, 2, 3, 4)),

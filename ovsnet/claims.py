@@ -1,11 +1,13 @@
-"""Things that several name and one has: the first that named them.
+"""Things that several name and one has: of all who name a thing, the one that sorts first.
 
 Pure. Two EndpointSlices often name one endpoint, as those of two Services that select the same pods do; a flow has one
-object. Called by `services`.
+object. Which one follows from who names it and not from who came first: other programs derive the same, and so does
+the next start. Called by `services`.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
@@ -13,10 +15,11 @@ Thing = TypeVar("Thing", bound=Hashable)
 
 
 class Claims(Generic[Thing]):
-    """Who names what, in the order in which they came."""
+    """Who names what."""
 
     def __init__(self) -> None:
-        self._claimants: dict[Thing, tuple[str, ...]] = {}
+        self._claimants: dict[Thing, list[str]] = {}
+        """Sorted."""
         self._named: dict[str, tuple[Thing, ...]] = {}
 
     def name(self, who: str, things: Iterable[Thing]) -> set[str]:
@@ -25,15 +28,17 @@ class Claims(Generic[Thing]):
         before = self._named.pop(who, ())
         touched = {who}
         for thing in set(before) - set(wanted):
-            first, left = self._claimants[thing][0], tuple(c for c in self._claimants[thing] if c != who)
-            if not left:
+            claimants = self._claimants[thing]
+            claimants.remove(who)
+            if claimants:
+                touched.add(claimants[0])
+            else:
                 del self._claimants[thing]
-                continue
-            self._claimants[thing] = left
-            if first == who:
-                touched.add(left[0])
         for thing in set(wanted) - set(before):
-            self._claimants[thing] = (*self._claimants.get(thing, ()), who)
+            claimants = self._claimants.setdefault(thing, [])
+            if claimants:
+                touched.add(claimants[0])
+            bisect.insort(claimants, who)
         if wanted:
             self._named[who] = wanted
         return touched

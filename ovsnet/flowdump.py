@@ -50,7 +50,7 @@ def flow(line: str) -> Flow | None:
 
 _MISS = re.compile(r"^\s*(\d+)\. No match\.$", re.MULTILINE)
 _STEP = re.compile(r"^\s*(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+))?", re.MULTILINE)
-_BRIDGE = re.compile(r'^\s*bridge\("[^"]*"\)\n\s*-+$', re.MULTILINE)
+_BRIDGE = re.compile(r'^\s*bridge\("([^"]*)"\)\n\s*-+$', re.MULTILINE)
 _OUTPUT = re.compile(r"-> output port is (\d+)")
 _FAILURE = re.compile(r"(native tunnel routing failed)")
 _DATAPATH = re.compile(r"^Datapath actions: (.*)$", re.MULTILINE)
@@ -81,18 +81,21 @@ class Trace(Frozen):
 def trace(text: str) -> Trace:
     """Reads the text of `ofproto/trace`, as far as it is about the bridge that the packet enters.
 
-    A tunnel in user space goes on into the bridge that holds the uplink; that is not ours.
+    A tunnel in user space goes on into the bridge that holds the uplink; that is not ours. After conntrack there is
+    another pass through ours, and the last one counts.
     """
     summary = text[text.rfind("Final flow:") :]
-    text = _BRIDGE.split(text, 2)[1] + summary if len(_BRIDGE.findall(text)) > 1 else text
+    _, *passes = _BRIDGE.split(text)
+    ours = [body for name, body in zip(passes[::2], passes[1::2], strict=True) if name == passes[0]]
+    text = "\n".join([*ours, summary]) if ours else text
     steps = tuple(
         Step(table=int(found[1]), priority=int(found[3]), cookie=int(found[4] or "0", 16))
         for found in _STEP.finditer(text)
     )
     miss = _MISS.search(text)
     outputs = _OUTPUT.findall(text)
-    actions = _DATAPATH.search(text)
-    what = actions[1].strip() if actions else ""
+    actions = _DATAPATH.findall(text)
+    what = actions[-1].strip() if actions else ""
     failure = _FAILURE.search(text)
     dropped = what in ("drop", "") or failure is not None
     return Trace(

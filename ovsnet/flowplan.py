@@ -43,7 +43,8 @@ def bundle(installed: Rendered, desired: Rendered) -> list[str]:
 
     Groups are there before flows send packets to them, and go when none does any more: with a group go all its flows.
     Deletions of flows come before additions and only match flows with their own cookie, so a flow that moves from one
-    object to another survives whichever of the two is looked at first, and so does a group.
+    object to another survives whichever of the two is looked at first. Groups have no cookie: which of them come and go
+    is a matter of all objects that change.
     """
     groups_before: dict[int, str] = {}
     groups_after: dict[int, str] = {}
@@ -52,16 +53,20 @@ def bundle(installed: Rendered, desired: Rendered) -> list[str]:
     for cookie in installed.keys() | desired.keys():
         if installed.get(cookie, ()) == desired.get(cookie, ()):
             continue
-        before, had = split(installed.get(cookie, ()))
-        after, wants = split(desired.get(cookie, ()))
-        groups_before |= had
-        groups_after |= wants
+        before, groups = split(installed.get(cookie, ()))
+        groups_before |= groups
+        after, groups = split(desired.get(cookie, ()))
+        groups_after |= groups
         matches = {match_of(line) for line in after}
         known = set(before)
         deletions += [_deletion(line) for line in before if match_of(line) not in matches]
         additions += [f"flow add {line}" for line in after if line not in known]
-    changes = group_changes(groups_before, groups_after)
-    return changes + deletions + additions + group_deletions(groups_before, groups_after)
+    return [
+        *group_changes(groups_before, groups_after),
+        *deletions,
+        *additions,
+        *group_deletions(groups_before, groups_after),
+    ]
 
 
 def group_changes(before: Mapping[int, str], after: Mapping[int, str]) -> list[str]:

@@ -27,6 +27,8 @@ ANSWER = "reg4"
 ENDPOINT_PORT, MARK, LEARNED, ENDPOINT = "reg5", "reg6", "reg7", "reg8"
 """Registers, for Services whose clients stay with their endpoint: the endpoint's port; the mark of the connection; 1 if
 it was learned or has just been chosen; the endpoint's address (IPv6: xxreg2, which begins with it)."""
+WHOLE = "reg12"
+"""Register: 1 for fragments that conntrack has put together, as far as the datapath does."""
 SERVICE_ZONE, BACK_ZONE = 65500, 65501
 """Zones of connection tracking: where Services' addresses become endpoints', and where clients' addresses become this
 node's or the translator's. The kernel's datapath shares them with the node's own; 0 is what the node itself uses."""
@@ -75,6 +77,9 @@ NODE_PORTS = _translator(3)
 LOCAL_NODE_PORTS = _translator(4)
 """The same for Services that only this node's endpoints serve, if the client is outside of the cluster."""
 
+MASQUERADE_PORTS = "1024-32767"
+"""Ports that a client outside gets with this node's address: below those that Linux takes for connections of its own
+(ip_local_port_range, 32768 to 60999)."""
 ERRORS = (
     *(f"icmp,icmp_type={kind}" for kind in (3, 11, 12)),
     *(f"icmp6,icmp_type={kind}" for kind in (1, 2, 3, 4)),

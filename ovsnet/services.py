@@ -84,9 +84,11 @@ class Services:
         if here != self._here:
             dirty |= services.keys() | self._objects.keys()
         self._services, self._slices, self._here = services, slices, here
-        for key in sorted(dirty):
+        for key in dirty:
             self._make(key)
-        self._show(sorted(touched | {key for name in dirty for key in self._of.get(name, ())}))
+        for key in self._numbers.moved():
+            self._make(key)
+        self._show(touched | {key for name in dirty for key in self._of.get(name, ())})
         self.reach = reach_of(
             (each.address, each.protocol, each.port, each.external)
             for made in self._objects.values()
@@ -108,8 +110,9 @@ class Services:
 
     @property
     def objects(self) -> list[ServiceObject | SliceObject]:
-        """What is rendered."""
-        return [*self._objects.values(), *self._shown.values()]
+        """What is rendered, in order of their keys."""
+        services, slices = sorted(self._objects), sorted(self._shown)
+        return [*(self._objects[key] for key in services), *(self._shown[key] for key in slices)]
 
     def _index(self, before: EndpointSlice | None, after: EndpointSlice | None) -> set[str]:
         """The Services that a changed slice concerns."""
@@ -129,16 +132,17 @@ class Services:
 
     def _make(self, key: str) -> None:
         service = self._services.get(key)
-        before = self._objects.pop(key, None)
+        before = self._objects.get(key)
         if before is not None:
             self.left.update(conntrack.ways(before))
         if service is None:
+            self._objects.pop(key, None)
             self._numbers.keep(key, ())
             return
-        maker = Maker(service, list(self._of.get(key, {}).values()), self._here, self._numbers)
-        made = maker.make()
+        made = Maker(service, list(self._of.get(key, {}).values()), self._here, self._numbers).make()
         self.left.difference_update(conntrack.ways(made))
-        self._objects[key] = before if before == made else made
+        if made != before:
+            self._objects[key] = made
 
     def _show(self, keys: Iterable[str]) -> None:
         """What of the slices' endpoints each of them renders."""
@@ -151,7 +155,9 @@ class Services:
                 self._shown.pop(key, None)
                 continue
             namespace, _, name = key.partition("/")
-            self._shown[key] = SliceObject(namespace=namespace, name=name, members=held)
+            shown = SliceObject(namespace=namespace, name=name, members=held)
+            if shown != self._shown.get(key):
+                self._shown[key] = shown
 
     def _members(self, piece: EndpointSlice | None) -> Iterator[Member]:
         if piece is None or f"{piece.namespace}/{piece.service}" not in self._services:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from flow_world import A1, A2, PEERS, STATE, WITH_SERVICES, Bridge, make_bridge, make_underlay
 from ovs_sandbox import Sandbox, installed
+from wire import Wire
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,3 +44,12 @@ def bridge(ovs: Sandbox) -> Bridge:
     made = make_bridge(ovs, "br-int", (A1, A2), PEERS)
     made.install(STATE)
     return made
+
+
+@pytest.fixture(scope="session")
+def wire() -> Iterator[Wire]:
+    """A bridge with Services to send real packets through."""
+    if not installed():
+        pytest.skip("Open vSwitch is not installed")
+    with Sandbox() as running:
+        yield Wire(running, (A1, A2), WITH_SERVICES)

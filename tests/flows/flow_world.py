@@ -90,6 +90,8 @@ class Answer(Frozen):
     final: dict[str, str]
     """The packet's fields at the end, protocols among them with an empty value."""
     megaflow: dict[str, str]
+    """Of the first pass."""
+    megaflows: list[dict[str, str]]
     text: str
 
 
@@ -111,19 +113,25 @@ class Bridge:
         text = self.ovs.ofctl("--no-names", "dump-flows", self.ovs.mgmt(self.name))
         return [flow for line in text.splitlines() if (flow := flowdump.flow(line)) is not None]
 
-    def trace(self, packet: str) -> Answer:
-        text = self.ovs.appctl("ofproto/trace", self.name, packet)
-        before, final = (_fields(text, word) for word in ("Flow", "Final flow"))
+    def trace(self, packet: str, *states: str) -> Answer:
+        """states: what conntrack says of the packet, at each time that it is asked."""
+        found = [option for state in states for option in ("--ct-next", state)]
+        text = self.ovs.appctl("ofproto/trace", self.name, packet, *found)
+        before, final = (_fields(text, word)[-1] for word in ("Flow", "Final flow"))
         if "unchanged" in final:
             final = before
-        return Answer(flow=flowdump.trace(text), final=final, megaflow=_fields(text, "Megaflow"), text=text)
+        megaflows = _fields(text, "Megaflow")
+        return Answer(
+            flow=flowdump.trace(text), final=final, megaflow=megaflows[0], megaflows=megaflows, text=text
+        )
 
 
-def _fields(text: str, word: str) -> dict[str, str]:
-    found = re.search(rf"^{word}: (.*)$", text, re.MULTILINE)
-    assert found is not None, text
-    pairs = (part.partition("=") for part in found[1].split(","))
-    return {name: value for name, _, value in pairs}
+def _fields(text: str, word: str) -> list[dict[str, str]]:
+    """One for each pass."""
+    lines = re.findall(rf"^{word}: (.*)$", text, re.MULTILINE)
+    assert lines, text
+    pairs = [[part.partition("=") for part in line.split(",")] for line in lines]
+    return [{name: value for name, _, value in each} for each in pairs]
 
 
 def make_bridge(ovs: Sandbox, name: str, pods: Sequence[Pod], peers: Sequence[Peer] = ()) -> Bridge:

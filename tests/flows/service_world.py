@@ -93,3 +93,7 @@ GUARDED = _add(
     source_ranges=(ipaddress.ip_network("198.51.100.0/24"), ipaddress.ip_network("2001:db8:100::/48")),
 )
 KEPT_THERE = _add(15, "kept-there", B1, node_port=30015, external_local=True)
+HOME = _add(16, "home", NODE_A, node_port=30016)
+HOME_UDP = _add(17, "home-udp", NODE_A, protocol=Protocol.UDP, node_port=30017)
+ABROAD_UDP = _add(18, "abroad-udp", FAR, protocol=Protocol.UDP, node_port=30018)
+ITSELF_UDP = _add(19, "itself-udp", A1, protocol=Protocol.UDP)

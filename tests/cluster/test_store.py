@@ -292,3 +292,49 @@ async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
     assert cluster.admin.requests["create"] - before <= 10
     for event in (await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}"))["items"]:
         await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
+
+
+async def test_an_authority_that_is_replaced(cluster: Cluster, kubeconfig: Path, tmp_path: Path) -> None:
+    """A server that shows another certificate than we expect is not believed; when the file is right, it is."""
+    access = Source(str(kubeconfig)).load()
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=other",
+        "-keyout",
+    ]
+    run = await asyncio.create_subprocess_exec(
+        *made,
+        str(tmp_path / "other.key"),
+        "-out",
+        str(tmp_path / "ca.crt"),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await run.wait() == 0
+    (tmp_path / "client.crt").write_text(access.certificate)
+    (tmp_path / "client.key").write_text(access.key)
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": access.server, "certificate-authority": "ca.crt"}}],
+        "users": [{"name": "u", "user": {"client-certificate": "client.crt", "client-key": "client.key"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    store = KubernetesStore(Source(str(tmp_path / "kubeconfig")))
+    task = asyncio.create_task(store.run())
+    try:
+        await asyncio.sleep(2)
+        assert store.snapshot() is None
+        (tmp_path / "ca.crt").write_text(access.authority)
+        await cluster.until(lambda: store.snapshot() is not None)
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

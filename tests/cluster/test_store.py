@@ -297,19 +297,8 @@ async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
 async def test_an_authority_that_is_replaced(cluster: Cluster, kubeconfig: Path, tmp_path: Path) -> None:
     """A server that shows another certificate than we expect is not believed; when the file is right, it is."""
     access = Source(str(kubeconfig)).load()
-    made = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-subj",
-        "/CN=other",
-        "-keyout",
-    ]
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    made = ["openssl", "req", "-x509", *curve, "-nodes", "-subj", "/CN=other", "-keyout"]
     run = await asyncio.create_subprocess_exec(
         *made,
         str(tmp_path / "other.key"),

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -33,9 +34,7 @@ pytestmark = pytest.mark.slow
 
 def listener(node: Node, port: int = 0) -> socket.socket:
     """A socket on the loopback of the node."""
-    sock = socket.socket(socket.AF_INET)
-    sock.close()
-    descriptor = os.open(f"/proc/{node.held.pid}/ns/net", os.O_RDONLY)
+    descriptor = os.open(f"/proc/{node.held().pid}/ns/net", os.O_RDONLY)
     try:
         setns(descriptor)
         sock = socket.socket(socket.AF_INET)
@@ -49,8 +48,6 @@ def listener(node: Node, port: int = 0) -> socket.socket:
 async def off_loop(work: Callable[..., Any], *arguments: Any) -> Any:
     """Whatever blocks; the API server answers meanwhile. Each time in a thread of its own: some change namespace."""
     loop = asyncio.get_running_loop()
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(1) as pool:
         return await loop.run_in_executor(pool, work, *arguments)
 
@@ -81,15 +78,18 @@ async def test_an_agent_that_follows_an_api_server() -> None:
     with running(nodes=2, pods=1) as lab:
         node = lab.nodes[0]
         async with followed(lab) as api:
-            await off_loop(eventually, lambda: ovsnet_json(node, "show")["health"]["ready"])
+            await off_loop(eventually, lambda: ovsnet_json(node, "show")["healthy"])
             await off_loop(assert_green, lab)
             # What it tells of its node.
             await off_loop(eventually, lambda: api.count("PATCH") >= 2)
             said = {each.path: json.loads(each.body) for each in api.log if each.verb == "PATCH"}
             annotations = said[f"{NODES}/{node.name}"]["metadata"]["annotations"]
             shown = await off_loop(ovsnet_json, node, "show")
-            assert annotations["ovsnet.io/mtu"] == str(shown["health"]["mtu"])
-            assert annotations["ovsnet.io/tunnel-address"] == str(lab.nodes[0].spec.addresses[0])
+            assert annotations["ovsnet.io/mtu"] == str(shown["mtu"])
+            assert (
+                annotations["ovsnet.io/tunnel-address"]
+                == yaml.safe_load(manifest(lab, node.name).read_text())["status"]["addresses"][0]["address"]
+            )
             (condition,) = said[f"{NODES}/{node.name}/status"]["status"]["conditions"]
             assert (condition["type"], condition["status"]) == ("NetworkUnavailable", "False")
             # A node goes and comes back.

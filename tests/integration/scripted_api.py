@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -122,8 +123,12 @@ class Api:
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+    async def start(self, sock: socket.socket | None = None) -> None:
+        """sock: bound already, in another network namespace for example."""
+        if sock is None:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        else:
+            self._server = await asyncio.start_server(self._serve, sock=sock)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -185,7 +190,9 @@ class Api:
                 request = await _request(reader, writer)
                 self.log.append(request)
                 queue = self.once.get((request.path, request.verb))
-                default = self._watch if request.verb == "watch" else self._list
+                default = {"watch": self._watch, "check": self._list, "list": self._list}.get(
+                    request.verb, self._accept
+                )
                 behave = queue.pop(0) if queue else self.always.get((request.path, request.verb), default)
                 await behave(request)
         self._tasks.discard(task)
@@ -198,6 +205,10 @@ class Api:
         end = start + limit if limit else len(items)
         meta = {"resourceVersion": str(self.version), "continue": str(end) if end < len(items) else ""}
         await request.answer({"metadata": meta, "items": items[start:end]})
+
+    async def _accept(self, request: Request) -> None:
+        """A write: it is in the log."""
+        await request.answer({})
 
     async def _watch(self, request: Request) -> None:
         await request.open()

@@ -30,6 +30,9 @@ _SLICE = 0.005
 """Seconds after which others get their turn."""
 _BROKEN_TRIES = 3
 """Watches that broke off at one version before everything is listed again: it may be an event that can't be read."""
+_AWAY = 300.0
+"""Seconds without contact after which everything is listed again. The server forgets as fast; and one that was restored
+from a backup meanwhile may have come past our version again, which no number tells."""
 _SHORT = 1.0
 _SHORT_TRIES = 3
 """Watches of less than that many seconds, without an event, after which something is wrong."""
@@ -92,7 +95,7 @@ class Reflector:
         client: Client,
         resource: Resource,
         changed: Callable[[Reflector, Changes], None],
-        trouble: Callable[[Reflector, str], None],
+        trouble: Callable[[Reflector, StoreError | None], None],
         silence: float = SILENCE,
     ) -> None:
         self.resource = resource
@@ -106,6 +109,8 @@ class Reflector:
         self._version = ""
         self._fresh = False
         """The version is that of a list, a moment ago."""
+        self._contact = 0.0
+        """When the server last was there, by the clock of `time.monotonic`."""
         self._breaks = 0
         self._shorts = 0
         self._backoff = Backoff()
@@ -130,7 +135,7 @@ class Reflector:
                 self._version = ""
                 await asyncio.sleep(self._backoff.next())
             except StoreError as error:
-                self._trouble(self, str(error))
+                self._trouble(self, error)
                 asked = error.retry_after if isinstance(error, Refused) else 0.0
                 await asyncio.sleep(self._backoff.next(asked))
 
@@ -148,8 +153,9 @@ class Reflector:
         changes: dict[str, Readable | None] = dict.fromkeys(before.objects.keys() - found.objects.keys())
         changes |= {key: each for key, each in found.objects.items() if before.objects.get(key) is not each}
         first = not self.complete
+        self._contact = time.monotonic()
         self._version, self._fresh, self.complete, self._breaks = version, True, True, 0
-        self._trouble(self, "")
+        self._trouble(self, None)
         if changes or first or before.problems != found.problems:
             self._changed(self, changes)
 
@@ -184,6 +190,8 @@ class Reflector:
 
     async def _watch(self) -> None:
         """Follows changes until the server ends the stream. Raises Gone when they are lost."""
+        if time.monotonic() - self._contact > _AWAY:
+            raise Gone(f"{self._client.title}: {self.resource.plural}: no contact for {_AWAY:.0f} s", 410)
         if not self._fresh:
             await self._check_version()
         self._fresh = False
@@ -198,7 +206,7 @@ class Reflector:
         try:
             async with self._client.watch(self.resource.path, params, self._silence) as lines:
                 opened, reached = time.monotonic(), True
-                self._trouble(self, "")
+                self._trouble(self, None)
                 turn = _Turn()
                 async for line in lines:
                     self._event(line)
@@ -215,6 +223,7 @@ class Reflector:
                 raise
             # If the server is away, the next attempt tells.
             interrupted = str(error)
+        self._contact = time.monotonic()
         if seen or time.monotonic() - opened >= _SHORT:
             self._shorts = 0
             self._backoff.reset()

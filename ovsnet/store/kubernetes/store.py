@@ -13,12 +13,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from ovsnet.errors import StoreError
 from ovsnet.model import Node
 from ovsnet.servicemodel import EndpointSlice, Service
 from ovsnet.store import Facts, Snapshot, cluster
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.kubernetes.access import Source
-from ovsnet.store.kubernetes.client import Client
+from ovsnet.store.kubernetes.client import Client, Unreachable
 from ovsnet.store.kubernetes.events import Events
 from ovsnet.store.kubernetes.reflector import SILENCE, Changes, Reflector, Resource
 from ovsnet.store.kubernetes.writer import OwnNode
@@ -59,7 +60,7 @@ class KubernetesStore:
             Reflector(self.client, each, self._note, self._trouble, silence) for each in RESOURCES
         )
         self._changes: dict[Reflector, dict[str, Readable | None]] = {each: {} for each in self._reflectors}
-        self._troubles: dict[Reflector, str] = {}
+        self._troubles: dict[Reflector, StoreError] = {}
         self._dirty = asyncio.Event()
         self._frontends = Frontends()
         self._conflicts: Mapping[str, str] = {}
@@ -121,10 +122,16 @@ class KubernetesStore:
         self._changes[reflector].update(changes)
         self._dirty.set()
 
-    def _trouble(self, reflector: Reflector, reason: str) -> None:
-        if reason:
-            self._troubles[reflector] = reason
-            text = "; ".join(sorted(set(self._troubles.values())))
+    def _trouble(self, reflector: Reflector, error: StoreError | None) -> None:
+        """error: None when all is well."""
+        if error is not None:
+            self._troubles[reflector] = error
+            if isinstance(error, Unreachable):
+                # It is one server that all of them want: what was seen last counts.
+                self._troubles |= {
+                    each: error for each, other in self._troubles.items() if isinstance(other, Unreachable)
+                }
+            text = "; ".join(sorted({str(each) for each in self._troubles.values()}))
             now = self._snapshot
             kept = (
                 f"{len(now.nodes)} nodes and {len(now.services)} Services stay as they are"

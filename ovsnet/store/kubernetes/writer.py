@@ -2,8 +2,8 @@
 
 Owns what it wrote last, so that nothing is written twice; a Node object that was made anew is not noticed before the
 facts change or an hour is over. Annotations are a merge patch of two keys, the condition a strategic merge patch of one
-entry of status: neither touches what anybody else wrote. The annotation `ovsnet.io/encapsulation` is the
-user's. Called by `store`.
+entry of status: neither touches what anybody else wrote. The annotation `ovsnet.io/encapsulation` is the user's. Called
+by `store`.
 """
 
 from __future__ import annotations

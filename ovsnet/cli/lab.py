@@ -118,14 +118,13 @@ def up(lab: Lab, **options: Any) -> None:
     if state is not None:
         console.print(f"repaired: {', '.join(changes)}" if changes else "nothing was missing")
     with unless_removed(lab):
-        outcome = None if isinstance(lab, Cluster) else probe(lab)
+        outcome = probe(lab)
         output.table(console, report.status_table(report.survey(lab)))
-    if outcome:
-        show(outcome)
+    show(outcome)
     console.print("\n[bold]Try next[/]")
     for line in report.next_commands(lab):
         console.print(f"  {line}")
-    if outcome and not outcome.ok:
+    if not outcome.ok:
         sys.exit(1)
 
 

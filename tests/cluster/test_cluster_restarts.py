@@ -17,6 +17,8 @@ from ovsnet.lab.node import AGENT
 
 API_AWAY = 20.0
 """Seconds."""
+KUBELET_BACK = 120.0
+"""Seconds: a kubelet that missed the API server looks for new pods again after up to a minute, then it starts them."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def pods(world: Namespace) -> tuple[str, ...]:
 
 def assert_new_pods_talk(world: Namespace, name: str, node: str) -> None:
     """A pod that starts now reaches one on another node."""
-    world.start(server(name, node))
+    world.start(server(name, node), seconds=KUBELET_BACK)
     await_answers(world, name, "peer-c")
 
 

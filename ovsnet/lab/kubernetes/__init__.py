@@ -6,9 +6,9 @@
     plan         addresses, ranges and command lines                       pure
     files        the text of every file that its programs read             pure
     pki          certificates and kubeconfigs
-    limits       settings of the machine that its programs need
     control      the control plane: a place of its own
     node         a lab's node with containerd and kubelet
+    check        whether its pods talk
     cluster      the lab made of these
 
 Underlay, nodes' Open vSwitch, state and removal are those of every other lab.

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 from ovsnet.cni import resultcache
 from ovsnet.lab import files as lab_files
 from ovsnet.lab import limits
-from ovsnet.lab.kubernetes import build, files
+from ovsnet.lab.check import SECONDS, Report
+from ovsnet.lab.kubernetes import build, check, files
 from ovsnet.lab.kubernetes.control import DAEMONS, ControlPlane, environment
 from ovsnet.lab.kubernetes.node import KubernetesNode
 from ovsnet.lab.lab import Lab
@@ -66,6 +67,10 @@ class Cluster(Lab):
         if not (link / "kubelet").exists():
             link.unlink(missing_ok=True)
             link.symlink_to(build.built(self.say).bin)
+
+    def check(self, seconds: float = SECONDS) -> Report:
+        """Probe every path between pods, which are made for it, and from nodes; see `check`."""
+        return check.check(self, seconds)
 
     # its parts
 

@@ -21,7 +21,8 @@ OUT = "reg1"
 BACK = "reg2"
 """Register: 1 if it leaves by the port that it came from, translated, so that the receiver is not its own client."""
 OUTSIDE = "reg3"
-"""Register: 1 if the node's kernel forwards it for a client outside of the cluster."""
+"""Register: 1 if the node's kernel forwards it for a client outside of the cluster, 2 if it is the node's own packet
+and has one of its addresses on the underlay."""
 ANSWER = "reg4"
 """Register: 1 for an answer in a connection that conntrack follows."""
 SERVICE_ZONE, BACK_ZONE = 65500, 65501

@@ -2,7 +2,7 @@
 
     ask    so many connections, one after the other
     load   new connections until standard input ends; how many had no answer, and when
-    hold   one connection that asks again and again until standard input ends
+    hold   one connection that asks again and again until standard input ends; "first" is how much it sends at first
 
 Run as a script (`python -I -S service_client.py '{"do": ..., "host": ...}'`), so standard library only. A connection
 that has no answer is {"error": refused, timeout, or another word}.
@@ -99,16 +99,18 @@ class Client:
     def hold(self) -> Answer:
         """One connection until told to end: how often it was answered, the longest wait, what ended it."""
         with self.connect() as sock:
+            up, self.up = self.up, self.options.get("first", self.up)
             first, count, longest = self.talk(sock), 0, 0.0
+            last, self.up = first, up
             print("ready", flush=True)
             while not ended(0.01):
                 begun = time.monotonic()
                 try:
-                    self.talk(sock)
+                    last = self.talk(sock)
                 except OSError as error:
-                    return {**first, "count": count, "error": str(error)}
+                    return {**first, "count": count, "error": str(error), "last": last}
                 count, longest = count + 1, max(longest, time.monotonic() - begun)
-        return {**first, "count": count, "longest": round(longest, 3)}
+        return {**first, "count": count, "longest": round(longest, 3), "last": last}
 
 
 def ended(seconds: float) -> bool:

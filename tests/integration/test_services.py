@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from lab_world import SLOWER
 from service_world import OTHER_PORT, PORT, Cluster, assert_clean, cluster_of, outer, vip
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
@@ -234,8 +236,12 @@ def test_source_ranges_of_load_balancers(cluster: Cluster, version: int) -> None
 
 def assert_refused(cluster: Cluster, source: str, host: object, port: int, protocol: str) -> None:
     found = cluster.one(source, host, port, protocol=protocol)
+    for _ in range(2 if protocol == "udp" else 0):
+        # The kernel sends a receiver six ICMP errors and then one each second (icmp_ratelimit), or for any at a time.
+        if found.get("error") == "timeout":
+            found = cluster.one(source, host, port, protocol=protocol, seconds=1.2)
     assert found.get("error") == "refused", (source, host, found)
-    assert found["seconds"] < FAST, (source, host, found)
+    assert found["seconds"] < FAST * SLOWER, (source, host, found)
 
 
 @pytest.mark.kernel
@@ -298,6 +304,22 @@ def test_much_data_passes_in_both_directions(cluster: Cluster, version: int) -> 
 @pytest.mark.kernel
 @VERSIONS
 def test_fragments(cluster: Cluster, version: int) -> None:
+    """Large datagrams and their answers, which are as large."""
+    for source in ("a1", "b1", "node-a"):
+        with cluster.going("hold", source, vip(LEAST, version), protocol="udp", up=4000, first=200) as client:
+            time.sleep(0.2)
+            held = client.stop()
+        assert (held["name"], held.get("error"), held["last"]["received"]) == ("b1", None, 4000), (source, held)
+
+
+@pytest.mark.kernel
+@VERSIONS
+def test_a_connection_that_begins_with_fragments(
+    cluster: Cluster, version: int, request: pytest.FixtureRequest
+) -> None:
+    """In user space each fragment leaves conntrack by itself, later ones without ports: no flow knows their Service."""
+    if cluster.lab.state.datapath == "netdev":
+        request.applymarker(pytest.mark.xfail(strict=True, reason="not in user space"))
     for source in ("a1", "b1"):
         found = cluster.ask(source, vip(LEAST, version), protocol="udp", up=4000, count=3)
         assert {(each.get("name"), each.get("received")) for each in found} == {("b1", 4000)}, (source, found)

@@ -21,10 +21,10 @@ from ovsnet.servicemodel import EndpointSlice, Protocol, Service, ServicePort
 BUCKETS = 256
 """At most in one group: with so many Open vSwitch 3.1 still selects by the datapath's hash, which takes no upcall for
 each connection, and a group stays far below the 64 KiB of a message."""
+SLOTS = 16
+"""Of the hash for each bucket, as far as BUCKETS allows: shares differ by one slot."""
 FILL = 128
 """Of each group where there are several, on average: endpoints come and go without others changing their group."""
-
-
 LONGEST_AFFINITY = 65535
 """Seconds: what a flow's idle_timeout can say (OpenFlow 1.5, section 7.3.4.3); Kubernetes allows 86,400."""
 
@@ -43,6 +43,18 @@ class Group(Frozen):
     nested: bool = False
     """One of a group's members, which must choose by another hash than that."""
     version: int = 4
+
+    @property
+    def shares(self) -> tuple[tuple[Backend, int], ...]:
+        """A bucket's backend and weight. Open vSwitch spreads buckets over as many slots of the datapath's hash as the
+        least weight goes into their sum, rounded up to a power of two, 16 to 256: of nine equal buckets seven would
+        have two slots and two have one. So one backend has two buckets, of which one is the least."""
+        slots = min(BUCKETS, 1 << (SLOTS * len(self.backends) - 1).bit_length())
+        weight = slots // len(self.backends)
+        if self.nested or weight < 2 or len(self.backends) < 2:
+            return tuple((backend, 1) for backend in self.backends)
+        first, *others = self.backends
+        return (first, weight - 1), (first, 1), *((backend, weight) for backend in others)
 
 
 class Frontend(Frozen):

@@ -69,6 +69,7 @@ CASES: Sequence[Case] = (
         client=service_world.NODE_A,
         target=vip(1),
         answers=(HERE, B1, B2),
+        seen=GATEWAY,
     ),
     Case(shows="pod to itself", port="a1", client=POD_1, target=vip(11), answers=(HERE,), seen=BACK),
     Case(
@@ -121,6 +122,7 @@ CASES: Sequence[Case] = (
         target=NODE_PORT,
         answers=(HERE, B1),
         dport=30012,
+        seen=GATEWAY,
     ),
     Case(
         shows="node port from a pod",
@@ -206,6 +208,7 @@ CASES: Sequence[Case] = (
         client=service_world.NODE_A,
         target=LOAD_BALANCER,
         answers=(B1,),
+        seen=GATEWAY,
     ),
     Case(shows="directly to an endpoint", port="a2", client=POD_2, target=POD_1, answers=(HERE,), dport=8080),
     Case(

@@ -1,0 +1,131 @@
+"""A client of `service_server` that runs in a namespace: prints what each connection was answered, as JSON.
+
+    ask    so many connections, one after the other
+    load   new connections until standard input ends; how many had no answer, and when
+    hold   one connection that asks again and again until standard input ends; "first" is how much it sends at first
+
+Run as a script (`python -I -S service_client.py '{"do": ..., "host": ...}'`), so standard library only. A connection
+that has no answer is {"error": refused, timeout, or another word}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import select
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+WORDS = {errno.ECONNREFUSED: "refused", errno.ECONNRESET: "reset", errno.EHOSTUNREACH: "unreachable"}
+Answer = dict[str, Any]
+
+
+class Client:
+    """One socket at a time, as the options say."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.target = (options["host"], options["port"])
+        self.family = socket.AF_INET6 if ":" in options["host"] else socket.AF_INET
+        self.up, self.down = options.get("up", 0), options.get("down", 0)
+        self.udp = options.get("protocol") == "udp"
+
+    def connect(self) -> socket.socket:
+        sock = socket.socket(self.family, socket.SOCK_DGRAM if self.udp else socket.SOCK_STREAM)
+        sock.settimeout(self.options.get("seconds", 3.0))
+        bind = self.options.get("bind")
+        if bind:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((bind[0], bind[1]))
+        if not self.udp and self.options.get("abort", True):
+            # Ends with a reset and leaves no TIME_WAIT: thousands in a row need no port twice.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        try:
+            sock.connect(self.target)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def talk(self, sock: socket.socket) -> Answer:
+        if self.udp:
+            sock.send(bytes(max(self.up, 200)))
+            return dict(json.loads(sock.recv(65536)))
+        sock.sendall(f"{self.up} {self.down}\n".encode() + bytes(self.up))
+        data = b""
+        while b"\n" not in data:
+            data += self.more(sock)
+        line, _, rest = data.partition(b"\n")
+        left = self.down - len(rest)
+        while left > 0:
+            left -= len(self.more(sock))
+        return dict(json.loads(line))
+
+    def more(self, sock: socket.socket) -> bytes:
+        data = sock.recv(65536)
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "closed early")
+        return data
+
+    def once(self) -> Answer:
+        begun = time.monotonic()
+        try:
+            with self.connect() as sock:
+                return self.talk(sock)
+        except TimeoutError:
+            return {"error": "timeout", "seconds": time.monotonic() - begun}
+        except OSError as error:
+            word = WORDS.get(error.errno or 0, str(error))
+            return {"error": word, "seconds": time.monotonic() - begun}
+
+    def load(self) -> Answer:
+        """New connections until told to end; those without an answer, by the second at which they began."""
+        begun, good, failed, names = time.monotonic(), 0, [], set()
+        print("ready", flush=True)
+        while not ended(self.options.get("gap", 0.002)):
+            at = time.monotonic() - begun
+            answer = self.once()
+            if "error" in answer:
+                failed.append([round(at, 3), answer["error"]])
+            else:
+                good += 1
+                names.add(answer["name"])
+        return {"good": good, "failed": failed, "names": sorted(names)}
+
+    def hold(self) -> Answer:
+        """One connection until told to end: how often it was answered, the longest wait, what ended it."""
+        with self.connect() as sock:
+            up, self.up = self.up, self.options.get("first", self.up)
+            first, count, longest = self.talk(sock), 0, 0.0
+            last, self.up = first, up
+            print("ready", flush=True)
+            while not ended(0.01):
+                begun = time.monotonic()
+                try:
+                    last = self.talk(sock)
+                except OSError as error:
+                    return {**first, "count": count, "error": str(error), "last": last}
+                count, longest = count + 1, max(longest, time.monotonic() - begun)
+        return {**first, "count": count, "longest": round(longest, 3), "last": last}
+
+
+def ended(seconds: float) -> bool:
+    """Waits so long; whether standard input has come to its end."""
+    return bool(select.select([sys.stdin], [], [], seconds)[0])
+
+
+def main(options: dict[str, Any]) -> object:
+    client = Client(options)
+    if options["do"] == "ask":
+        return [client.once() for _ in range(options.get("count", 1))]
+    with contextlib.suppress(BrokenPipeError):
+        return client.load() if options["do"] == "load" else client.hold()
+    return None
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))

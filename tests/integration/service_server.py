@@ -1,0 +1,75 @@
+"""A server for tests of Services: tells its name and the client that it sees, over TCP and UDP, on two ports.
+
+    TCP    each line "UP DOWN" is followed by UP bytes; the answer is a line of JSON and DOWN bytes
+    UDP    the answer to a datagram is JSON, padded to its length
+
+Run as a script in a namespace (`python -I -S service_server.py NAME PORT...`): standard library only. Listens on both
+families, also on addresses that come later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+
+
+def both_families(kind: socket.SocketKind, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6, kind)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("::", port))
+    return sock
+
+
+class Server:
+    """Answers under one name on one port."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
+        self.port = port
+
+    def words(self, client: tuple[str, int], received: int) -> bytes:
+        address = client[0].removeprefix("::ffff:") if "." in client[0] else client[0]
+        said = {"name": self.name, "client": address, "source": client[1], "port": self.port}
+        return json.dumps({**said, "received": received}).encode()
+
+    async def stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = writer.get_extra_info("peername")
+        # The caller may go away at any time.
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while line := await reader.readline():
+                up, down = map(int, line.split())
+                data = await reader.readexactly(up)
+                writer.write(self.words(client, len(data)) + b"\n" + bytes(down))
+                await writer.drain()
+        writer.close()
+
+    def datagrams(self, sock: socket.socket) -> None:
+        """Answer from the address that was asked: a host with several would else choose another."""
+        with contextlib.suppress(BlockingIOError, OSError):  # an ICMP error about an earlier answer
+            data, control, _flags, client = sock.recvmsg(65536, socket.CMSG_SPACE(20))
+            # 16 bytes of address and 4 of interface, which the route is to choose.
+            source = [(level, kind, value[:16] + bytes(4)) for level, kind, value in control]
+            sock.sendmsg([self.words(client, len(data)).ljust(len(data))], source, 0, client)
+
+    async def start(self) -> None:
+        tcp = both_families(socket.SOCK_STREAM, self.port)
+        tcp.listen(512)
+        udp = both_families(socket.SOCK_DGRAM, self.port)
+        udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        udp.setblocking(False)
+        asyncio.get_running_loop().add_reader(udp, self.datagrams, udp)
+        await asyncio.start_server(self.stream, sock=tcp)
+
+
+async def main(name: str, ports: list[int]) -> None:
+    for port in ports:
+        await Server(name, port).start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], list(map(int, sys.argv[2:]))))

@@ -124,7 +124,7 @@ def chosen(settings: Sequence[str]) -> dict[str, str]:
 
 
 def shared(text: str, source: str, api_server: str) -> tuple[str, config.Config]:
-    """agent.yaml of all nodes: what stands in `text`, and the Kubernetes API as its store; and `text` as read.
+    """agent.yaml of all nodes: what stands in `text`, and the Kubernetes API as its store; as text, and as read.
 
     Raises ConfigError with every mistake, and with what every node must have for itself.
     """
@@ -137,8 +137,9 @@ def shared(text: str, source: str, api_server: str) -> tuple[str, config.Config]
         problems.append("nodeAddress.address: every node has its own; use interface or routeTo, or nothing")
     if problems:
         raise ConfigError(_counted(source, problems), "all nodes share this file", problems)
-    store = {"kubernetes": {"server": api_server or None}}
-    return str(yaml.safe_dump({**document, "store": store}, sort_keys=False, allow_unicode=True)), loaded
+    document["store"] = {"kubernetes": {"server": api_server or None}}
+    written = str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    return written, config.parse(written, f"{source} with --set apiServer")
 
 
 def values(settings: Sequence[str], text: str, source: str) -> dict[str, object]:

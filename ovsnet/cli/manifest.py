@@ -48,7 +48,7 @@ def manifest(settings: tuple[str, ...], path: Path | None) -> None:
 
 def rendered(settings: tuple[str, ...], path: Path | None) -> str:
     """All objects, as one YAML stream. Raises ConfigError."""
-    values = deployment.values(settings, _read(path), str(path))
+    values = deployment.values(settings, _read(path), str(path or "agent.yaml"))
     parts = [ACCESS, *([POLICY] if values["admissionPolicy"] else [])]
     parts += [*([SWITCH] if values["openvswitch"] == "daemonset" else []), AGENT]
     return "---\n".join(templates.render(part, **values) for part in parts)

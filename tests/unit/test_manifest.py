@@ -208,6 +208,7 @@ def test_a_wrong_choice_is_told(setting: str, words: str) -> None:
         ("ovsdb: 'tcp:127.0.0.1:6640'", "ovsdb: the manifests mount /run/openvswitch"),
         ("nodeAddress: {address: 192.0.2.1}", "nodeAddress.address: every node has its own"),
         ("vni: x", "line 1: vni: expected a whole number"),
+        ("store: {kubernetes: {}}", "store: it is the Kubernetes API"),
     ],
 )
 def test_a_configuration_that_can_not_be_shared_is_told(text: str, words: str) -> None:

@@ -171,8 +171,11 @@ class Api:
         await self.tell(path, "BOOKMARK", {"metadata": {"resourceVersion": str(version)}})
 
     async def tell(self, path: str, kind: str, item: object) -> None:
-        for request in self._watches[path]:
-            await request.event(kind, item)
+        for request in list(self._watches[path]):
+            try:
+                await request.event(kind, item)
+            except ConnectionError:
+                self._watches[path].remove(request)
 
     async def end_watches(self, path: str) -> None:
         """As when timeoutSeconds are over."""

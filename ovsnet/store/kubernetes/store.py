@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet.errors import StoreError
 from ovsnet.model import Node
@@ -156,9 +156,8 @@ class KubernetesStore:
     async def _publish(self) -> None:
         before = self._snapshot
         now = self._snapshot = await self._combined(before)
-        there = {_source(each, key) for each in self._reflectors for key in each.objects}
         problems = {subject: text for subject, text in now.problems.items() if subject != self.client.title}
-        tell(log, problems, self._told, there, "objects")
+        tell(log, problems, self._told, _There(self._reflectors), "objects")
         self._told = problems
         if before is None:
             log.info(
@@ -222,6 +221,17 @@ class KubernetesStore:
         if self._absence.reason:
             found[self.client.title] = self._absence.reason
         return found
+
+
+class _There:
+    """The sources of all objects, without making a list of them for every change."""
+
+    def __init__(self, reflectors: Iterable[Reflector]) -> None:
+        self._objects = {each.resource.reader.kind: each.objects for each in reflectors}
+
+    def __contains__(self, source: object) -> bool:
+        kind, _, key = str(source).partition(" ")
+        return key in self._objects.get(kind, {})
 
 
 def _source(reflector: Reflector, key: str) -> str:

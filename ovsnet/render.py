@@ -155,9 +155,13 @@ class Renderer:
         """What was rendered last, by cookie."""
         return {cookie: obj for cookie, (obj, _) in self._memo.items()}
 
-    def state(self, objects: Iterable[Object]) -> dict[int, Lines]:
-        """Everything that must be installed for these objects, and nothing else."""
+    def state(self, objects: Iterable[Object], others: Rendered | None = None) -> dict[int, Lines]:
+        """Everything that must be installed for these objects, and nothing else.
+
+        others: what `object` gave for more of them, which is not looked at again.
+        """
         rendered = {cookie_of(obj): self.object(obj) for obj in objects}
+        rendered.update(others or {})
         for cookie in self._memo.keys() - rendered.keys():
             del self._memo[cookie]
         return rendered

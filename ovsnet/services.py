@@ -60,6 +60,11 @@ class Services:
         self.reach = Reach()
         self.left: set[Way] = set()
         """Ways to endpoints that UDP took and that are gone since somebody emptied this."""
+        self._news: dict[str, ServiceObject | None] = {}
+        self._slice_news: dict[str, SliceObject | None] = {}
+        """What is different since somebody asked; None: gone."""
+        self._moved = False
+        """Frontends are different, not only what is behind them."""
         self._numbers = Numbers()
         self._here = Here(node="")
         self._services: Mapping[str, Service] = {}
@@ -89,11 +94,19 @@ class Services:
         for key in self._numbers.moved():
             self._make(key)
         self._show(touched | {key for name in dirty for key in self._of.get(name, ())})
-        self.reach = reach_of(
-            (each.address, each.protocol, each.port, each.external)
-            for made in self._objects.values()
-            for each in made.frontends
-        )
+        if self._moved:
+            self._moved = False
+            self.reach = reach_of(
+                (each.address, each.protocol, each.port, each.external)
+                for made in self._objects.values()
+                for each in made.frontends
+            )
+
+    def news(self) -> tuple[dict[str, ServiceObject | None], dict[str, SliceObject | None]]:
+        """Objects that are new or others than when this was called last, by key; None for one that is gone."""
+        news, self._news = self._news, {}
+        slice_news, self._slice_news = self._slice_news, {}
+        return news, slice_news
 
     @property
     def ways(self) -> Iterator[Way]:
@@ -136,13 +149,16 @@ class Services:
         if before is not None:
             self.left.update(conntrack.ways(before))
         if service is None:
-            self._objects.pop(key, None)
+            if self._objects.pop(key, None) is not None:
+                self._news[key] = None
+                self._moved = True
             self._numbers.keep(key, ())
             return
         made = Maker(service, list(self._of.get(key, {}).values()), self._here, self._numbers).make()
         self.left.difference_update(conntrack.ways(made))
         if made != before:
-            self._objects[key] = made
+            self._objects[key] = self._news[key] = made
+            self._moved |= before is None or before.frontends != made.frontends
 
     def _show(self, keys: Iterable[str]) -> None:
         """What of the slices' endpoints each of them renders."""
@@ -152,12 +168,13 @@ class Services:
         for key in sorted(touched):
             held = self._claims.held(key)
             if not held:
-                self._shown.pop(key, None)
+                if self._shown.pop(key, None) is not None:
+                    self._slice_news[key] = None
                 continue
             namespace, _, name = key.partition("/")
             shown = SliceObject(namespace=namespace, name=name, members=held)
             if shown != self._shown.get(key):
-                self._shown[key] = shown
+                self._shown[key] = self._slice_news[key] = shown
 
     def _members(self, piece: EndpointSlice | None) -> Iterator[Member]:
         if piece is None or f"{piece.namespace}/{piece.service}" not in self._services:
@@ -170,9 +187,10 @@ class Services:
 def _changed(before: Mapping[str, T], after: Mapping[str, T]) -> Iterator[str]:
     if before is after:
         return
-    for key in before.keys() | after.keys():
-        if before.get(key) is not after.get(key):
+    for key, value in after.items():
+        if before.get(key) is not value:
             yield key
+    yield from before.keys() - after.keys()
 
 
 def reach_of(frontends: Iterable[tuple[IPAddress, Protocol, int, bool]]) -> Reach:

@@ -82,7 +82,7 @@ class Agent:
         self.pods = pods
         self.upkeep = upkeep
         self.recovery = recovery
-        self.serving = Serving(openflow, config.ovsdb)
+        self.serving = Serving(openflow, renderer, config.ovsdb)
         self.topology: Topology | None = None
         self.zone = ""
         self._reach = Reach()
@@ -279,7 +279,7 @@ class Agent:
         here = Here(node=self.name, zone=self.zone)
         await self.serving.follow(snapshot, here, unknown=self.installer.stale)
         self.complaints.only("service", self.serving.problems)
-        rendered = self.renderer.state([*objects, *self.serving.objects])
+        rendered = self.renderer.state(objects, self.serving.rendered)
         settled = self.installer.settle(self.serving.with_kept(rendered))
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):

@@ -99,7 +99,11 @@ class Installer:
             return
         keys = self.installed.keys() | desired.keys()
         changed = {
-            key: desired.get(key, ()) for key in keys if desired.get(key, ()) != self.installed.get(key, ())
+            key: lines
+            for key in keys
+            # Most are the very same: looking at each line of a large cluster would take longer than all else.
+            if (lines := desired.get(key, ())) is not (before := self.installed.get(key, ()))
+            and lines != before
         }
         if changed:
             await self.change(changed)

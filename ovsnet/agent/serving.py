@@ -18,7 +18,7 @@ from ovsnet.conntrack import dead
 from ovsnet.endpoints import Here
 from ovsnet.model import IPAddress
 from ovsnet.objects import Object
-from ovsnet.render import Rendered
+from ovsnet.render import Lines, Rendered, Renderer
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import Reach, Services, reach_of
 from ovsnet.store import Snapshot
@@ -34,8 +34,9 @@ _KINDS = ("service", "endpointslice")
 class Serving:
     """What is to be installed for Services, and what the node's kernel must know of them."""
 
-    def __init__(self, openflow: OpenFlow, remote: str) -> None:
+    def __init__(self, openflow: OpenFlow, renderer: Renderer, remote: str) -> None:
         self._openflow = openflow
+        self._renderer = renderer
         self._remote = remote
         self._looked = False
         self._checks = HealthChecks()
@@ -44,7 +45,8 @@ class Serving:
         self._services = Services()
         self._kept: Rendered = {}
         self.reach = Reach()
-        self.objects: list[Object] = []
+        self.rendered: dict[int, Lines] = {}
+        """Flows and groups of Services, by cookie."""
 
     async def follow(self, snapshot: Snapshot | None, here: Here, *, unknown: bool) -> None:
         """Takes in the latest snapshot. unknown: nobody knows yet what the switch holds.
@@ -53,10 +55,25 @@ class Serving:
         """
         if snapshot is not None:
             self._services.update(snapshot.services, snapshot.slices, here)
-            self._kept, self.reach, self.objects = {}, self._services.reach, [*self._services.objects]
-            self.problems = await self._checks.serve(self._services.services)
+            self._kept, self.reach = {}, self._services.reach
+            if self._render():
+                self.problems = await self._checks.serve(self._services.services)
         elif unknown:
             await self._remember()
+
+    def _render(self) -> bool:
+        """Renders what is new, and nothing else: whether there was anything."""
+        services, slices = self._services.news()
+        news: list[tuple[int, Object | None]] = [
+            *((names.cookie("service", key), obj) for key, obj in services.items()),
+            *((names.cookie("endpointslice", key), obj) for key, obj in slices.items()),
+        ]
+        for cookie, obj in news:
+            if obj is None:
+                self.rendered.pop(cookie, None)
+            else:
+                self.rendered[cookie] = self._renderer.object(obj)
+        return bool(news)
 
     def figures(self) -> dict[str, float]:
         """For `metrics`."""

@@ -22,6 +22,9 @@ each connection, and a group stays far below the 64 KiB of a message."""
 FILL = 128
 """Of each group where there are several, on average: endpoints come and go without others changing their group."""
 
+_LAST_BUCKET = 0xFFFFFF00
+"""OFPG_BUCKET_MAX (OpenFlow 1.5, section 7.3.4.3)."""
+
 
 class Group(Frozen):
     """Endpoints to choose from: backends of equal weight, or other groups."""
@@ -37,6 +40,20 @@ class Group(Frozen):
     nested: bool = False
     """One of a group's members, which must choose by another hash than that."""
     version: int = 4
+
+    @property
+    def buckets(self) -> list[tuple[int, Backend]]:
+        """(number, backend). Open vSwitch hashes the number together with the client: that of a backend stays the same
+        when others come and go, so only clients of what went, or what a new one gets, change their endpoint."""
+        if not self.by_client:
+            return list(enumerate(self.backends))
+        found: dict[int, Backend] = {}
+        for backend in self.backends:
+            number = _digest(backend) % _LAST_BUCKET
+            while number in found:
+                number = (number + 1) % _LAST_BUCKET
+            found[number] = backend
+        return list(found.items())
 
 
 class Frontend(Frozen):
@@ -55,6 +72,8 @@ class Frontend(Frozen):
     """For those."""
     masquerade: bool = False
     """Their connections get this node's address, as the endpoint may be on another one."""
+    by_client: bool = False
+    """The client's address decides about the endpoint, as it was before masquerade."""
     sources: tuple[IPNetwork, ...] | None = None
     """Clients only from there; None: from everywhere."""
 
@@ -147,6 +166,7 @@ class Maker:
             external=True,
             outside_group=everywhere,
             masquerade=True,
+            by_client=bool(self._service.affinity),
         )
         if self._service.external_local:
             yield Frontend(
@@ -177,6 +197,7 @@ class Maker:
             external=True,
             outside_group=outside,
             masquerade=not self._service.external_local,
+            by_client=bool(self._service.affinity),
             sources=None
             if sources is None
             else tuple(each for each in sources if each.version == address.version),
@@ -229,8 +250,12 @@ def _parts(backends: tuple[Backend, ...]) -> list[tuple[Backend, ...]]:
     while True:
         parts: list[list[Backend]] = [[] for _ in range(count)]
         for backend in backends:
-            digest = hashlib.blake2b(f"{backend.address}|{backend.port}".encode(), digest_size=4).digest()
-            parts[int.from_bytes(digest, "big") % count].append(backend)
+            parts[_digest(backend) % count].append(backend)
         if max(map(len, parts)) <= BUCKETS:
             return [tuple(part) for part in parts]
         count *= 2
+
+
+def _digest(backend: Backend) -> int:
+    digest = hashlib.blake2b(f"{backend.address}|{backend.port}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")

@@ -26,6 +26,8 @@ ANSWER = "reg4"
 """Register: 1 for an answer in a connection that conntrack follows."""
 WHOLE = "reg5"
 """Register: 1 for fragments that conntrack has put together, as far as the datapath does."""
+MOVE_CLIENT = {4: "NXM_OF_IP_SRC[]->NXM_NX_REG6[]", 6: "NXM_NX_IPV6_SRC[]->NXM_NX_XXREG2[]"}
+"""By IP version: registers that keep a client's address when it gets this node's, for session affinity."""
 SERVICE_ZONE, BACK_ZONE = 65500, 65501
 """Zones of connection tracking: where Services' addresses become endpoints', and where clients' addresses become this
 node's or the translator's. The kernel's datapath shares them with the node's own; 0 is what the node itself uses."""

@@ -112,6 +112,7 @@ class Renderer:
             client=pipeline.CLIENT,
             node_ports=pipeline.NODE_PORTS.addresses + pipeline.LOCAL_NODE_PORTS.addresses,
             errors=pipeline.ERRORS,
+            move_client=pipeline.MOVE_CLIENT,
             masquerade_ports=pipeline.MASQUERADE_PORTS,
             zone={"service": pipeline.SERVICE_ZONE, "back": pipeline.BACK_ZONE},
         )

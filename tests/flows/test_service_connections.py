@@ -323,6 +323,27 @@ def test_a_connection_goes_there_and_back(wire: Wire, case: Case, family: int) -
         assert len(met) == 1
 
 
+@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+def test_session_affinity_tells_clients_apart_that_are_masqueraded(wire: Wire, family: int) -> None:
+    """To the endpoints all of them have the node's address; each stays with one, and not all with the same."""
+    wire.forget()
+    met = []
+    for number in range(1, 25):
+        client = (f"198.51.100.{number}", f"2001:db8:100::{number:x}")
+        case = Case(
+            shows="",
+            port="gateway",
+            client=client,
+            target=NODE_PORT,
+            answers=(HERE, B1),
+            dport=30020,
+            seen=GATEWAY,
+        )
+        (one,) = {talk(wire, case, family, 40000 + again) for again in range(2)}
+        met.append(one)
+    assert len(set(met)) == 2
+
+
 COLLIDING = {
     "a Service, then directly": (("a2", POD_2, vip(11), 80), ("a2", POD_2, POD_1, 8080)),
     "directly, then a Service": (("a2", POD_2, POD_1, 8080), ("a2", POD_2, vip(11), 80)),

@@ -56,6 +56,7 @@ PEER = Peer(
 def folder(path: Path, **tables: str) -> Path:
     for name, text in tables.items():
         (path / f"{name.removeprefix('t').replace('_', '-', 1)}.flows.j2").write_text(text)
+    (path / pipeline.GROUPS).write_text("")
     return path
 
 

@@ -23,7 +23,9 @@ def test_each_thing_is_the_first_ones_who_name_it(changes: list[tuple[str, list[
         assert changed <= touched, "whoever has others than before is told of"
         held = now
         for each, mine in named.items():
-            first = [thing for thing in mine if not any(thing in named[other] for other in named if other < each)]
+            first = [
+                thing for thing in mine if not any(thing in named[other] for other in named if other < each)
+            ]
             assert held[each] == tuple(first)
 
 

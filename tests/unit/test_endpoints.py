@@ -57,9 +57,19 @@ def test_readiness(shows: str, endpoints: list[Endpoint], everywhere: list[int])
     ("shows", "endpoints", "here", "everywhere"),
     [
         ("the own zone", [endpoint(1, for_zones=("east",)), endpoint(2, for_zones=("west",))], HERE, [1]),
-        ("several zones", [endpoint(1, for_zones=("west", "east")), endpoint(2, for_zones=("west",))], HERE, [1]),
+        (
+            "several zones",
+            [endpoint(1, for_zones=("west", "east")), endpoint(2, for_zones=("west",))],
+            HERE,
+            [1],
+        ),
         ("all if one says nothing", [endpoint(1, for_zones=("east",)), endpoint(2)], HERE, [1, 2]),
-        ("all if nobody means it", [endpoint(1, for_zones=("west",)), endpoint(2, for_zones=("south",))], HERE, [1, 2]),
+        (
+            "all if nobody means it",
+            [endpoint(1, for_zones=("west",)), endpoint(2, for_zones=("south",))],
+            HERE,
+            [1, 2],
+        ),
         (
             "all for a node without a zone",
             [endpoint(1, for_zones=("east",)), endpoint(2, for_zones=("west",))],
@@ -87,7 +97,11 @@ def test_readiness(shows: str, endpoints: list[Endpoint], everywhere: list[int])
         ),
         (
             "what an unready one says does not count",
-            [endpoint(1, for_zones=("west",)), endpoint(2, for_zones=("east",), **UNREADY), endpoint(3, **UNREADY)],
+            [
+                endpoint(1, for_zones=("west",)),
+                endpoint(2, for_zones=("east",), **UNREADY),
+                endpoint(3, **UNREADY),
+            ],
             HERE,
             [1],
         ),
@@ -112,7 +126,11 @@ def test_ports_go_by_name_and_protocol_and_may_differ_by_slice() -> None:
         piece(endpoint(3), ports=(EndpointPort(port=8080, name="web", protocol=Protocol.UDP),)),
     ]
     found = choose(PORT, slices, 4, HERE)
-    assert [(int(each.address) & 0xFF, each.port) for each in found.everywhere] == [(1, 8080), (1, 9090), (2, 9090)]
+    assert [(int(each.address) & 0xFF, each.port) for each in found.everywhere] == [
+        (1, 8080),
+        (1, 9090),
+        (2, 9090),
+    ]
 
 
 def test_an_endpoint_of_two_slices_counts_once_and_families_are_apart() -> None:

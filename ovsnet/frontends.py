@@ -49,9 +49,9 @@ class Group(Frozen):
         """A bucket's backend and weight. Open vSwitch spreads buckets over as many slots of the datapath's hash as the
         least weight goes into their sum, rounded up to a power of two, 16 to 256: of nine equal buckets seven would
         have two slots and two have one. So one backend has two buckets, of which one is the least."""
-        slots = min(BUCKETS, 1 << (SLOTS * len(self.backends) - 1).bit_length())
-        weight = slots // len(self.backends)
-        if self.nested or weight < 2 or len(self.backends) < 2:
+        count = len(self.backends)
+        weight = min(BUCKETS, 1 << (SLOTS * count - 1).bit_length()) // count if count else 0
+        if self.nested or self.sticky or weight < 2 or count < 2:
             return tuple((backend, 1) for backend in self.backends)
         first, *others = self.backends
         return (first, weight - 1), (first, 1), *((backend, weight) for backend in others)
@@ -253,8 +253,12 @@ def _parts(backends: tuple[Backend, ...]) -> list[tuple[Backend, ...]]:
     while True:
         parts: list[list[Backend]] = [[] for _ in range(count)]
         for backend in backends:
-            digest = hashlib.blake2b(f"{backend.address}|{backend.port}".encode(), digest_size=4).digest()
-            parts[int.from_bytes(digest, "big") % count].append(backend)
+            parts[_digest(backend) % count].append(backend)
         if max(map(len, parts)) <= BUCKETS:
             return [tuple(part) for part in parts]
         count *= 2
+
+
+def _digest(backend: Backend) -> int:
+    digest = hashlib.blake2b(f"{backend.address}|{backend.port}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")

@@ -28,8 +28,10 @@ ANSWER = "reg4"
 ENDPOINT_PORT, MARK, LEARNED, ENDPOINT = "reg5", "reg6", "reg7", "reg8"
 """Registers, for Services whose clients stay with their endpoint: the endpoint's port; the mark of the connection; 1 if
 it was learned or has just been chosen; the endpoint's address (IPv6: xxreg2, which begins with it)."""
-WHOLE = "reg12"
+WHOLE = "reg11"
 """Register: 1 for fragments that conntrack has put together, as far as the datapath does."""
+KEEP_CLIENT = {4: "move:NXM_OF_IP_SRC[]->NXM_NX_REG12[]", 6: "move:NXM_NX_IPV6_SRC[]->NXM_NX_XXREG3[]"}
+"""By IP version: what keeps a client's address, as it is before it gets this node's, for session affinity."""
 SERVICE_ZONE, BACK_ZONE = 65500, 65501
 """Zones of connection tracking: where Services' addresses become endpoints', and where clients' addresses become this
 node's or the translator's. The kernel's datapath shares them with the node's own; 0 is what the node itself uses."""

@@ -114,6 +114,7 @@ class Renderer:
             client=pipeline.CLIENT,
             node_ports=pipeline.NODE_PORTS.addresses + pipeline.LOCAL_NODE_PORTS.addresses,
             errors=pipeline.ERRORS,
+            keep_client=pipeline.KEEP_CLIENT,
             masquerade_ports=pipeline.MASQUERADE_PORTS,
             zone={"service": pipeline.SERVICE_ZONE, "back": pipeline.BACK_ZONE},
         )

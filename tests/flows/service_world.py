@@ -94,6 +94,7 @@ GUARDED = _add(
 )
 KEPT_THERE = _add(15, "kept-there", B1, node_port=30015, external_local=True)
 HOME = _add(16, "home", NODE_A, node_port=30016)
+STICKY_NODE_PORT = _add(20, "sticky-node-port", A1, B1, affinity=600, node_port=30020)
 HOME_UDP = _add(17, "home-udp", NODE_A, protocol=Protocol.UDP, node_port=30017)
 ABROAD_UDP = _add(18, "abroad-udp", FAR, protocol=Protocol.UDP, node_port=30018)
 ITSELF_UDP = _add(19, "itself-udp", A1, protocol=Protocol.UDP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from flow_world import A1, A2, NODE, PEERS, RENDERER, STATE, Bridge, lines_of, make_bridge, pod
+from flow_world import A1, A2, NODE, PEERS, RENDERER, STATE, WITH_SERVICES, Bridge, lines_of, make_bridge, pod
 from msgspec.structs import replace
 from ovs_sandbox import Sandbox
 
@@ -26,6 +26,23 @@ def differences(bridge: Bridge, objects: tuple[Object, ...]) -> str:
 
 def test_the_switch_holds_what_was_rendered(bridge: Bridge) -> None:
     assert differences(bridge, STATE) == ""
+
+
+def test_the_switch_holds_flows_and_groups_of_services_as_rendered(serving: Bridge) -> None:
+    """Also as text: of many flows and of all groups the agent compares what ovs-ofctl prints."""
+    flows, groups = flowplan.split(lines_of(WITH_SERVICES))
+    ofctl, target = serving.ovs.ofctl, serving.ovs.mgmt(serving.name)
+    for name, text in (
+        ("wanted", "\n".join(flows)),
+        ("dumped", ofctl("--no-names", "--no-stats", "dump-flows", target)),
+    ):
+        (serving.ovs.folder / name).write_text(text + "\n")
+    assert ofctl("diff-flows", target, str(serving.ovs.folder / "wanted")) == ""
+    assert ofctl("diff-flows", str(serving.ovs.folder / "dumped"), str(serving.ovs.folder / "wanted")) == ""
+    dumped = map(str.strip, ofctl("dump-groups", target).splitlines())
+    installed = flowplan.split(line for line in dumped if line.startswith("group_id="))[1]
+    assert flowplan.group_differences(installed, groups) == []
+    assert len(serving.dump()) == len(flows)
 
 
 def test_every_flow_is_present_exactly_once(bridge: Bridge) -> None:

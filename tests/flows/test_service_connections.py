@@ -326,6 +326,27 @@ def test_a_connection_goes_there_and_back(wire: Wire, case: Case, family: int) -
         assert len(met) == 1
 
 
+@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+def test_session_affinity_tells_clients_apart_that_are_masqueraded(wire: Wire, family: int) -> None:
+    """To the endpoints all of them have the node's address; each stays with one, and not all with the same."""
+    wire.forget()
+    met = []
+    for number in range(1, 25):
+        client = (f"198.51.100.{number}", f"2001:db8:100::{number:x}")
+        case = Case(
+            shows="",
+            port="gateway",
+            client=client,
+            target=NODE_PORT,
+            answers=(HERE, B1),
+            dport=30020,
+            seen=GATEWAY,
+        )
+        (one,) = {talk(wire, case, family, 40000 + again) for again in range(2)}
+        met.append(one)
+    assert len(set(met)) == 2
+
+
 COLLIDING = {
     "a Service, then directly": (("a2", POD_2, vip(11), 80), ("a2", POD_2, POD_1, 8080)),
     "directly, then a Service": (("a2", POD_2, POD_1, 8080), ("a2", POD_2, vip(11), 80)),
@@ -358,3 +379,18 @@ def test_connections_that_look_alike_to_an_endpoint_are_kept_apart(
         back = go(wire, each.port, each.packet.answer(SYN_ACK))
         assert back.port == port
         assert back.packet.ends == first.answer().ends
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("client", ["a2", "gateway"])
+def test_a_client_stays_with_the_endpoint_that_the_switch_learned(
+    wire: Wire, client: str, family: int
+) -> None:
+    """From twenty ports; and when conntrack has forgotten all of its connections."""
+    source = POD_2 if client == "a2" else GATEWAY
+    reached = set()
+    for sport in range(41000, 41020):
+        wire.forget()
+        case = Case(shows="", port=client, client=source, target=vip(7), answers=())
+        reached.add(go(wire, client, opening(case, family, sport)).packet.dst)
+    assert len(reached) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
@@ -225,9 +226,13 @@ def test_sctp(wire: Wire, family: int) -> None:
     assert (there.port, there.packet.dst) == ("peer", service_world.B1[family])
 
 
+IDENTS = itertools.count(100)
+
+
 def fragments(packet: Packet) -> list[bytes]:
     """IPv4 only."""
     data = transport(packet)
+    packet = replace(packet, ident=next(IDENTS))
     first, later = replace(packet, fragment=0x2000), replace(packet, fragment=1400 // 8)
     return [network(first, data[:1400]), network(later, data[1400:])]
 

@@ -41,6 +41,8 @@ class Packet(Frozen):
     ttl: int = 64
     fragment: int = 0
     """The field of the IPv4 header: flags and offset."""
+    ident: int = 7
+    """That of the IPv4 header, the same for all fragments of a packet."""
 
     @property
     def ends(self) -> tuple[str, int, str, int]:
@@ -121,7 +123,7 @@ def network(packet: Packet, payload: bytes) -> bytes:
             + payload
         )
     head = struct.pack(
-        "!BBHHHBBH", 0x45, 0, 20 + len(payload), 7, packet.fragment, packet.ttl, packet.protocol, 0
+        "!BBHHHBBH", 0x45, 0, 20 + len(payload), packet.ident, packet.fragment, packet.ttl, packet.protocol, 0
     )
     head += src.packed + dst.packed
     return head[:10] + struct.pack("!H", _sum(head)) + head[12:] + payload

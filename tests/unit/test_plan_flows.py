@@ -15,12 +15,16 @@ from ovsnet.render import Lines, Renderer
 
 
 class Table:
-    """Flows as an OpenFlow switch keeps them: by table, priority and match, whoever's they are."""
+    """Flows as an OpenFlow switch keeps them: by table, priority and match, whoever's they are. Groups by number."""
 
     def __init__(self, lines: Iterable[str] = ()) -> None:
         self.flows: dict[tuple[str, frozenset[str]], tuple[str, str]] = {}
+        self.groups: dict[int, str] = {}
         for line in lines:
-            self.add(line)
+            if flowplan.group_of(line) is None:
+                self.add(line)
+            else:
+                self.add_group(flowplan.without_cookie(line))
 
     def add(self, line: str) -> None:
         head, _, actions = line.partition(" actions=")
@@ -35,15 +39,50 @@ class Table:
         if found is not None and found[0] == value:
             del self.flows[self._key(match)]
 
+    def add_group(self, line: str) -> None:
+        assert self._number(line) not in self.groups, "OFPGMFC_GROUP_EXISTS"
+        self.groups[self._number(line)] = line
+
+    def modify_group(self, line: str) -> None:
+        assert self._number(line) in self.groups, "OFPGMFC_UNKNOWN_GROUP"
+        self.groups[self._number(line)] = line
+
+    def delete_group(self, line: str) -> None:
+        """With it goes every flow that sends packets to it (OpenFlow 1.5, section 6.5.2)."""
+        number = self._number(line)
+        del self.groups[number]
+        self.flows = {
+            key: flow for key, flow in self.flows.items() if f"group:{number}" not in flow[1].split(",")
+        }
+
     def bundle(self, lines: Iterable[str]) -> None:
+        does = {
+            ("flow", "add"): self.add,
+            ("flow", "delete_strict"): self.delete_strict,
+            ("group", "add"): self.add_group,
+            ("group", "modify"): self.modify_group,
+            ("group", "delete"): self.delete_group,
+        }
         for line in lines:
-            verb, _, rest = line.removeprefix("flow ").partition(" ")
-            {"add": self.add, "delete_strict": self.delete_strict}[verb](rest)
+            what, verb, rest = line.split(" ", 2)
+            does[what, verb](rest)
+            self.check()
+
+    def check(self) -> None:
+        """No flow sends packets to a group that is not there (OFPBAC_BAD_OUT_GROUP)."""
+        for _, actions in self.flows.values():
+            assert "group:" not in actions or int(actions.removeprefix("group:")) in self.groups
 
     @staticmethod
     def _key(match: str) -> tuple[str, frozenset[str]]:
         table, _, rest = match.partition(",")
         return table, frozenset(rest.split(","))
+
+    @staticmethod
+    def _number(line: str) -> int:
+        number = flowplan.group_of(line)
+        assert number is not None
+        return number
 
 
 def everything(rendered: Mapping[int, Lines]) -> Table:
@@ -54,6 +93,7 @@ def reached(before: Mapping[int, Lines], after: Mapping[int, Lines]) -> None:
     switch = everything(before)
     switch.bundle(flowplan.bundle(before, after))
     assert switch.flows == everything(after).flows
+    assert switch.groups == everything(after).groups
     assert flowplan.bundle(after, after) == []
 
 
@@ -80,6 +120,39 @@ def rendered(draw: st.DrawFn) -> dict[int, Lines]:
 @given(rendered(), rendered())
 def test_flows_from_any_state_to_any_state(before: dict[int, Lines], after: dict[int, Lines]) -> None:
     reached(before, after)
+
+
+@st.composite
+def with_groups(draw: st.DrawFn) -> dict[int, Lines]:
+    """The same with groups of the same objects, and flows to the groups of any of them."""
+    groups = draw(
+        st.dictionaries(st.integers(1, 5), st.tuples(st.integers(1, 4), st.sampled_from(["1", "2"])))
+    )
+    found = {cookie: list(lines) for cookie, lines in draw(rendered()).items()}
+    for number, (cookie, port) in groups.items():
+        found.setdefault(cookie, []).append(group(cookie, number, f"output:{port}"))
+    if groups:
+        users = st.dictionaries(
+            st.integers(1, 4), st.tuples(st.integers(1, 4), st.sampled_from(sorted(groups)))
+        )
+        for where, (cookie, number) in draw(users).items():
+            line = f"cookie=0x{cookie:x},table=38,priority={where} actions=group:{number}"
+            found.setdefault(cookie, []).append(line)
+    return {cookie: tuple(lines) for cookie, lines in found.items()}
+
+
+@settings(deadline=None)
+@given(with_groups(), with_groups())
+def test_groups_from_any_state_to_any_state(before: dict[int, Lines], after: dict[int, Lines]) -> None:
+    """A number may go from one object to another, and its flows stay."""
+    reached(before, after)
+
+
+def test_a_group_that_goes_to_another_object_is_neither_added_nor_deleted() -> None:
+    bundle = flowplan.bundle({1: (group(1, 7),)}, {2: (group(2, 7),)})
+    assert bundle == []
+    changed = flowplan.bundle({1: (group(1, 7),)}, {2: (group(2, 7, "output:3"),)})
+    assert [line.partition(",")[0] for line in changed] == ["group modify group_id=7"]
 
 
 def pod_object(name: str, octet: int, ofport: int) -> Pod:

@@ -57,6 +57,7 @@ def folder(path: Path, **tables: str) -> Path:
     (path / pipeline.GROUPS).write_text("")
     for name, text in tables.items():
         (path / f"{name.removeprefix('t').replace('_', '-', 1)}.flows.j2").write_text(text)
+    (path / pipeline.GROUPS).write_text("")
     return path
 
 

@@ -1,0 +1,168 @@
+"""One Service: where it is reached, by whom, and its groups."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+
+from ovsnet import pipeline
+from ovsnet.endpoints import Here
+from ovsnet.frontends import BUCKETS, Frontend, Group, Maker, ServiceObject
+from ovsnet.numbers import Numbers
+from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
+
+HERE = Here(node="here")
+VIP, VIP6 = ipaddress.ip_address("10.96.0.1"), ipaddress.ip_address("fd00:96::1")
+EXTERNAL, BALANCER = ipaddress.ip_address("203.0.113.1"), ipaddress.ip_address("203.0.113.2")
+FIRST = ipaddress.ip_address("10.200.0.0")
+
+
+def made(endpoints: list[Endpoint], **said: Any) -> ServiceObject:
+    asked = {"cluster_ips": (VIP,), "ports": (ServicePort(port=80, node_port=30080),), **said}
+    service = Service(namespace="default", name="web", **asked)
+    piece = EndpointSlice(
+        namespace="default",
+        name="web-1",
+        service="web",
+        ports=(EndpointPort(port=8080),),
+        endpoints=tuple(endpoints),
+    )
+    return Maker(service, [piece], HERE, Numbers()).make()
+
+
+def at(number: int, node: str = "there") -> Endpoint:
+    return Endpoint(address=FIRST + number, node=node)
+
+
+def frontend(service: ServiceObject, address: Any) -> Frontend:
+    (found,) = [each for each in service.frontends if each.address == address]
+    return found
+
+
+def members(service: ServiceObject, number: int) -> set[int]:
+    """The endpoints that a group leads to, by the groups of a group if there are any."""
+    (group,) = [each for each in service.groups if each.number == number]
+    found = {int(backend.address) - int(FIRST) for backend in group.backends}
+    for member, weight in group.members:
+        inner = members(service, member)
+        assert weight == len(inner)
+        assert not found & inner
+        found |= inner
+    return found
+
+
+LOCAL, AWAY = at(1, "here"), at(2)
+NODE_PORT, LOCAL_NODE_PORT = pipeline.NODE_PORTS.of(4), pipeline.LOCAL_NODE_PORTS.of(4)
+
+
+@pytest.mark.parametrize(
+    ("internal_local", "endpoints", "reached", "refused"),
+    [
+        (False, [LOCAL, AWAY], {1, 2}, False),
+        (True, [LOCAL, AWAY], {1}, False),
+        (True, [AWAY], set(), False),
+        (True, [], set(), True),
+        (False, [], set(), True),
+    ],
+)
+def test_internal_policy(
+    internal_local: bool, endpoints: list[Endpoint], reached: set[int], refused: bool
+) -> None:
+    service = made(endpoints, internal_local=internal_local)
+    found = frontend(service, VIP)
+    assert (members(service, found.group) if found.group else set()) == reached
+    assert (found.refused, found.external) == (refused, False)
+
+
+@pytest.mark.parametrize("external_local", [False, True])
+@pytest.mark.parametrize("address", [EXTERNAL, BALANCER])
+def test_external_policy_is_for_clients_outside(address: Any, external_local: bool) -> None:
+    service = made(
+        [LOCAL, AWAY], external_local=external_local, external_ips=(EXTERNAL,), load_balancer_ips=(BALANCER,)
+    )
+    found = frontend(service, address)
+    assert members(service, found.group) == {1, 2}, "pods and nodes"
+    assert members(service, found.outside_group) == ({1} if external_local else {1, 2})
+    assert (found.external, found.masquerade) == (True, not external_local)
+
+
+def test_a_node_port_has_an_address_for_each_policy() -> None:
+    service = made([LOCAL, AWAY], external_local=True)
+    cluster, local = frontend(service, NODE_PORT), frontend(service, LOCAL_NODE_PORT)
+    assert (cluster.port, cluster.masquerade, members(service, cluster.outside_group)) == (
+        30080,
+        True,
+        {1, 2},
+    )
+    assert (local.port, local.masquerade, members(service, local.outside_group)) == (30080, False, {1})
+    assert members(service, local.group) == {1, 2}
+    kept_there = frontend(made([AWAY], external_local=True), LOCAL_NODE_PORT)
+    assert (kept_there.outside_group, kept_there.refused) == (0, False)
+    assert {each.address for each in made([], external_local=True).frontends} == {VIP}, "the kernel refuses"
+
+
+def test_source_ranges_are_for_load_balancers_in_their_own_family() -> None:
+    ranges = tuple(map(ipaddress.ip_network, ("198.51.100.0/24", "2001:db8::/32")))
+    service = made([AWAY], source_ranges=ranges, external_ips=(EXTERNAL,), load_balancer_ips=(BALANCER,))
+    assert frontend(service, BALANCER).sources == ranges[:1]
+    assert frontend(service, EXTERNAL).sources is None
+    only_six = made([AWAY], source_ranges=ranges[1:], load_balancer_ips=(BALANCER,))
+    assert frontend(only_six, BALANCER).sources == (), "nobody, not everybody"
+    assert frontend(made([AWAY], load_balancer_ips=(BALANCER,)), BALANCER).sources is None
+
+
+def test_each_family_has_its_own_endpoints() -> None:
+    six = Endpoint(address=ipaddress.ip_address("fd00::1"))
+    service = made([at(1), six], cluster_ips=(VIP, VIP6))
+    groups = {group.number: group for group in service.groups}
+    for address in (VIP, VIP6):
+        group = groups[frontend(service, address).group]
+        assert group.version == address.version
+        assert {each.address.version for each in group.backends} == {address.version}
+    assert frontend(made([at(1)], cluster_ips=(VIP, VIP6)), VIP6).refused
+    assert len({group.mark for group in service.groups}) == 1, "of the port, not of the family"
+
+
+def leaves(service: ServiceObject) -> dict[int, Group]:
+    return {group.number: group for group in service.groups if group.backends}
+
+
+@pytest.mark.parametrize("affinity", [0, 60])
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 300, 1000, 5000])
+def test_all_endpoints_in_parts_of_at_most_256(count: int, affinity: int) -> None:
+    service = made([at(number) for number in range(count)], affinity=affinity)
+    assert members(service, frontend(service, VIP).group) == set(range(count))
+    assert all(len(group.backends) <= BUCKETS for group in service.groups)
+    assert all(group.sticky == bool(affinity) for group in service.groups)
+    assert all(group.nested == (count > BUCKETS) for group in leaves(service).values())
+    for group in service.groups:
+        assert {backend for backend, _ in group.shares} == set(group.backends)
+
+
+@pytest.mark.parametrize("count", [300, 1000, 4000])
+def test_one_endpoint_changes_one_part(count: int) -> None:
+    everybody = [at(number) for number in range(count)]
+    before = leaves(made(everybody))
+    for after in (everybody[1:], [*everybody, at(9000)], [*everybody[1:], at(9000)]):
+        now = leaves(made(after))
+        assert before.keys() == now.keys()
+        changed = {number for number in before if before[number] != now[number]}
+        assert len(changed) <= len(set(after) ^ set(everybody))
+
+
+def test_numbers_that_are_not_used_any_more_are_free() -> None:
+    numbers = Numbers(5000)
+    piece = EndpointSlice(
+        namespace="default",
+        name="w",
+        service="web",
+        ports=(EndpointPort(port=8080),),
+        endpoints=tuple(at(number) for number in range(300)),
+    )
+    service = Service(namespace="default", name="web", cluster_ips=(VIP,), ports=(ServicePort(port=80),))
+    Maker(service, [piece], HERE, numbers).make()
+    used = len(numbers._names)
+    Maker(service, [], HERE, numbers).make()
+    assert (used > 3, len(numbers._names)) == (True, 1), "the mark of its connections stays"

@@ -1,0 +1,146 @@
+"""What changes costs what changed, and ends in what would have been derived at once."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovsnet import resources
+from ovsnet.endpoints import Here
+from ovsnet.numbers import Numbers
+from ovsnet.render import Renderer
+from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServicePort
+from ovsnet.services import Services
+
+HERE = Here(node="n0", zone="z0")
+RENDERER = Renderer(resources.flows_dir())
+
+
+def service(number: int, **said: Any) -> Service:
+    asked = {
+        "cluster_ips": (
+            ipaddress.ip_address("10.96.0.1") + number,
+            ipaddress.ip_address("fd00:96::1") + number,
+        ),
+        "ports": (ServicePort(port=80, node_port=30000 + number),),
+        **said,
+    }
+    return Service(namespace="default", name=f"s{number}", **asked)
+
+
+def piece(number: int, owner: int, endpoints: tuple[Endpoint, ...]) -> EndpointSlice:
+    return EndpointSlice(
+        namespace="default",
+        name=f"e{number}",
+        service=f"s{owner}",
+        ports=(EndpointPort(port=8080),),
+        endpoints=endpoints,
+    )
+
+
+def endpoint(number: int, **said: Any) -> Endpoint:
+    return Endpoint(address=ipaddress.ip_address("10.244.0.1") + number, node=f"n{number % 2}", **said)
+
+
+def keyed(objects: list[Any]) -> dict[str, Any]:
+    return {each.key: each for each in objects}
+
+
+ENDPOINTS = st.lists(
+    st.builds(
+        lambda number, ready, zones: endpoint(number, ready=ready, for_zones=zones),
+        st.integers(0, 3),
+        st.booleans(),
+        st.sampled_from([(), ("z0",), ("z1",)]),
+    ),
+    max_size=3,
+    unique_by=lambda each: each.address,
+)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> tuple[dict[str, Service], dict[str, EndpointSlice], Here]:
+    services = [
+        service(number, internal_local=draw(st.booleans()), affinity=draw(st.sampled_from([0, 60])))
+        for number in draw(st.sets(st.integers(0, 2)))
+    ]
+    slices = [
+        piece(number, draw(st.integers(0, 2)), tuple(draw(ENDPOINTS)))
+        for number in draw(st.sets(st.integers(0, 3)))
+    ]
+    return keyed(services), keyed(slices), draw(st.sampled_from([HERE, Here(node="n1", zone="z1")]))
+
+
+@settings(deadline=None)
+@given(st.lists(snapshots(), min_size=1, max_size=6), st.sampled_from([40, 0xFFFFFEFF]))
+def test_any_history_ends_in_what_is_derived_at_once(history: list[Any], last: int) -> None:
+    """Also where numbers collide all the time: of 40 there are up to 9 in use."""
+    lived, fresh = Services(), Services()
+    lived._numbers, fresh._numbers = Numbers(last), Numbers(last)
+    for snapshot in history:
+        lived.update(*snapshot)
+    fresh.update(*history[-1])
+    assert lived.objects == fresh.objects
+    assert lived.reach == fresh.reach
+    assert RENDERER.state(lived.objects) == Renderer(resources.flows_dir()).state(fresh.objects)
+
+
+def test_what_did_not_change_stays_the_same_instance() -> None:
+    services = keyed([service(0), service(1)])
+    slices = keyed([piece(0, 0, (endpoint(0),)), piece(1, 1, (endpoint(1),)), piece(2, 1, (endpoint(2),))])
+    made = Services()
+    made.update(services, slices, HERE)
+    before = {(type(each), each.key): each for each in made.objects}
+    changed = piece(1, 1, (endpoint(1), endpoint(3)))
+    made.update(services, {**slices, changed.key: changed}, HERE)
+    after = {(type(each), each.key): each for each in made.objects}
+    others = {key[1] for key in before if after[key] is not before[key]}
+    assert others == {"default/s1", "default/e1"}
+
+
+def test_a_change_that_makes_no_difference_makes_no_new_object() -> None:
+    services, slices = keyed([service(0)]), keyed([piece(0, 0, (endpoint(0),))])
+    made = Services()
+    made.update(services, slices, HERE)
+    before = made.objects
+    made.update(keyed([service(0)]), keyed([piece(0, 0, (endpoint(0, zone="elsewhere"),))]), HERE)
+    assert all(one is other for one, other in zip(before, made.objects, strict=True))
+
+
+def test_slices_wait_for_their_service_and_go_with_it() -> None:
+    slices = keyed([piece(0, 0, (endpoint(0),))])
+    made = Services()
+    made.update({}, slices, HERE)
+    assert made.objects == []
+    made.update(keyed([service(0)]), slices, HERE)
+    assert [each.key for each in made.objects] == ["default/s0", "default/e0"]
+    made.update({}, slices, HERE)
+    assert made.objects == []
+    assert made.reach == Services().reach
+
+
+def test_reach() -> None:
+    """Networks that cover the ClusterIPs, addresses of their own, and node ports by family and policy."""
+    far = service(
+        9,
+        cluster_ips=(ipaddress.ip_address("10.97.3.4"),),
+        external_ips=(ipaddress.ip_address("203.0.113.1"),),
+        external_local=True,
+    )
+    none = service(3, ports=(ServicePort(port=80, node_port=30003, protocol=Protocol.UDP),))
+    made = Services()
+    slices = keyed([piece(0, 0, (endpoint(0),)), piece(9, 9, (endpoint(1),))])
+    made.update(keyed([service(0), service(2), none, far]), slices, HERE)
+    assert [str(network) for network in made.reach.networks] == [
+        "10.96.0.0/29",
+        "10.97.3.4/32",
+        "203.0.113.1/32",
+        "fd00:96::/125",
+    ]
+    assert made.reach.node_ports == ((4, Protocol.TCP, 30000), (4, Protocol.TCP, 30009)), (
+        "those with endpoints"
+    )
+    assert made.reach.local_node_ports == ((4, Protocol.TCP, 30009),)

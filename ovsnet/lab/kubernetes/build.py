@@ -19,13 +19,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ovsnet.lab.kubernetes import images
+from ovsnet.lab.kubernetes import images, tools
 from ovsnet.lab.spec import LabError
 
 SOURCES = Path(__file__).with_name("go")
 KUBERNETES = "v1.34.1"
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl")
 OLDEST_GO = (1, 24)
+GO_FOLDERS = "/usr/local/go/bin"
+"""Where Go's own archive puts it, which few have in PATH."""
 _MULTICALL = "cluster"
 _VERSION_VARIABLES = ("k8s.io/component-base/version.gitVersion", "k8s.io/client-go/pkg/version.gitVersion")
 _STEPS = (
@@ -53,6 +55,7 @@ def built(say: Say) -> Built:
 
     Cold it takes some ten minutes on two processors, 1 GB to download and 4 GB of Go's own caches. Raises LabError.
     """
+    tools.require()
     go = find_go()
     folder = cache() / f"kubernetes-{digest(go)}"
     with _alone(folder.with_suffix(".lock")):
@@ -67,10 +70,13 @@ def cache() -> Path:
     return Path(os.environ.get("OVSNET_CACHE") or Path(base) / "ovsnet")
 
 
-def find_go() -> str:
-    """The path of a Go that is new enough. Raises LabError with what was found and what to install."""
+def find_go(folders: str = GO_FOLDERS) -> str:
+    """The path of a Go that is new enough: in PATH, else in `folders`.
+
+    Raises LabError with what was found and what to install.
+    """
     remedy = f"install Go {_dotted(OLDEST_GO)} or newer from go.dev/dl into /usr/local/go, or put it in PATH"
-    path = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    path = shutil.which("go") or shutil.which("go", path=folders)
     if not path:
         raise LabError("Kubernetes is built from its sources, and there is no Go here", remedy)
     version = _go_version(path)
@@ -84,7 +90,7 @@ def digest(go: str) -> str:
     """Of the Go version, the modules and what makes the images."""
     hashed = hashlib.blake2b(_go_version(go).encode(), digest_size=8)
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
-    for path in (*sources, Path(images.__file__), Path(__file__)):
+    for path in (*sources, Path(images.__file__), Path(tools.__file__), Path(__file__)):
         hashed.update(path.name.encode() + b"\0" + path.read_bytes())
     return hashed.hexdigest()
 
@@ -113,7 +119,6 @@ def _alone(lock: Path) -> Iterator[None]:
 
 def _build(folder: Path, go: str, say: Say) -> None:
     """Into a folder of another name, renamed when all is there: an interrupted build leaves nothing to trip over."""
-    images.require_tools()
     begun = time.monotonic()
     say(f"building Kubernetes {KUBERNETES} from source, once: 1 minute if Go has compiled it before, else 10")
     with tempfile.TemporaryDirectory(prefix="kubernetes-", dir=folder.parent) as name:

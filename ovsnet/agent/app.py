@@ -31,7 +31,7 @@ from ovsnet.config import Config
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.worker import LinkWorker
 from ovsnet.render import Renderer
-from ovsnet.store import choice
+from ovsnet.store import Facts, choice
 from ovsnet.switch.openflow import OpenFlow, management_socket
 from ovsnet.switch.ovsdb import Ovsdb
 
@@ -47,6 +47,7 @@ def main(config: Config) -> None:
 async def run(config: Config) -> None:
     """Composes and runs the agent until a signal stops it, in order."""
     name = config.node_name or socket.gethostname().lower()
+    store = choice.make(config.store)
     links = LinkWorker()
     ovsdb = Ovsdb(config.ovsdb, config.bridge)
     openflow = OpenFlow(management_socket(config.ovsdb, config.bridge))
@@ -67,7 +68,7 @@ async def run(config: Config) -> None:
     agent = Agent(
         config,
         name,
-        store=choice.make(config.store),
+        store=store,
         ovsdb=ovsdb,
         openflow=openflow,
         host=host,
@@ -89,6 +90,9 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     running = asyncio.create_task(agent.run())
+    publishing = asyncio.create_task(
+        choice.publish(store, name, lambda: _facts(agent), agent.complaints.current)
+    )
     stopped = asyncio.create_task(stop.wait())
     try:
         await server.start()
@@ -97,11 +101,21 @@ async def run(config: Config) -> None:
         # Requests under way still need OVSDB and the loop to come to an end.
         await server.close()
         stopped.cancel()
+        publishing.cancel()
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
         links.close()
         log.info("stopped; pods keep their network")
+
+
+def _facts(agent: Agent) -> Facts | None:
+    """What the cluster is told of this node; None while it is not ready."""
+    topo = agent.topology
+    if topo is None or agent.trouble() is not None:
+        return None
+    ends = topo.internal or topo.addresses
+    return Facts(address=str(ends[0]) if ends else "", mtu=topo.mtu)
 
 
 def _notify_systemd() -> None:

@@ -1,7 +1,7 @@
 """Where the agent learns of the cluster's nodes and Services.
 
-`Store` is what the agent needs of one; `file.FileStore` watches a folder of manifests. A store hands out
-whole snapshots, never events: who wants to know what changed compares. A store that is away, or an
+`Store` is what the agent needs of one; `file.FileStore` watches a folder of manifests, `kubernetes` an API server. A
+store hands out whole snapshots, never events: who wants to know what changed compares. A store that is away, or an
 object that is wrong, withdraws nothing: the last good snapshot stays.
 
     documents   text -> plain values                           pure
@@ -14,6 +14,9 @@ object that is wrong, withdraws nothing: the last good snapshot stays.
     folder      reads the files that changed, keeps what was good in each
     watch       tells that a folder changed
     file        the store made of these
+    telling     what stores say in the log
+    kubernetes/ the store that follows the Kubernetes API
+    choice      the store that the configuration asks for
 """
 
 from __future__ import annotations
@@ -42,6 +45,13 @@ class Snapshot(Frozen):
     """By key; no two share an address and port."""
     slices: Mapping[str, EndpointSlice] = {}
     """By key."""
+
+
+class Facts(Frozen):
+    """What is true of this node now, for a store that takes it. address: of the tunnels' end."""
+
+    address: str
+    mtu: int
 
 
 class Store(Protocol):

@@ -6,10 +6,11 @@ brings an HTTP client along, which takes memory and time. Called by the agent an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ovsnet import config
-from ovsnet.store import Snapshot, Store
+from ovsnet.store import Facts, Snapshot, Store
 from ovsnet.store.file import FileStore, read_folder
 
 
@@ -21,6 +22,21 @@ def make(settings: config.Store) -> Store:
     from ovsnet.store.kubernetes.store import KubernetesStore
 
     return KubernetesStore(Source(settings.kubernetes.kubeconfig, settings.kubernetes.server))
+
+
+async def publish(
+    store: Store, node: str, facts: Callable[[], Facts | None], current: Callable[[], list[str]]
+) -> None:
+    """Tells the store of this node until cancelled; returns at once if it takes nothing, as a folder.
+
+    facts: None while the node is not ready. current: what is wrong at this moment, in words.
+    """
+    if isinstance(store, FileStore):
+        return
+    from ovsnet.store.kubernetes.store import KubernetesStore
+
+    if isinstance(store, KubernetesStore):
+        await store.publish(node, facts, current)
 
 
 async def look(settings: config.Store) -> Snapshot:

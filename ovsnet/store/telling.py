@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Container, Mapping
 
 _REMIND = 10.0
 """Seconds after which a store that is away is mentioned again; doubles up to _REMIND_LONGEST."""
@@ -54,7 +54,7 @@ class Absence:
 
 
 def tell(
-    log: logging.Logger, now: Mapping[str, str], before: Mapping[str, str], there: Collection[str], many: str
+    log: logging.Logger, now: Mapping[str, str], before: Mapping[str, str], there: Container[str], many: str
 ) -> None:
     """What is wrong that was not before, and what is in order again.
 

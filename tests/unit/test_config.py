@@ -116,7 +116,7 @@ MISTAKES = {
     "yes": ("egress: {masquerade: 'yes'}", "egress.masquerade", "true or false"),
     "relative": ("store: {file: cluster}", "store.file", "an absolute path"),
     "two stores": ("store: {file: /a, kubernetes: {}}", "store", "file and kubernetes exclude one another"),
-    "empty section": (
+    "empty optional section": (
         "store:\n  kubernetes:\n",
         "store.kubernetes",
         "found nothing; `{}` takes the defaults",

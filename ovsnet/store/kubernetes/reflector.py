@@ -24,12 +24,18 @@ from ovsnet.store.reading import Readable, Reader
 _PAGE = 500
 _LENGTH = (300, 600)
 """Seconds of a watch, as client-go: the server ends it, somewhere in between, so that not all nodes come at once."""
-_SILENCE = 150.0
+SILENCE = 150.0
 """Seconds without a byte after which a watch is opened anew: the server sends a bookmark a minute."""
 _SLICE = 0.005
 """Seconds after which others get their turn."""
 _BROKEN_TRIES = 3
 """Watches that broke off at one version before everything is listed again: it may be an event that can't be read."""
+_AWAY = 300.0
+"""Seconds without contact after which everything is listed again. The server forgets as fast; and one that was restored
+from a backup meanwhile may have come past our version again, which no number tells."""
+_SHORT = 1.0
+_SHORT_TRIES = 3
+"""Watches of less than that many seconds, without an event, after which something is wrong."""
 Changes = Mapping[str, Readable | None]
 
 
@@ -89,7 +95,8 @@ class Reflector:
         client: Client,
         resource: Resource,
         changed: Callable[[Reflector, Changes], None],
-        trouble: Callable[[Reflector, str], None],
+        trouble: Callable[[Reflector, StoreError | None], None],
+        silence: float = SILENCE,
     ) -> None:
         self.resource = resource
         self.complete = False
@@ -97,11 +104,15 @@ class Reflector:
         self._client = client
         self._changed = changed
         self._trouble = trouble
+        self._silence = silence
         self._known = _Found()
         self._version = ""
         self._fresh = False
         """The version is that of a list, a moment ago."""
+        self._contact = 0.0
+        """When the server last was there, by the clock of `time.monotonic`."""
         self._breaks = 0
+        self._shorts = 0
         self._backoff = Backoff()
 
     @property
@@ -124,7 +135,7 @@ class Reflector:
                 self._version = ""
                 await asyncio.sleep(self._backoff.next())
             except StoreError as error:
-                self._trouble(self, str(error))
+                self._trouble(self, error)
                 asked = error.retry_after if isinstance(error, Refused) else 0.0
                 await asyncio.sleep(self._backoff.next(asked))
 
@@ -142,8 +153,9 @@ class Reflector:
         changes: dict[str, Readable | None] = dict.fromkeys(before.objects.keys() - found.objects.keys())
         changes |= {key: each for key, each in found.objects.items() if before.objects.get(key) is not each}
         first = not self.complete
+        self._contact = time.monotonic()
         self._version, self._fresh, self.complete, self._breaks = version, True, True, 0
-        self._trouble(self, "")
+        self._trouble(self, None)
         if changes or first or before.problems != found.problems:
             self._changed(self, changes)
 
@@ -178,6 +190,8 @@ class Reflector:
 
     async def _watch(self) -> None:
         """Follows changes until the server ends the stream. Raises Gone when they are lost."""
+        if time.monotonic() - self._contact > _AWAY:
+            raise Gone(f"{self._client.title}: {self.resource.plural}: no contact for {_AWAY:.0f} s", 410)
         if not self._fresh:
             await self._check_version()
         self._fresh = False
@@ -188,10 +202,11 @@ class Reflector:
             "timeoutSeconds": random.randint(*_LENGTH),  # noqa: S311 - no secret
         }
         opened = time.monotonic()
-        seen = False
+        seen, reached, interrupted = False, False, ""
         try:
-            async with self._client.watch(self.resource.path, params, _SILENCE) as lines:
-                self._trouble(self, "")
+            async with self._client.watch(self.resource.path, params, self._silence) as lines:
+                opened, reached = time.monotonic(), True
+                self._trouble(self, None)
                 turn = _Turn()
                 async for line in lines:
                     self._event(line)
@@ -203,12 +218,24 @@ class Reflector:
             if self._breaks >= _BROKEN_TRIES:
                 self._version = ""
             raise
-        except Unreachable:
-            if not seen or time.monotonic() - opened < 1:
+        except Unreachable as error:
+            if not reached:
                 raise
-            # It lasted for a while. If the server is away, the next attempt tells.
-        if not seen and time.monotonic() - opened < 1:
-            raise Unreachable(f"{self._client.title}: it ends watches of {self.resource.plural} at once", "")
+            # If the server is away, the next attempt tells.
+            interrupted = str(error)
+        self._contact = time.monotonic()
+        if seen or time.monotonic() - opened >= _SHORT:
+            self._shorts = 0
+            self._backoff.reset()
+        else:
+            await self._ended_at_once(interrupted or "the server ends it")
+
+    async def _ended_at_once(self, why: str) -> None:
+        """Once is an accident, more often is trouble. Raises Unreachable then."""
+        self._shorts += 1
+        if self._shorts >= _SHORT_TRIES:
+            raise Unreachable(f"{self._client.title}: no watch of {self.resource.plural} lasts: {why}", "")
+        await asyncio.sleep(self._backoff.next())
 
     async def _check_version(self) -> None:
         """Raises Gone when the server knows less than we do: what we know is of a future that was undone."""

@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from ovsnet.errors import StoreError
 from ovsnet.model import Node
 from ovsnet.servicemodel import EndpointSlice, Service
-from ovsnet.store import Snapshot, cluster
+from ovsnet.store import Facts, Snapshot, cluster
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.kubernetes.access import Source
-from ovsnet.store.kubernetes.client import Client
-from ovsnet.store.kubernetes.reflector import Changes, Reflector, Resource
+from ovsnet.store.kubernetes.client import Client, Unreachable
+from ovsnet.store.kubernetes.events import Events
+from ovsnet.store.kubernetes.reflector import SILENCE, Changes, Reflector, Resource
+from ovsnet.store.kubernetes.writer import OwnNode
 from ovsnet.store.nodes import NodeReader
 from ovsnet.store.reading import Readable
 from ovsnet.store.services import HEADLESS, OTHER_PROXY, ServiceReader
@@ -48,15 +51,16 @@ _CHUNK = 250
 class KubernetesStore:
     """Nodes, Services and their endpoints from the Kubernetes API. Does nothing before `run` or `look`."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, silence: float = SILENCE) -> None:
+        """silence: seconds without a word from the server after which a watch is opened anew."""
         self.client = Client(source)
         self._snapshot: Snapshot | None = None
         self._subscribers: list[Callable[[], None]] = []
         self._nodes, self._services, self._slices = self._reflectors = tuple(
-            Reflector(self.client, each, self._note, self._trouble) for each in RESOURCES
+            Reflector(self.client, each, self._note, self._trouble, silence) for each in RESOURCES
         )
         self._changes: dict[Reflector, dict[str, Readable | None]] = {each: {} for each in self._reflectors}
-        self._troubles: dict[Reflector, str] = {}
+        self._troubles: dict[Reflector, StoreError] = {}
         self._dirty = asyncio.Event()
         self._frontends = Frontends()
         self._conflicts: Mapping[str, str] = {}
@@ -92,6 +96,17 @@ class KubernetesStore:
         finally:
             await self.client.close()
 
+    async def publish(
+        self, node: str, facts: Callable[[], Facts | None], current: Callable[[], list[str]]
+    ) -> None:
+        """Tells the cluster of this node until cancelled, beside `run`.
+
+        facts: None while it is not ready. current: what is wrong at this moment, in words.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(OwnNode(self.client, node, facts).run())
+            tasks.create_task(Events(self.client, node, current).run())
+
     async def look(self) -> Snapshot:
         """One complete list of each kind, without a word in the log. Not while `run` runs. Raises StoreError."""
         try:
@@ -104,10 +119,16 @@ class KubernetesStore:
         self._changes[reflector].update(changes)
         self._dirty.set()
 
-    def _trouble(self, reflector: Reflector, reason: str) -> None:
-        if reason:
-            self._troubles[reflector] = reason
-            text = "; ".join(dict.fromkeys(self._troubles.values()))
+    def _trouble(self, reflector: Reflector, error: StoreError | None) -> None:
+        """error: None when all is well."""
+        if error is not None:
+            self._troubles[reflector] = error
+            if isinstance(error, Unreachable):
+                # It is one server that all of them want: what was seen last counts.
+                self._troubles |= {
+                    each: error for each, other in self._troubles.items() if isinstance(other, Unreachable)
+                }
+            text = "; ".join(sorted({str(each) for each in self._troubles.values()}))
             now = self._snapshot
             kept = (
                 f"{len(now.nodes)} nodes and {len(now.services)} Services stay as they are"
@@ -132,9 +153,8 @@ class KubernetesStore:
     async def _publish(self) -> None:
         before = self._snapshot
         now = self._snapshot = await self._combined(before)
-        there = {_source(each, key) for each in self._reflectors for key in each.objects}
         problems = {subject: text for subject, text in now.problems.items() if subject != self.client.title}
-        tell(log, problems, self._told, there, "objects")
+        tell(log, problems, self._told, _There(self._reflectors), "objects")
         self._told = problems
         if before is None:
             log.info(
@@ -198,6 +218,17 @@ class KubernetesStore:
         if self._absence.reason:
             found[self.client.title] = self._absence.reason
         return found
+
+
+class _There:
+    """The sources of all objects, without making a list of them for every change."""
+
+    def __init__(self, reflectors: Iterable[Reflector]) -> None:
+        self._objects = {each.resource.reader.kind: each.objects for each in reflectors}
+
+    def __contains__(self, source: object) -> bool:
+        kind, _, key = str(source).partition(" ")
+        return key in self._objects.get(kind, {})
 
 
 def _source(reflector: Reflector, key: str) -> str:

@@ -1,0 +1,165 @@
+"""What the agent has to complain about, as Events of its Node: however often it happens, in few writes.
+
+Owns what was told lately. The first time of a problem is written at once, if not too much else was; from then on it is
+one series (events.k8s.io/v1), whose count is written at growing intervals. Nothing waits for an Event: the log has it
+all. Called by `store`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from ovsnet.errors import StoreError
+from ovsnet.store.kubernetes.client import Client, Refused
+
+log = logging.getLogger("ovsnet.store")
+
+_PATH = "/apis/events.k8s.io/v1/namespaces/default/events"
+"""Those of objects without a namespace are kept in `default`."""
+_LOOK = 1.0
+_FIRST = 60.0
+_LONGEST = 1800.0
+"""Seconds after which a series is written again; doubled each time."""
+_FORGET = 3000.0
+"""Seconds after which what comes again is new: the API server keeps an Event for an hour."""
+_BURST, _BURST_SECONDS = 10, 600.0
+"""New Events in that time; what is more is not written."""
+_MOST = 200
+"""Problems that are kept in mind; whoever has more has them in the log."""
+_NOTE = 1024
+"""Bytes that the API takes for a note."""
+
+
+class _Series:
+    def __init__(self, now: float) -> None:
+        self.name = ""
+        """Of the Event, once it is written."""
+        self.count = 1
+        self.written = 0
+        self.last = now
+        self.due = now
+        self.interval = _FIRST
+        self.there = True
+        """It is wrong at this moment."""
+
+
+class Events:
+    """Turns what is wrong now, as the agent says it, into Events."""
+
+    def __init__(
+        self,
+        client: Client,
+        node: str,
+        current: Callable[[], list[str]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """current: what is wrong at this moment, in words."""
+        self._client = client
+        self._node = node
+        self._current = current
+        self._clock = clock
+        self._series: dict[str, _Series] = {}
+        self._created: deque[float] = deque()
+        self._told = False
+
+    async def run(self) -> None:
+        """Tells until cancelled."""
+        while True:
+            self.look()
+            await self.write()
+            await asyncio.sleep(_LOOK)
+
+    def look(self) -> None:
+        """Takes down what is wrong now."""
+        now, current = self._clock(), set(self._current())
+        for note, series in list(self._series.items()):
+            if note not in current:
+                series.there = False
+                if now - series.last > _FORGET:
+                    del self._series[note]
+        for note in current:
+            known = self._series.get(note)
+            if known is None and len(self._series) < _MOST:
+                self._series[note] = _Series(now)
+            elif known is not None and not known.there:
+                known.there, known.last = True, now
+                known.count += 1
+
+    async def write(self) -> None:
+        """Writes what is due."""
+        now = self._clock()
+        for note, series in list(self._series.items()):
+            if series.count == series.written or now < series.due:
+                continue
+            series.due, series.interval = now + series.interval, min(2 * series.interval, _LONGEST)
+            count = series.count
+            try:
+                if not series.name:
+                    if not self._may_create(now):
+                        continue
+                    series.name = await self._create(note, series)
+                else:
+                    await self._continue(series)
+            except StoreError as error:
+                if isinstance(error, Refused) and error.status == 404:
+                    series.name = ""
+                self._tell(error)
+            else:
+                series.written = count
+                self._told = False
+
+    def _may_create(self, now: float) -> bool:
+        while self._created and now - self._created[0] > _BURST_SECONDS:
+            self._created.popleft()
+        if len(self._created) >= _BURST:
+            return False
+        self._created.append(now)
+        return True
+
+    async def _create(self, note: str, series: _Series) -> str:
+        name = f"{self._node[:200]}.{os.urandom(8).hex()}"
+        await self._client.send(
+            "create",
+            "POST",
+            _PATH,
+            {
+                "apiVersion": "events.k8s.io/v1",
+                "kind": "Event",
+                "metadata": {"name": name, "namespace": "default"},
+                "eventTime": _now(),
+                "reportingController": "ovsnet.io/agent",
+                "reportingInstance": self._node[:128],
+                "action": "Networking",
+                "reason": "NetworkProblem",
+                "type": "Warning",
+                "note": note.encode()[:_NOTE].decode(errors="ignore"),
+                "regarding": {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": self._node},
+                **(
+                    {"series": {"count": series.count, "lastObservedTime": _now()}}
+                    if series.count > 1
+                    else {}
+                ),
+            },
+        )
+        return name
+
+    async def _continue(self, series: _Series) -> None:
+        body = {"series": {"count": series.count, "lastObservedTime": _now()}}
+        await self._client.send(
+            "patch", "PATCH", f"{_PATH}/{series.name}", body, "application/merge-patch+json"
+        )
+
+    def _tell(self, error: StoreError) -> None:
+        if not self._told:
+            self._told = True
+            log.info("Events are not written: %s", error)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,329 @@
+"""The kubernetes store, and what the agent writes, with a real API server.
+
+`kubeconfig`: the path of a kubeconfig of a cluster's administrator, whose API server is there for the whole session.
+Objects have names of their own in every test and are removed at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovsnet.model import Encap
+from ovsnet.store import Facts, Snapshot
+from ovsnet.store.kubernetes.access import Source
+from ovsnet.store.kubernetes.client import Client, Refused
+from ovsnet.store.kubernetes.events import Events
+from ovsnet.store.kubernetes.store import KubernetesStore
+from ovsnet.store.kubernetes.writer import MTU, TUNNEL_ADDRESS, OwnNode
+
+NODES = "/api/v1/nodes"
+SERVICES = "/api/v1/namespaces/default/services"
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+_MERGE = "application/merge-patch+json"
+
+
+class Cluster:
+    """An administrator, and a store that follows."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.admin = Client(Source(str(kubeconfig)))
+        self.store = KubernetesStore(Source(str(kubeconfig)))
+        self.name = f"t{uuid.uuid4().hex[:8]}"
+        self._made: list[str] = []
+
+    @property
+    def now(self) -> Snapshot:
+        snapshot = self.store.snapshot()
+        assert snapshot is not None
+        return snapshot
+
+    async def create(self, path: str, item: dict[str, Any]) -> dict[str, Any]:
+        answer = await self.admin.send("create", "POST", path, item)
+        self._made.append(f"{path}/{item['metadata']['name']}")
+        made: dict[str, Any] = json.loads(answer)
+        return made
+
+    async def patch(self, path: str, change: object) -> None:
+        await self.admin.send("patch", "PATCH", path, change, _MERGE)
+
+    async def delete(self, path: str) -> None:
+        self._made = [each for each in self._made if each != path]
+        with contextlib.suppress(Refused):
+            await self.admin.send("delete", "DELETE", path, {})
+
+    async def get(self, path: str, **params: str | int) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(await self.admin.get(path, params, "get"))
+        return found
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 15) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"did not come to pass; now {self.store.snapshot()}"
+            await asyncio.sleep(0.01)
+
+    async def clean(self) -> None:
+        for path in reversed(self._made):
+            await self.delete(path)
+        await self.admin.close()
+
+
+@pytest.fixture
+async def cluster(kubeconfig: Path) -> AsyncIterator[Cluster]:
+    cluster = Cluster(kubeconfig)
+    task = asyncio.create_task(cluster.store.run())
+    try:
+        await cluster.until(lambda: cluster.store.snapshot() is not None, 30)
+        yield cluster
+    finally:
+        await cluster.clean()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def service(name: str, **spec: object) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": {"ports": [{"name": "http", "port": 80}], **spec}}
+
+
+def slice_(name: str, **more: object) -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"{name}-x", "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.244.77.5"], "conditions": {"ready": True}, "nodeName": "n1"}],
+    } | more
+
+
+def node(name: str, number: int) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "annotations": {"ovsnet.io/encapsulation": "geneve"}},
+        "spec": {"podCIDR": f"10.199.{number}.0/24", "podCIDRs": [f"10.199.{number}.0/24"]},
+    }
+
+
+async def test_the_cluster_has_its_own_service(cluster: Cluster) -> None:
+    found = cluster.now.services["default/kubernetes"]
+    assert [(each.name, each.port) for each in found.ports] == [("https", 443)]
+    assert found.created
+
+
+async def test_services_and_slices_come_change_and_go(cluster: Cluster) -> None:
+    name = cluster.name
+    key = f"default/{name}"
+    made = await cluster.create(SERVICES, service(name, type="NodePort", sessionAffinity="ClientIP"))
+    await cluster.until(lambda: key in cluster.now.services)
+    found = cluster.now.services[key]
+    assert str(found.cluster_ips[0]) == made["spec"]["clusterIP"]
+    assert found.ports[0].node_port == made["spec"]["ports"][0]["nodePort"]
+    assert found.affinity == 10800
+    await cluster.create(SLICES, slice_(name))
+    await cluster.until(lambda: f"{key}-x" in cluster.now.slices)
+    assert cluster.now.slices[f"{key}-x"].service == name
+    await cluster.patch(f"{SERVICES}/{name}", {"spec": {"externalTrafficPolicy": "Local"}})
+    await cluster.until(lambda: cluster.now.services[key].external_local)
+    await cluster.delete(f"{SLICES}/{name}-x")
+    await cluster.delete(f"{SERVICES}/{name}")
+    await cluster.until(lambda: key not in cluster.now.services and f"{key}-x" not in cluster.now.slices)
+    assert not cluster.now.problems
+
+
+async def test_what_the_server_does_not_send_at_all(cluster: Cluster) -> None:
+    """Those of another proxy are sorted out by the server, and told as gone when they become such."""
+    name = cluster.name
+    await cluster.create(SERVICES, service(f"{name}-h", clusterIP="None"))
+    await cluster.create(
+        SERVICES, {"metadata": {"name": f"{name}-e"}, "spec": {"type": "ExternalName", "externalName": "x.y"}}
+    )
+    await cluster.create(SERVICES, service(name))
+    await cluster.until(lambda: f"default/{name}" in cluster.now.services)
+    assert {key for key in cluster.now.services if name in key} == {f"default/{name}"}
+    label = {"service.kubernetes.io/service-proxy-name": "other"}
+    await cluster.patch(f"{SERVICES}/{name}", {"metadata": {"labels": label}})
+    await cluster.until(lambda: f"default/{name}" not in cluster.now.services)
+
+
+async def test_two_load_balancers_with_one_address(cluster: Cluster) -> None:
+    name = cluster.name
+    for each in (f"{name}-a", f"{name}-b"):
+        await cluster.create(SERVICES, service(each, type="LoadBalancer"))
+        ingress = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.99"}]}}}
+        await cluster.patch(f"{SERVICES}/{each}/status", ingress)
+    await cluster.until(lambda: f"Service default/{name}-b" in cluster.now.problems)
+    assert "192.0.2.99 port 80/TCP is Service" in cluster.now.problems[f"Service default/{name}-b"]
+    assert cluster.now.services[f"default/{name}-b"].load_balancer_ips == ()
+    assert cluster.now.services[f"default/{name}-a"].load_balancer_ips
+    await cluster.delete(f"{SERVICES}/{name}-a")
+    await cluster.until(lambda: bool(cluster.now.services[f"default/{name}-b"].load_balancer_ips))
+
+
+async def test_the_largest_slice_that_the_api_takes(cluster: Cluster) -> None:
+    name = cluster.name
+    endpoints = [
+        {"addresses": [f"10.210.{n // 250}.{n % 250 + 1}"], "nodeName": f"node-{n}", "zone": "z"}
+        for n in range(1000)
+    ]
+    await cluster.create(SLICES, slice_(name, endpoints=endpoints))
+    await cluster.until(lambda: f"default/{name}-x" in cluster.now.slices)
+    assert len(cluster.now.slices[f"default/{name}-x"].endpoints) == 1000
+
+
+async def test_six_hundred_services_take_two_pages(cluster: Cluster, kubeconfig: Path) -> None:
+    name = cluster.name
+    for n in range(600):
+        await cluster.create(SERVICES, service(f"{name}-{n}"))
+    await cluster.until(lambda: sum(name in key for key in cluster.now.services) == 600, 30)
+    assert cluster.store.requests == {"list": 3, "watch": 3}
+    other = KubernetesStore(Source(str(kubeconfig)))
+    assert sum(name in key for key in (await other.look()).services) == 600
+    assert other.requests["list"] >= 4
+
+
+async def test_a_service_account_may_do_what_the_documents_say_and_no_more(
+    cluster: Cluster, kubeconfig: Path, tmp_path: Path
+) -> None:
+    """The token of a pod, in its folder; and without the rights, the error says which are missing."""
+    name = cluster.name
+    accounts, roles = "/api/v1/namespaces/default/serviceaccounts", "/apis/rbac.authorization.k8s.io/v1"
+    await cluster.create(accounts, {"metadata": {"name": name}})
+    body = {"spec": {"expirationSeconds": 600, "audiences": []}}
+    token = json.loads(await cluster.admin.send("create", "POST", f"{accounts}/{name}/token", body))
+    (tmp_path / "token").write_text(token["status"]["token"])
+    access = Source(str(kubeconfig)).load()
+    (tmp_path / "ca.crt").write_text(access.authority)
+    source = Source(server=access.server, environment={}, service_account=str(tmp_path))
+    store = KubernetesStore(source)
+    with pytest.raises(Refused, match=r"403 .*cannot list.*give the agent the rights"):
+        await store.look()
+    rules = [
+        {"apiGroups": [""], "resources": ["nodes", "services"], "verbs": ["get", "list", "watch"]},
+        {
+            "apiGroups": ["discovery.k8s.io"],
+            "resources": ["endpointslices"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {"apiGroups": [""], "resources": ["nodes", "nodes/status"], "verbs": ["patch"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+    ]
+    await cluster.create(f"{roles}/clusterroles", {"metadata": {"name": name}, "rules": rules})
+    await cluster.create(
+        f"{roles}/clusterrolebindings",
+        {
+            "metadata": {"name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+        },
+    )
+    await cluster.create(NODES, node(name, 3))
+    await asyncio.sleep(1)
+    assert name in (await store.look()).nodes
+    client = Client(source)
+    await OwnNode(client, name, lambda: None).publish(Facts(address="192.0.2.7", mtu=1450))
+    events = Events(client, name, lambda: ["it is wrong"])
+    events.look()
+    await events.write()
+    assert client.requests == {"patch": 2, "create": 1}
+    await client.close()
+
+
+async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
+    name = cluster.name
+    await cluster.create(NODES, node(name, 1))
+    status = {"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "x", "message": "y"}]}}
+    await cluster.patch(f"{NODES}/{name}/status", status)
+    await cluster.until(lambda: name in cluster.now.nodes)
+    assert cluster.now.nodes[name].encap is Encap.GENEVE
+    before = cluster.now
+    facts: list[Facts | None] = [None]
+    task = asyncio.create_task(OwnNode(cluster.admin, name, lambda: facts[0]).run())
+    try:
+        await asyncio.sleep(0.5)
+        assert cluster.admin.requests["patch"] == 1
+        facts[0] = Facts(address="192.0.2.7", mtu=1450)
+        await cluster.until(lambda: cluster.admin.requests["patch"] == 3)
+        await asyncio.sleep(3)
+        assert cluster.admin.requests["patch"] == 3
+    finally:
+        task.cancel()
+    found = await cluster.get(f"{NODES}/{name}")
+    annotations = found["metadata"]["annotations"]
+    assert (annotations[TUNNEL_ADDRESS], annotations[MTU]) == ("192.0.2.7", "1450")
+    assert annotations["ovsnet.io/encapsulation"] == "geneve"
+    conditions = {each["type"]: each["status"] for each in found["status"]["conditions"]}
+    assert conditions == {"Ready": "False", "NetworkUnavailable": "False"}
+    # Our own words are no news.
+    assert cluster.now is before
+
+
+async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
+    name = cluster.name
+    await cluster.create(NODES, node(name, 2))
+    wrong: list[str] = []
+    clock = [1000.0]
+    events = Events(cluster.admin, name, lambda: wrong, clock=lambda: clock[0])
+    for second in range(600):
+        clock[0] += 1
+        wrong[:] = ["tunnel to node-b is down"] if second % 2 else []
+        events.look()
+        await events.write()
+    writes = cluster.admin.requests["create"] + cluster.admin.requests["patch"] - 1  # the Node itself
+    assert writes <= 5
+    clock[0] += 2000
+    await events.write()
+    found = await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}")
+    (event,) = found["items"]
+    assert event["note"] == "tunnel to node-b is down"
+    assert event["series"]["count"] == 300
+    assert event["regarding"]["kind"] == "Node"
+    await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
+    wrong[:] = [f"another thing {number}" for number in range(500)]
+    before = cluster.admin.requests["create"]
+    events.look()
+    await events.write()
+    assert cluster.admin.requests["create"] - before <= 10
+    for event in (await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}"))["items"]:
+        await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
+
+
+async def test_an_authority_that_is_replaced(cluster: Cluster, kubeconfig: Path, tmp_path: Path) -> None:
+    """A server that shows another certificate than we expect is not believed; when the file is right, it is."""
+    access = Source(str(kubeconfig)).load()
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    made = ["openssl", "req", "-x509", *curve, "-nodes", "-subj", "/CN=other", "-keyout"]
+    run = await asyncio.create_subprocess_exec(
+        *made,
+        str(tmp_path / "other.key"),
+        "-out",
+        str(tmp_path / "ca.crt"),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await run.wait() == 0
+    (tmp_path / "client.crt").write_text(access.certificate)
+    (tmp_path / "client.key").write_text(access.key)
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": access.server, "certificate-authority": "ca.crt"}}],
+        "users": [{"name": "u", "user": {"client-certificate": "client.crt", "client-key": "client.key"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    store = KubernetesStore(Source(str(tmp_path / "kubeconfig")))
+    task = asyncio.create_task(store.run())
+    try:
+        await asyncio.sleep(2)
+        assert store.snapshot() is None
+        (tmp_path / "ca.crt").write_text(access.authority)
+        await cluster.until(lambda: store.snapshot() is not None)
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

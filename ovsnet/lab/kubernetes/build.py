@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,6 +38,8 @@ _STEPS = (
 )
 _PROGRESS = 15.0
 """Seconds between two lines about how far the build is."""
+_KEPT = 14 * 86400.0
+"""Seconds for which a build is kept after its last use."""
 Say = Callable[[str], None]
 
 
@@ -61,6 +62,8 @@ def built(say: Say) -> Built:
     with _alone(folder.with_suffix(".lock")):
         if not folder.exists():
             _build(folder, go, say)
+            _remove_unused(folder.parent)
+        os.utime(folder)
     return Built(folder)
 
 
@@ -118,11 +121,12 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _build(folder: Path, go: str, say: Say) -> None:
-    """Into a folder of another name, renamed when all is there: an interrupted build leaves nothing to trip over."""
+    """Into a folder of another name, renamed when all is there; what an interrupted build left there goes first."""
     begun = time.monotonic()
     say(f"building Kubernetes {KUBERNETES} from source, once: 1 minute if Go has compiled it before, else 10")
-    with tempfile.TemporaryDirectory(prefix="kubernetes-", dir=folder.parent) as name:
-        done = Path(name, "done")
+    done = folder.with_suffix(".new")
+    shutil.rmtree(done, ignore_errors=True)
+    try:
         result = Built(done)
         result.bin.mkdir(parents=True)
         log = folder.parent / "kubernetes-build.log"
@@ -133,9 +137,18 @@ def _build(folder: Path, go: str, say: Say) -> None:
             (result.bin / program).symlink_to(_MULTICALL)
         say("making container images")
         images.write(result.bin, result.images)
-        done.chmod(0o755)
         done.rename(folder)
+    finally:
+        shutil.rmtree(done, ignore_errors=True)
     say(f"built into {folder} in {time.monotonic() - begun:.0f} s")
+
+
+def _remove_unused(cache: Path) -> None:
+    """Remove builds of other sources, 0.4 GB each, that no lab was started from for long."""
+    oldest = time.time() - _KEPT
+    for path in cache.glob("kubernetes-*"):
+        if path.is_dir() and path.stat().st_mtime < oldest:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _compile(go: str, module: Path, package: str, target: Path, log: Path, say: Say) -> None:

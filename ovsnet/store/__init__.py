@@ -55,7 +55,7 @@ class Facts(Frozen):
 
 
 class Store(Protocol):
-    """A source of nodes."""
+    """A source of objects."""
 
     async def run(self) -> None:
         """Reads and watches until cancelled."""

@@ -57,7 +57,7 @@ class Entry(NamedTuple):
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     sound: bool = False
-    """Was in order at least once."""
+    """Its Nodes were in order at least once."""
 
 
 class ManifestFolder:
@@ -145,23 +145,23 @@ def _parsed(path: str, data: bytes, known: Entry) -> Entry:
     try:
         contents = manifest.read(data.decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
-        contents = manifest.Contents(problems=(f"not UTF-8 text at byte {error.start}; is this a manifest?",))
+        contents = manifest.broken(f"not UTF-8 text at byte {error.start}; is this a manifest?")
     if contents.empty and (known.nodes or known.services or known.slices):
-        contents = manifest.Contents(problems=("is empty; remove the file if what was in it shall go",))
-    broken = bool(contents.problems)
+        contents = manifest.broken("is empty; remove the file if what was in it shall go")
+    doubtful = contents.doubtful
     return Entry(
         digest=digest,
-        nodes=_kept(known.nodes, contents.nodes, broken),
-        services=_kept(known.services, contents.services, broken),
-        slices=_kept(known.slices, contents.slices, broken),
+        nodes=_kept(known.nodes, contents.nodes, "Node" in doubtful),
+        services=_kept(known.services, contents.services, "Service" in doubtful),
+        slices=_kept(known.slices, contents.slices, "EndpointSlice" in doubtful),
         problems=contents.problems,
         remarks=contents.remarks,
-        sound=known.sound or not broken,
+        sound=known.sound or "Node" not in doubtful,
     )
 
 
 def _kept(known: tuple[_Object, ...], read: tuple[_Object, ...], broken: bool) -> tuple[_Object, ...]:
-    """The objects of one kind as they are read now; of a file that is broken, those that it had before as well."""
+    """The objects of one kind as they are read now; broken: with those that the file had before as well."""
     before = {key_of(item): item for item in known}
     # Who kept an object that is the same still has the same one.
     items = {(key := key_of(item)): old if (old := before.get(key)) == item else item for item in read}

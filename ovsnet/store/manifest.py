@@ -22,6 +22,7 @@ READERS: dict[object, type[Reader[Readable]]] = {
     each.kind: each for each in (NodeReader, ServiceReader, SliceReader)
 }
 """By kind."""
+KINDS = frozenset(each.kind for each in READERS.values())
 _LISTS: dict[object, str] = {f"{kind}List": str(kind) for kind in READERS}
 
 
@@ -35,6 +36,8 @@ class Contents(Frozen):
     """Why an object is missing here: one line each, naming document, object and field."""
     remarks: tuple[str, ...] = ()
     """What was left out of objects that are here, or read in the safest way."""
+    doubtful: frozenset[str] = frozenset()
+    """Kinds of which objects may be missing here because of `problems`."""
     empty: bool = False
 
 
@@ -43,15 +46,18 @@ def read(text: str, source: str) -> Contents:
     try:
         parsed = documents.read(text)
     except documents.Mistake as mistake:
-        return Contents(problems=(f"{mistake}; correct it",))
+        return broken(f"{mistake}; correct it")
     found: dict[tuple[type, str], Readable] = {}
     problems: list[str] = []
     remarks: list[str] = []
+    doubtful: set[str] = set()
     for document in parsed:
         where = f"document {document.number} (line {document.line})" if len(parsed) > 1 else ""
         for reader in _readers(document, where, source):
             item = reader.read()
-            problems += reader.problems
+            if reader.problems:
+                problems += reader.problems
+                doubtful |= {reader.kind} if reader.is_object else KINDS
             remarks += reader.remarks
             if item is not None and found.setdefault((type(item), key_of(item)), item) is not item:
                 problems.append(f"{reader.where}: a second {reader.kind} of this name in one file; keep one")
@@ -62,8 +68,14 @@ def read(text: str, source: str) -> Contents:
         slices=tuple(each for each in items if isinstance(each, EndpointSlice)),
         problems=tuple(problems),
         remarks=tuple(remarks),
+        doubtful=frozenset(doubtful),
         empty=not parsed,
     )
+
+
+def broken(problem: str) -> Contents:
+    """Of a file that can't be read at all."""
+    return Contents(problems=(problem,), doubtful=KINDS)
 
 
 def nodes(text: str, source: str) -> tuple[Node, ...]:

@@ -55,6 +55,11 @@ class Reader(ABC, Generic[_Read]):
         self._source = ", ".join(filter(None, (source, where)))
         self._faults = faults
 
+    @property
+    def is_object(self) -> bool:
+        """Whether it is an object at all, so that one knows of which kind."""
+        return isinstance(self._value, dict)
+
     def read(self) -> _Read | None:
         """The object; None with `problems` if there is anything wrong with it, without any if it is none of ours."""
         value = self._value

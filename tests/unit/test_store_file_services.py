@@ -49,7 +49,8 @@ async def test_a_broken_file_withdraws_no_service(folder: Path) -> None:
     (folder / "web.yaml").write_text(f"{service('web', 1)}---\n{slice_('web', '10.0.0.1')}")
     async with running(folder) as cluster:
         before = await cluster.until(lambda now: len(now.services) == 1)
-        for broken in ("kind: [", service("web", 1).replace("80", "x"), "# nothing\n"):
+        half = f"{service('web', 1).replace('80', 'x')}---\n{slice_('web', '10.0.0.1')}"
+        for broken in ("kind: [", half, "# nothing\n"):
             cluster.write("web.yaml", broken)
             now = await cluster.until(lambda now, was=cluster.now: now is not was and bool(now.problems))  # type: ignore[misc]
             assert now.services is before.services
@@ -57,6 +58,18 @@ async def test_a_broken_file_withdraws_no_service(folder: Path) -> None:
         cluster.write("web.yaml", f"{service('web', 1)}---\n{slice_('web', '10.0.0.1')}")
         back = await cluster.until(lambda now: not now.problems)
         assert back.services["default/web"] is before.services["default/web"]
+
+
+async def test_a_broken_service_keeps_no_node_that_is_gone(folder: Path) -> None:
+    (folder / "all.yaml").write_text(f"{text('a', 1)}---\n{text('b', 2)}---\n{service('web', 1)}")
+    async with running(folder) as cluster:
+        before = await cluster.until(lambda now: len(now.nodes) == 2 and len(now.services) == 1)
+        cluster.write("all.yaml", f"{text('a', 1)}---\n{service('web', 1).replace('80', 'x')}")
+        now = await cluster.until(lambda now: bool(now.problems))
+        assert set(now.nodes) == {"a"}
+        assert now.services is before.services
+    (folder / "fresh.yaml").write_text(f"{text('c', 3)}---\n{service('dns', 2).replace('80', 'x')}")
+    assert (await read_folder(folder)).unread == frozenset()
 
 
 async def test_what_is_merely_remarked_upon_is_no_reason_to_keep_what_is_gone(

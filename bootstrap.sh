@@ -18,6 +18,10 @@ RUN_TOOLS=(
 )
 CNI_PLUGINS=(portmap bandwidth tuning loopback)
 TEST_TOOLS=(tcpdump:tcpdump iperf3:iperf3 traceroute:traceroute conntrack:conntrack containerd:containerd shellcheck:shellcheck)
+# Those of ovsnet/lab/kubernetes/tools.py; what `lab --kubernetes` and tests of a cluster need besides Go.
+CLUSTER_TOOLS=(
+  bash:bash busybox:busybox-static containerd:containerd curl:curl iperf3:iperf3 openssl:openssl runc:runc ss:iproute2
+)
 # Those of tests/kernel/uml.py.
 KERNEL_TESTS=no
 KERNEL_PACKAGES=(linux-source-6.1 flex bison bc make gcc libc6-dev xz-utils)
@@ -248,7 +252,11 @@ link_command() {
 
 run_lab() {
   need_root
-  prepare_checkout
+  if [[ " $* " == *" --kubernetes "* ]]; then
+    prepare_checkout "${CLUSTER_TOOLS[@]}"
+  else
+    prepare_checkout
+  fi
   link_command
   unlock
   local -a of_all=() of_one=()
@@ -280,7 +288,7 @@ run_test() {
     *) usage >&2; exit 2 ;;
   esac
   need_root
-  prepare_checkout "${TEST_TOOLS[@]}"
+  prepare_checkout "${TEST_TOOLS[@]}" "${CLUSTER_TOOLS[@]}"
   unlock
   # tox itself holds this one: two runs in one checkout would spoil each other's environments.
   mkdir -p "$TREE/.tox"

@@ -17,21 +17,21 @@ from typing import Any
 SYSCTLS = {"fs/inotify/max_user_instances": 2048}
 """What a lab needs at least. Linux gives a user 128 inotify instances; a node's programs take about 20."""
 _FILE = ".limits.json"
-_PROC = Path("/proc/sys")
+PROC = Path("/proc/sys")
 
 
-def claim(root: Path, lab: str) -> None:
+def claim(root: Path, lab: str, proc: Path = PROC) -> None:
     """Raise the limits for this lab. root: the folder of all labs. Raises OSError."""
     with _record(root) as record:
         for name, wanted in SYSCTLS.items():
-            now = int((_PROC / name).read_text())
+            now = int((proc / name).read_text())
             if now < wanted:
                 record["before"].setdefault(name, now)
-                (_PROC / name).write_text(str(wanted))
+                (proc / name).write_text(str(wanted))
         record["labs"] = sorted({*record["labs"], lab})
 
 
-def release(root: Path, lab: str) -> None:
+def release(root: Path, lab: str, proc: Path = PROC) -> None:
     """Put them back unless another lab needs them; a lab that never claimed may be named too."""
     if not (root / _FILE).exists():
         return
@@ -41,8 +41,8 @@ def release(root: Path, lab: str) -> None:
             return
         for name, before in record["before"].items():
             # Whoever set another value meanwhile meant it.
-            if int((_PROC / name).read_text()) == SYSCTLS.get(name):
-                (_PROC / name).write_text(str(before))
+            if int((proc / name).read_text()) == SYSCTLS.get(name):
+                (proc / name).write_text(str(before))
         record.clear()
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from kube_world import Namespace, namespace, running_cluster
 
+from ovsnet.host import netns
 from ovsnet.lab.kubernetes.cluster import Cluster
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def kubernetes() -> Iterator[Cluster]:
     """Three nodes, dual stack."""
     if os.geteuid() != 0:
         pytest.exit("cluster: needs root; run sudo ./bootstrap.sh test", returncode=2)
@@ -22,9 +23,18 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def kubeconfig(cluster: Cluster) -> Path:
-    """The administrator's. The API server's address is one of the lab: use it from within, e.g. from `control`."""
-    return cluster.control.pki.folder / "admin.kubeconfig"
+def cluster(kubernetes: Cluster) -> Cluster:
+    """The same, by the name that most tests call it."""
+    return kubernetes
+
+
+@pytest.fixture
+def kubeconfig(kubernetes: Cluster) -> Iterator[Path]:
+    """The administrator's. The API server's address is one of the lab, which the machine has no way to: meanwhile the
+    sockets that the test makes itself are in the control plane's network namespace."""
+    control = kubernetes.control
+    with open(f"/proc/{control.held().pid}/ns/net") as namespace, netns.entered(namespace.fileno()):
+        yield control.pki.folder / "admin.kubeconfig"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
     go/          Go modules from which its programs are built
     build        builds and keeps them, and the images that are made of them
+    tools        programs of the machine that it needs
     images       container images without a registry
     plan         addresses, ranges and command lines                       pure
     files        the text of every file that its programs read             pure

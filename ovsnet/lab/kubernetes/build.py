@@ -14,18 +14,19 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ovsnet.lab.kubernetes import images
+from ovsnet.lab.kubernetes import images, tools
 from ovsnet.lab.spec import LabError
 
 SOURCES = Path(__file__).with_name("go")
 KUBERNETES = "v1.34.1"
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl")
 OLDEST_GO = (1, 24)
+GO_FOLDERS = "/usr/local/go/bin"
+"""Where Go's own archive puts it, which few have in PATH."""
 _MULTICALL = "cluster"
 _VERSION_VARIABLES = ("k8s.io/component-base/version.gitVersion", "k8s.io/client-go/pkg/version.gitVersion")
 _STEPS = (
@@ -37,6 +38,8 @@ _STEPS = (
 )
 _PROGRESS = 15.0
 """Seconds between two lines about how far the build is."""
+_KEPT = 14 * 86400.0
+"""Seconds for which a build is kept after its last use."""
 Say = Callable[[str], None]
 
 
@@ -53,11 +56,14 @@ def built(say: Say) -> Built:
 
     Cold it takes some ten minutes on two processors, 1 GB to download and 4 GB of Go's own caches. Raises LabError.
     """
+    tools.require()
     go = find_go()
     folder = cache() / f"kubernetes-{digest(go)}"
     with _alone(folder.with_suffix(".lock")):
         if not folder.exists():
             _build(folder, go, say)
+            _remove_unused(folder.parent)
+        os.utime(folder)
     return Built(folder)
 
 
@@ -67,10 +73,13 @@ def cache() -> Path:
     return Path(os.environ.get("OVSNET_CACHE") or Path(base) / "ovsnet")
 
 
-def find_go() -> str:
-    """The path of a Go that is new enough. Raises LabError with what was found and what to install."""
+def find_go(folders: str = GO_FOLDERS) -> str:
+    """The path of a Go that is new enough: in PATH, else in `folders`.
+
+    Raises LabError with what was found and what to install.
+    """
     remedy = f"install Go {_dotted(OLDEST_GO)} or newer from go.dev/dl into /usr/local/go, or put it in PATH"
-    path = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    path = shutil.which("go") or shutil.which("go", path=folders)
     if not path:
         raise LabError("Kubernetes is built from its sources, and there is no Go here", remedy)
     version = _go_version(path)
@@ -84,7 +93,7 @@ def digest(go: str) -> str:
     """Of the Go version, the modules and what makes the images."""
     hashed = hashlib.blake2b(_go_version(go).encode(), digest_size=8)
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
-    for path in (*sources, Path(images.__file__), Path(__file__)):
+    for path in (*sources, Path(images.__file__), Path(tools.__file__), Path(__file__)):
         hashed.update(path.name.encode() + b"\0" + path.read_bytes())
     return hashed.hexdigest()
 
@@ -112,12 +121,12 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _build(folder: Path, go: str, say: Say) -> None:
-    """Into a folder of another name, renamed when all is there: an interrupted build leaves nothing to trip over."""
-    images.require_tools()
+    """Into a folder of another name, renamed when all is there; what an interrupted build left there goes first."""
     begun = time.monotonic()
     say(f"building Kubernetes {KUBERNETES} from source, once: 1 minute if Go has compiled it before, else 10")
-    with tempfile.TemporaryDirectory(prefix="kubernetes-", dir=folder.parent) as name:
-        done = Path(name, "done")
+    done = folder.with_suffix(".new")
+    shutil.rmtree(done, ignore_errors=True)
+    try:
         result = Built(done)
         result.bin.mkdir(parents=True)
         log = folder.parent / "kubernetes-build.log"
@@ -128,9 +137,18 @@ def _build(folder: Path, go: str, say: Say) -> None:
             (result.bin / program).symlink_to(_MULTICALL)
         say("making container images")
         images.write(result.bin, result.images)
-        done.chmod(0o755)
         done.rename(folder)
+    finally:
+        shutil.rmtree(done, ignore_errors=True)
     say(f"built into {folder} in {time.monotonic() - begun:.0f} s")
+
+
+def _remove_unused(cache: Path) -> None:
+    """Remove builds of other sources, 0.4 GB each, that no lab was started from for long."""
+    oldest = time.time() - _KEPT
+    for path in cache.glob("kubernetes-*"):
+        if path.is_dir() and path.stat().st_mtime < oldest:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _compile(go: str, module: Path, package: str, target: Path, log: Path, say: Say) -> None:

@@ -6,13 +6,12 @@ cluster does. `ControlPlane.up` makes what is missing and leaves the rest alone.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ovsnet.lab import files as lab_files
-from ovsnet.lab.kubernetes import files, plan
+from ovsnet.lab.kubernetes import files, plan, tools
 from ovsnet.lab.kubernetes.pki import FRONT_PROXY_CA, Pki
 from ovsnet.lab.namespaces import Place
 from ovsnet.lab.node import shared_files
@@ -23,12 +22,11 @@ from ovsnet.lab.underlay import UPLINK, Underlay, nodad
 DAEMONS = (plan.ETCD, plan.APISERVER, plan.CONTROLLERS, plan.SCHEDULER)
 START_SECONDS = 90.0
 """The API server takes 7 s on an idle machine with two processors."""
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def environment() -> dict[str, str]:
     """PATH for daemons: whoever started the lab may have had none for administrators."""
-    return {"PATH": f"{lab_files.BINARIES}:{SYSTEM_PATH}"}
+    return {"PATH": f"{lab_files.BINARIES}:{tools.PATH}"}
 
 
 def programs(folder: Folder) -> Path:
@@ -147,7 +145,3 @@ class ControlPlane(Place):
             if (6 if ":" in pods else 4) in self.spec.underlay_families
         ]
         self.ip(lines)
-
-    def environment(self) -> dict[str, str]:
-        """For commands that people run in it."""
-        return {"PATH": f"{lab_files.BINARIES}:{os.environ.get('PATH', SYSTEM_PATH)}"}

@@ -13,26 +13,14 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
 
-from ovsnet.lab.spec import LabError
+from ovsnet.lab.kubernetes import tools
 
 PAUSE, AGNHOST, COREDNS = "localhost/pause:lab", "localhost/agnhost:lab", "localhost/coredns:lab"
-TOOLS = {
-    "bash": "bash",
-    "busybox": "busybox-static",
-    "curl": "curl",
-    "ip": "iproute2",
-    "iperf3": "iperf3",
-    "ping": "iputils-ping",
-    "ss": "iproute2",
-}
-"""What test pods have beside agnhost, and the Debian packages that have it."""
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _ACCOUNTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
@@ -63,7 +51,7 @@ class Layer:
 
     def program(self, name: str) -> None:
         """A program of this machine as /usr/bin/NAME, with all libraries that its loader names."""
-        path = _which(name)
+        path = tools.path_of(name)
         self.add(f"usr/bin/{name}", Path(path).read_bytes(), 0o755)
         listed = subprocess.run(["ldd", path], capture_output=True, text=True).stdout
         for library in re.findall(r"(/\S+) \(0x", listed):
@@ -76,16 +64,6 @@ class Layer:
             for info, content in self.entries.values():
                 archive.addfile(info, io.BytesIO(content))
         return target.getvalue()
-
-
-def require_tools() -> None:
-    """Raises LabError with the packages of all that is missing."""
-    missing = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
-    if missing:
-        raise LabError(
-            f"programs for the cluster's test pods are missing: {', '.join(missing)}",
-            f"apt-get install {' '.join(missing)}",
-        )
 
 
 def write(programs: Path, target: Path) -> None:
@@ -125,10 +103,12 @@ def _userland() -> Layer:
     layer.add("root", mode=0o700, kind=tarfile.DIRTYPE)
     for path, text in _ACCOUNTS.items():
         layer.add(path, text.encode())
-    for tool in TOOLS:
+    for tool in tools.IN_PODS:
         layer.program(tool)
-    listed = subprocess.run([_which("busybox"), "--list"], capture_output=True, text=True, check=True).stdout
-    for applet in sorted(set(listed.split()) - {*TOOLS, "sh"}):
+    listed = subprocess.run(
+        [tools.path_of("busybox"), "--list"], capture_output=True, text=True, check=True
+    ).stdout
+    for applet in sorted(set(listed.split()) - {*tools.IN_PODS, "sh"}):
         layer.add(f"bin/{applet}", b"/usr/bin/busybox", 0o777, kind=tarfile.SYMTYPE)
     for shell in ("sh", "bash"):
         layer.add(f"bin/{shell}", b"/usr/bin/bash", 0o777, kind=tarfile.SYMTYPE)
@@ -142,14 +122,12 @@ def _config(digest: str, entrypoint: list[str], command: list[str]) -> bytes:
             "architecture": _ARCHITECTURES.get(machine, machine),
             "os": "linux",
             "created": "1970-01-01T00:00:01Z",
-            "config": {"Entrypoint": entrypoint, "Cmd": command, "Env": [f"PATH={_PATH}"], "WorkingDir": "/"},
+            "config": {
+                "Entrypoint": entrypoint,
+                "Cmd": command,
+                "Env": [f"PATH={tools.PATH}"],
+                "WorkingDir": "/",
+            },
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
         }
     ).encode()
-
-
-def _which(name: str) -> str:
-    path = shutil.which(name)
-    if not path:
-        raise LabError(f"{name} is not installed", f"apt-get install {TOOLS.get(name, name)}")
-    return os.path.realpath(path)

@@ -241,6 +241,7 @@ class Agent:
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
+        await self.serving.forget()
         if self._datapath == "system" and not self.installer.stale:
             await self._arming.settle()
         self._tell(topo, time.monotonic() - started)

@@ -12,8 +12,9 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 
-from ovsnet import names
+from ovsnet import names, pipeline, stale
 from ovsnet.endpoints import Here
+from ovsnet.frontends import ServiceObject
 from ovsnet.model import IPAddress
 from ovsnet.objects import Object
 from ovsnet.render import Rendered
@@ -37,6 +38,9 @@ class Serving:
         self._kept: Rendered = {}
         self.reach = Reach()
         self.objects: list[Object] = []
+        self._served: dict[str, ServiceObject] = {}
+        self._gone: set[stale.Way] = set()
+        """Ways that conntrack may remember."""
 
     async def follow(self, snapshot: Snapshot | None, here: Here, *, unknown: bool) -> None:
         """Takes in the latest snapshot. unknown: nobody knows yet what the switch holds.
@@ -46,12 +50,32 @@ class Serving:
         if snapshot is not None:
             self._services.update(snapshot.services, snapshot.slices, here)
             self._kept, self.reach, self.objects = {}, self._services.reach, [*self._services.objects]
+            self._compare()
         elif unknown:
             await self._remember()
 
     def with_kept(self, rendered: Rendered) -> Rendered:
         """What is to be installed, with what has been read back."""
         return {**rendered, **self._kept} if self._kept else rendered
+
+    async def forget(self) -> None:
+        """Has conntrack forget ways that are gone, when no new connection takes them any more.
+
+        Raises SwitchUnavailable, or OvsnetError with ovs-ofctl's words.
+        """
+        while self._gone:
+            way = next(iter(self._gone))
+            await self._openflow.forget(pipeline.SERVICE_ZONE, *way.tuples)
+            self._gone.discard(way)
+
+    def _compare(self) -> None:
+        served = {each.key: each for each in self.objects if isinstance(each, ServiceObject)}
+        for key in served.keys() | self._served.keys():
+            before, after = self._served.get(key), served.get(key)
+            if before is not after:
+                self._gone -= stale.ways(after)
+                self._gone |= stale.gone(before, after) if before else frozenset()
+        self._served = served
 
     async def _remember(self) -> None:
         kept: dict[int, tuple[str, ...]] = {}

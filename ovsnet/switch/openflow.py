@@ -117,6 +117,13 @@ class OpenFlow:
         lines = map(str.strip, finished.out.splitlines())
         return [line for line in lines if line.startswith("cookie=")], await self.groups()
 
+    async def forget(self, zone: int, original: str, reply: str) -> None:
+        """Deletes the entries of conntrack that match both tuples, which may be partial (ovs-ofctl(8), ct-flush)."""
+        finished = await command.run(
+            [*self._ofctl, "ct-flush", self._target, f"zone={zone}", original, reply]
+        )
+        self._check(finished, [])
+
     async def dump(self) -> list[str]:
         """All flows with their counters, as ovs-ofctl prints them, ports by number."""
         finished = await command.run([*self._ofctl, "dump-flows", self._target])

@@ -42,9 +42,12 @@ class Group(Frozen):
 
     @property
     def shares(self) -> tuple[tuple[Backend, int], ...]:
-        """A bucket's backend and weight. Open vSwitch spreads buckets over as many slots of the datapath's hash as the least
-        weight goes into their sum, rounded up to a power of two, 16 to 256: of nine equal buckets seven would have two
-        slots and two have one. So one backend has two buckets, of which one is the least."""
+        """A bucket's backend and weight.
+
+        Open vSwitch spreads buckets over as many slots of the datapath's hash as the least weight goes into their sum,
+        rounded up to a power of two, 16 to 256: of nine equal buckets seven would have two slots and two have one. So
+        one backend has two buckets, of which one is the least.
+        """
         slots = min(BUCKETS, 1 << (SLOTS * len(self.backends) - 1).bit_length())
         weight = slots // len(self.backends)
         if self.by_client or self.nested or weight < 2 or len(self.backends) < 2:

@@ -83,7 +83,7 @@ class Switch:
     """Whether it can make an advertisement of a solicitation. The kernel's datapath can't: it sets neither the type of
     an option nor the flags, and ovs-vswitchd refuses flows that would (OFPBAC_BAD_SET_ARGUMENT)."""
     tells_collisions: bool = False
-    """Whether nat without an address makes two connections that are alike on the far side differ. The kernel does that."""
+    """Whether nat without an address makes two connections differ that are alike on the far side. The kernel does."""
 
 
 class Renderer:

@@ -6,10 +6,11 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from lab_world import SLOWER
-from service_world import OTHER_PORT, PORT, Cluster, assert_clean, cluster_of, outer, vip
+from services_world import OTHER_PORT, PORT, Cluster, assert_clean, cluster_of, outer, vip
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
 PROTOCOLS = pytest.mark.parametrize("protocol", ["tcp", "udp"])
@@ -18,7 +19,9 @@ SILENT = 0.7
 FAST = 0.5
 """Seconds within which a refusal is there, of three that a client would wait."""
 
-WEB, TWIN, ITSELF, HERE, THERE, ABROAD, OPEN, KEPT, GUARDED, CLOSED, NOBODY, STICKY, PORTS, LEAST = range(1, 15)
+WEB, TWIN, ITSELF, HERE, THERE, ABROAD, OPEN, KEPT, GUARDED, CLOSED, NOBODY, STICKY, PORTS, LEAST = range(
+    1, 15
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +131,12 @@ def test_a_client_stays_with_its_endpoint(cluster: Cluster, version: int) -> Non
     for client in ("a1", "a2", "b1", "b2", "node-a", "node-b"):
         names = cluster.names(client, vip(STICKY, version), count=20)
         assert len(names) == 1, names
-        assert cluster.names(client, vip(STICKY, version), count=5, protocol="udp") <= {"a1", "a2", "b1", "b2"}
+        assert cluster.names(client, vip(STICKY, version), count=5, protocol="udp") <= {
+            "a1",
+            "a2",
+            "b1",
+            "b2",
+        }
         chosen |= names
     assert chosen <= {"a1", "a2", "b1", "b2"}
 
@@ -154,7 +162,9 @@ def test_a_pod_reaches_itself_through_its_service(cluster: Cluster, version: int
 @PROTOCOLS
 @pytest.mark.parametrize("where", ["here", "there", "abroad"])
 def test_endpoints_in_host_networks(cluster: Cluster, where: str, version: int, protocol: str) -> None:
-    number, name = {"here": (HERE, "node-a"), "there": (THERE, "node-b"), "abroad": (ABROAD, "outside")}[where]
+    number, name = {"here": (HERE, "node-a"), "there": (THERE, "node-b"), "abroad": (ABROAD, "outside")}[
+        where
+    ]
     for source in ("a1", "b1", "node-a", "node-b"):
         found = cluster.ask(source, vip(number, version), count=4, protocol=protocol)
         assert {each.get("name") for each in found} == {name}, (source, found)
@@ -213,7 +223,9 @@ def test_policy_local_keeps_the_clients_address(cluster: Cluster, version: int, 
 
 
 @VERSIONS
-def test_policy_local_without_endpoints_is_silent_to_the_outside_alone(cluster: Cluster, version: int) -> None:
+def test_policy_local_without_endpoints_is_silent_to_the_outside_alone(
+    cluster: Cluster, version: int
+) -> None:
     address = cluster.address("node-b", version)
     assert cluster.one("outside", address, 30008, seconds=SILENT)["error"] == "timeout"
     for source in ("a1", "a2", "b1", "node-a", "node-b"):
@@ -286,7 +298,7 @@ def test_a_service_and_its_endpoint_from_one_source_port(
     service, endpoint = (vip(LEAST, version), 80), (cluster.address("b1", version), PORT)
     for at, order in enumerate(((service, endpoint), (endpoint, service))):
         bind = (cluster.address("a1", version), 42000 + 10 * version + at)
-        options = {"protocol": protocol, "bind": bind}
+        options: dict[str, Any] = {"protocol": protocol, "bind": bind}
         with cluster.going("hold", "a1", *order[0], **options) as first:
             assert cluster.names("a1", *order[1], count=3, **options) == {"b1"}
             held = first.stop()
@@ -323,7 +335,10 @@ def test_fragments(cluster: Cluster, version: int) -> None:
         with cluster.going("hold", source, vip(LEAST, version), protocol="udp", up=4000, first=200) as client:
             time.sleep(0.2)
             held = client.stop()
-        assert (held["name"], held.get("error"), held["last"]["received"]) == ("b1", None, 4000), (source, held)
+        assert (held["name"], held.get("error"), held["last"]["received"]) == ("b1", None, 4000), (
+            source,
+            held,
+        )
 
 
 @pytest.mark.kernel

@@ -71,7 +71,9 @@ class Cluster:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.places = [*(pod.name for pod in lab.pods), *(node.name for node in lab.nodes), OUTSIDE]
-        self.hosts = {pod.name: pod.node.name for pod in lab.pods} | {node.name: node.name for node in lab.nodes}
+        self.hosts = {pod.name: pod.node.name for pod in lab.pods} | {
+            node.name: node.name for node in lab.nodes
+        }
         self._addresses: dict[tuple[str, int], str] = {}
 
     def serve(self) -> None:
@@ -192,14 +194,16 @@ class Cluster:
         """Groups as ovs-ofctl prints them."""
         command = ["ovs-ofctl", "-O", "OpenFlow15", "dump-groups", "br-int"]
         printed = self.lab.node(node).run(command, check=True).stdout
-        return [line.strip() for line in printed.splitlines() if "group_id=" in line]
+        return sorted(line.strip() for line in printed.splitlines() if "group_id=" in line)
 
     def chosen(self, name: str, version: int = 4, protocol: str = "tcp", node: str = "node-a") -> set[str]:
         """The places that the node's group of a Service's only port sends connections to."""
         number = Numbers().number(f"default/{name}", f"{protocol}/{port_name('', protocol)}/{version}")
         line = next((each for each in self.groups(node) if f"group_id={number}," in each), "")
         places = {self.address(place, version): place for place in self.places}
-        return {places.get(found, found) for found in re.findall(r"nat\(dst=\[?([0-9a-f.:]+?)\]?:\d+\)", line)}
+        return {
+            places.get(found, found) for found in re.findall(r"nat\(dst=\[?([0-9a-f.:]+?)\]?:\d+\)", line)
+        }
 
     def choose(self, name: str, *places: str) -> None:
         """Wait until both nodes send connections to just these."""

@@ -84,6 +84,8 @@ class Switch:
     rewrites_discovery: bool = True
     """Whether it can make an advertisement of a solicitation. The kernel's datapath can't: it sets neither the type of
     an option nor the flags, and ovs-vswitchd refuses flows that would (OFPBAC_BAD_SET_ARGUMENT)."""
+    tells_collisions: bool = False
+    """Whether nat without an address makes two connections differ that are alike on the far side. The kernel does."""
 
 
 class Renderer:
@@ -135,6 +137,7 @@ class Renderer:
     def use(self, datapath: str) -> None:
         """Render for a bridge of this datapath_type from now on."""
         self._switch.rewrites_discovery = datapath != "system"
+        self._switch.tells_collisions = datapath == "system"
         self._memo.clear()
 
     def object(self, obj: Object) -> Lines:

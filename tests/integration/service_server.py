@@ -3,8 +3,8 @@
     TCP    each line "UP DOWN" is followed by UP bytes; the answer is a line of JSON and DOWN bytes
     UDP    the answer to a datagram is JSON, padded to its length
 
-Run as a script in a namespace (`python -I -S service_server.py NAME PORT...`): standard library only. Listens on both
-families, also on addresses that come later.
+Run as a script in a namespace (`python -I -S service_server.py NAME PORT...`), so standard library only. Listens on
+both families, also on addresses that come later.
 """
 
 from __future__ import annotations

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lab_services import OTHER_PORT, PORT, Cluster, assert_clean, cluster_of, outer, vip
 from lab_world import SLOWER
+from services_world import OTHER_PORT, PORT, Cluster, assert_clean, cluster_of, outer, vip
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
 PROTOCOLS = pytest.mark.parametrize("protocol", ["tcp", "udp"])
@@ -288,9 +289,12 @@ def test_node_ports_are_not_on_the_loopback_interface(cluster: Cluster, loopback
 @VERSIONS
 @PROTOCOLS
 def test_a_service_and_its_endpoint_from_one_source_port(
-    cluster: Cluster, version: int, protocol: str
+    cluster: Cluster, version: int, protocol: str, request: pytest.FixtureRequest
 ) -> None:
     """At the same time, in either order: the two connections differ in nothing but how the client names its end."""
+    if cluster.lab.state.datapath == "netdev":
+        # flows/38-service tells why Open vSwitch's conntrack in user space can't keep them apart.
+        request.applymarker(pytest.mark.xfail(reason="not in user space"))
     service, endpoint = (vip(LEAST, version), 80), (cluster.address("b1", version), PORT)
     for at, order in enumerate(((service, endpoint), (endpoint, service))):
         bind = (cluster.address("a1", version), 42000 + 10 * version + at)
@@ -300,6 +304,16 @@ def test_a_service_and_its_endpoint_from_one_source_port(
             held = first.stop()
         assert held["name"] == "b1"
         assert held.get("error") is None, held
+
+
+@VERSIONS
+def test_many_connections_to_an_endpoint_itself(cluster: Cluster, version: int) -> None:
+    """At the same time: conntrack follows them beside those to its Service."""
+    target = cluster.address("b1", version), PORT
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(cluster.going("hold", "a1", *target)) for _ in range(4)]
+        assert cluster.names("a1", *target, protocol="udp", count=20) == {"b1"}
+        assert [each.stop().get("error") for each in held] == [None] * 4
 
 
 @pytest.mark.kernel

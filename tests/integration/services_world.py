@@ -19,7 +19,6 @@ from typing import Any
 
 import service_client
 import service_server
-from cni_world import Cni
 from lab_world import SLOWER, agent_log, assert_green, eventually, running
 
 from ovsnet.lab.lab import Lab
@@ -193,8 +192,9 @@ class Cluster:
 
     def groups(self, node: str = "node-a") -> list[str]:
         """Groups as ovs-ofctl prints them."""
-        printed = Cni(self.lab.node(node)).tool("ovs-ofctl", "-O", "OpenFlow15", "dump-groups", "br-int")
-        return [line.strip() for line in printed.splitlines() if "group_id=" in line]
+        command = ["ovs-ofctl", "-O", "OpenFlow15", "dump-groups", "br-int"]
+        printed = self.lab.node(node).run(command, check=True).stdout
+        return sorted(line.strip() for line in printed.splitlines() if "group_id=" in line)
 
     def chosen(self, name: str, version: int = 4, protocol: str = "tcp", node: str = "node-a") -> set[str]:
         """The places that the node's group of a Service's only port sends connections to."""

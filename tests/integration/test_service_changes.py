@@ -1,0 +1,259 @@
+"""Services that change under their clients, and what restarts and other people's hands do to them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from cni_world import Cni, launch_agent
+from lab_world import agent_log, dump, eventually
+from services_world import FAMILIES, Cluster, Load, assert_clean, cluster_of, outer, vip
+
+from ovsnet import names
+from ovsnet.lab.node import AGENT, VSWITCHD, Node
+
+NUMBER = 20
+NODE_PORT = 30020
+ENDING = {"conditions": {"ready": False, "serving": True, "terminating": True}}
+NOT_READY = {"conditions": {"ready": False, "serving": False}}
+
+
+@pytest.fixture(scope="module")
+def running_cluster() -> Iterator[Cluster]:
+    with cluster_of() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(running_cluster: Cluster) -> Iterator[Cluster]:
+    """Without Services; clean afterwards."""
+    yield running_cluster
+    assert_clean(running_cluster.lab)
+    running_cluster.remove("web")
+    running_cluster.choose("web")
+
+
+def put(
+    cluster: Cluster, *endpoints: str | Mapping[str, object], used: Sequence[str] = (), **spec: object
+) -> None:
+    """The Service web has these endpoints, of which nodes use those (all unless given)."""
+    cluster.put("web", endpoints, NUMBER, node_port=NODE_PORT, **spec)
+    cluster.choose("web", *(used or map(str, endpoints)))
+
+
+@contextlib.contextmanager
+def loads(cluster: Cluster, *sources: str, **options: Any) -> Iterator[list[Load]]:
+    """New connections over TCP and UDP from all of these; none of them may fail."""
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(cluster.going("load", source, vip(NUMBER, 4), protocol=protocol, **options))
+            for source in sources
+            for protocol in ("tcp", "udp")
+        ]
+        yield clients
+        for client in clients:
+            done = client.stop()
+            assert done["failed"] == [], done
+            assert done["good"] > 10, done
+
+
+# --- endpoints come and go -----------------------------------------------------------------------
+
+
+@pytest.mark.kernel
+def test_new_connections_go_to_those_that_are_there_and_others_go_on(cluster: Cluster) -> None:
+    put(cluster, "b1")
+    with contextlib.ExitStack() as stack:
+        held = [
+            stack.enter_context(cluster.going("hold", source, vip(NUMBER, version)))
+            for source in ("a1", "node-a")
+            for version in FAMILIES
+        ]
+        put(cluster, "b1", "a2")
+        assert cluster.names("a1", vip(NUMBER, 4)) == {"a2", "b1"}
+        put(cluster, "b1", "a2", "b2")
+        assert cluster.names("a1", vip(NUMBER, 6)) == {"a2", "b1", "b2"}
+        put(cluster, "b1", "b2")
+        assert cluster.names("a1", vip(NUMBER, 4)) == {"b1", "b2"}
+        for each in held:
+            done = each.stop()
+            assert (done["name"], done.get("error")) == ("b1", None)
+            assert done["count"] > 10
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("said", [NOT_READY, ENDING], ids=["not ready", "terminating"])
+def test_connections_to_one_that_is_not_ready_go_on(cluster: Cluster, said: dict[str, object]) -> None:
+    put(cluster, "b1")
+    with contextlib.ExitStack() as stack:
+        held = [
+            stack.enter_context(cluster.going("hold", source, host, port))
+            for source in ("a1", "node-a", "outside")
+            for host, port in (
+                (vip(NUMBER, 4), 80) if source != "outside" else (cluster.address("node-a", 4), NODE_PORT),
+            )
+        ]
+        put(cluster, {"place": "b1", **said}, "a2", used=["a2"])
+        assert cluster.names("a1", vip(NUMBER, 4)) == {"a2"}
+        for each in held:
+            done = each.stop()
+            assert (done["name"], done.get("error")) == ("b1", None)
+            assert done["count"] > 10
+
+
+@pytest.mark.kernel
+def test_those_that_terminate_serve_where_there_are_no_others(cluster: Cluster) -> None:
+    put(cluster, {"place": "b1", **ENDING}, {"place": "b2", **NOT_READY}, used=["b1"])
+    assert cluster.names("a1", vip(NUMBER, 4), count=10) == {"b1"}
+
+
+def test_a_rolling_replacement_loses_no_connection(cluster: Cluster) -> None:
+    put(cluster, "a1", "b1")
+    with loads(cluster, "a2", "b2", "node-a"):
+        for _ in range(2):
+            put(cluster, "a1", "b1", "b2")
+            put(cluster, {"place": "a1", **ENDING}, "b1", "b2", used=["b1", "b2"])
+            put(cluster, "b1", "b2")
+            put(cluster, "a2", "b1", "b2")
+            put(cluster, "a2", {"place": "b1", **ENDING}, "b2", used=["a2", "b2"])
+            put(cluster, "a2", "b2")
+            put(cluster, "a1", "b1", *({"place": each, **ENDING} for each in ("a2", "b2")), used=["a1", "b1"])
+            put(cluster, "a1", "b1")
+
+
+@pytest.mark.kernel
+def test_a_datagrams_sender_is_given_another_endpoint_when_its_own_is_gone(cluster: Cluster) -> None:
+    """It goes on from the same port: a connection that conntrack remembers would send it to nobody."""
+    put(cluster, "b1")
+    bind = (cluster.address("a1", 4), 45000)
+    assert cluster.names("a1", vip(NUMBER, 4), protocol="udp", bind=bind, count=2) == {"b1"}
+    put(cluster, "a2")
+    eventually(
+        lambda: cluster.names("a1", vip(NUMBER, 4), protocol="udp", bind=bind, count=1, seconds=0.3) == {"a2"}
+    )
+
+
+def everything(node: Node) -> dict[str, object]:
+    cni = Cni(node)
+    return {
+        "flows": dump(node),
+        "groups": cni.tool("ovs-ofctl", "-O", "OpenFlow15", "dump-groups", "br-int").splitlines()[1:],
+        "routes": cni.tool("ip", "route").splitlines() + cni.tool("ip", "-6", "route").splitlines(),
+        "nft": cni.tool("nft", "-s", "list", "table", "inet", "ovsnet"),
+    }
+
+
+@pytest.mark.kernel
+def test_a_service_that_is_deleted_leaves_nothing(cluster: Cluster) -> None:
+    before = {node.name: everything(node) for node in cluster.lab.nodes}
+    put(cluster, "a1", "b1", externalIPs=[outer(NUMBER, 4), outer(NUMBER, 6)], externalTrafficPolicy="Local")
+    assert cluster.names("a2", vip(NUMBER, 4)) == {"a1", "b1"}
+    for node in cluster.lab.nodes:
+        added = everything(node)
+        assert all(added[kind] != before[node.name][kind] for kind in added), node.name
+    cluster.remove("web")
+    for node in cluster.lab.nodes:
+        eventually(lambda: everything(node) == before[node.name])  # noqa: B023
+    error = cluster.one("a2", vip(NUMBER, 4))["error"]
+    assert error in ("timeout", "unreachable", "refused"), error
+
+
+# --- restarts ------------------------------------------------------------------------------------
+
+
+def test_an_agent_that_is_killed_loses_no_connection(cluster: Cluster) -> None:
+    put(cluster, "a1", "b1")
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(cluster.going("hold", "a2", vip(NUMBER, 4)))
+        stack.enter_context(loads(cluster, "a2", "node-a", "b2"))
+        for name in ("node-a", "node-b"):
+            node = cluster.lab.node(name)
+            node.kill(AGENT, signal.SIGKILL)
+            node.start(AGENT)
+        done = held.stop()
+        assert done.get("error") is None, done
+        assert done["longest"] < 1, done
+
+
+def test_services_stay_while_the_store_is_away(cluster: Cluster) -> None:
+    """An agent that starts without it reads back what is installed, and follows the store when that is there again."""
+    node = cluster.lab.node("node-a")
+    put(cluster, "a1", "b1", {"place": "a2", **NOT_READY}, used=["a1", "b1"])
+    before, groups = dump(node), cluster.groups()
+    mark = len(agent_log(node))
+    config = node.private("/etc/ovsnet/agent.yaml")
+    said = config.read_text()
+    try:
+        with loads(cluster, "a2", "node-a"):
+            node.kill(AGENT, signal.SIGKILL)
+            # The lab's folder is mounted and can't be moved away: the agent gets one that is not there.
+            config.write_text(said.replace("/etc/ovsnet/cluster", "/etc/ovsnet/elsewhere"))
+            launch_agent(node)
+            eventually(lambda: "Services stay as an earlier agent" in agent_log(node)[mark:], 20)
+            time.sleep(1.0)
+            assert (dump(node), cluster.groups()) == (before, groups)
+            assert cluster.names("a2", vip(NUMBER, 6)) == {"a1", "b1"}
+            assert cluster.names("outside", cluster.address("node-a", 4), NODE_PORT) == {"a1", "b1"}
+    finally:
+        node.kill(AGENT)
+        config.write_text(said)
+        node.start(AGENT)
+    put(cluster, "b1")
+    assert cluster.names("a2", vip(NUMBER, 4), count=10) == {"b1"}
+
+
+@pytest.mark.kernel
+def test_services_are_back_soon_after_vswitchd(cluster: Cluster) -> None:
+    put(cluster, "a1", "b1")
+    node = cluster.lab.node("node-a")
+    groups = cluster.groups()
+    node.kill(VSWITCHD, signal.SIGKILL)
+    node.start(VSWITCHD)
+    eventually(lambda: cluster.groups() == groups)
+    eventually(lambda: cluster.names("a2", vip(NUMBER, 4), count=20, seconds=0.5) == {"a1", "b1"})
+    eventually(lambda: cluster.names("node-a", vip(NUMBER, 6), count=20, seconds=0.5) == {"a1", "b1"})
+
+
+# --- other people's hands ------------------------------------------------------------------------
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("what", ["deleted", "altered"])
+def test_a_group_that_somebody_touched_comes_back_and_is_named(cluster: Cluster, what: str) -> None:
+    put(cluster, "a1", "b1")
+    node, groups = cluster.lab.node("node-a"), cluster.groups()
+    flows, mark = dump(node), len(agent_log(node))
+    number = groups[0].split(",")[0].removeprefix("group_id=")
+    tool = ("ovs-ofctl", "-O", "OpenFlow15")
+    if what == "deleted":
+        Cni(node).tool(*tool, "del-groups", "br-int", f"group_id={number}")
+    else:
+        Cni(node).tool(*tool, "mod-group", "br-int", f"group_id={number},type=select,bucket=drop")
+    eventually(lambda: (cluster.groups(), dump(node)) == (groups, flows), 2)
+    words = f"group {number} of service default/web {what} by someone else; restored"
+    eventually(lambda: words in agent_log(node)[mark:], 5)
+    assert cluster.names("a2", vip(NUMBER, 4)) == {"a1", "b1"}
+
+
+def test_flows_of_a_service_are_named(cluster: Cluster) -> None:
+    put(cluster, "a1", "b1")
+    node = cluster.lab.node("node-a")
+    flows, mark = dump(node), len(agent_log(node))
+    cookie = f"cookie={names.cookie('service', 'default/web'):#x}/-1"
+    Cni(node).tool("ovs-ofctl", "del-flows", "br-int", cookie)
+    eventually(lambda: dump(node) == flows, 2)
+    words = "flow of service default/web in table service deleted by someone else; restored"
+    eventually(lambda: words in agent_log(node)[mark:], 5)
+
+
+def test_a_route_to_services_that_somebody_deleted_comes_back(cluster: Cluster) -> None:
+    put(cluster, "a1", "b1")
+    cni = Cni(cluster.lab.node("node-a"))
+    route = next(line for line in cni.tool("ip", "route").splitlines() if line.startswith(vip(NUMBER, 4)))
+    cni.tool("ip", "route", "del", route.split()[0])
+    eventually(lambda: route in cni.tool("ip", "route"), 2)
+    assert cluster.names("node-a", vip(NUMBER, 4)) == {"a1", "b1"}

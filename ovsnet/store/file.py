@@ -124,10 +124,12 @@ def _combined(folder: ManifestFolder, frontends: Frontends, before: Snapshot | N
     )
     conflicts = {path: list(lines) for path, lines in settled.problems.items()}
     _add(conflicts, _settle_services(entries, frontends))
-    slices, doubles = cluster.one_of_each(
-        {path: entry.slices for path, entry in entries.items()}, before.slices if before else {}
-    )
-    _add(conflicts, doubles)
+    slices = cluster.merged(entry.slices for entry in entries.values())
+    if slices is None:
+        files = {path: entry.slices.values() for path, entry in entries.items()}
+        chosen, doubles = cluster.one_of_each(files, before.slices if before else {})
+        slices = {key: item for key, (_, item) in chosen.items()}
+        _add(conflicts, doubles)
     problems = {
         path: "; ".join(lines)
         for path, entry in entries.items()
@@ -136,7 +138,7 @@ def _combined(folder: ManifestFolder, frontends: Frontends, before: Snapshot | N
     return Snapshot(
         nodes=_same(settled.nodes, before.nodes if before else {}),
         services=frontends.services,
-        slices=_same({key: item for key, (_, item) in slices.items()}, before.slices if before else {}),
+        slices=_same(slices, before.slices if before else {}),
         problems=problems | ({str(folder.path): away} if away else {}),
         version=before.version + 1 if before else 1,
         unread=frozenset(path for path, entry in entries.items() if entry.problems and not entry.sound),
@@ -145,12 +147,16 @@ def _combined(folder: ManifestFolder, frontends: Frontends, before: Snapshot | N
 
 def _settle_services(entries: Mapping[str, Entry], frontends: Frontends) -> dict[str, list[str]]:
     """Has `frontends` settle who has what, and returns what is wrong by file."""
-    wanted, problems = cluster.one_of_each(
-        {path: entry.services for path, entry in entries.items()}, frontends.supplied
-    )
-    frontends.replace({key: service for key, (_, service) in wanted.items()})
+    services = cluster.merged(entry.services for entry in entries.values())
+    problems: dict[str, list[str]] = {}
+    if services is None:
+        files = {path: entry.services.values() for path, entry in entries.items()}
+        chosen, problems = cluster.one_of_each(files, frontends.supplied)
+        services = {key: service for key, (_, service) in chosen.items()}
+    frontends.replace(services)
     for key, text in frontends.problems.items():
-        problems.setdefault(wanted[key][0], []).append(f"Service {key}: {text}")
+        path = next(path for path, entry in entries.items() if entry.services.get(key) is services[key])
+        problems.setdefault(path, []).append(f"Service {key}: {text}")
     return problems
 
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -52,8 +52,9 @@ class Entry(NamedTuple):
     """Too new for its stamp to tell versions apart."""
     digest: bytes = b""
     nodes: tuple[Node, ...] = ()
-    services: tuple[Service, ...] = ()
-    slices: tuple[EndpointSlice, ...] = ()
+    services: Mapping[str, Service] = {}
+    slices: Mapping[str, EndpointSlice] = {}
+    """By key, as services are."""
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     sound: bool = False
@@ -151,7 +152,7 @@ def _parsed(path: str, data: bytes, known: Entry) -> Entry:
     doubtful = contents.doubtful
     return Entry(
         digest=digest,
-        nodes=_kept(known.nodes, contents.nodes, "Node" in doubtful),
+        nodes=tuple(_kept(_by_key(known.nodes), contents.nodes, "Node" in doubtful).values()),
         services=_kept(known.services, contents.services, "Service" in doubtful),
         slices=_kept(known.slices, contents.slices, "EndpointSlice" in doubtful),
         problems=contents.problems,
@@ -160,13 +161,16 @@ def _parsed(path: str, data: bytes, known: Entry) -> Entry:
     )
 
 
-def _kept(known: tuple[_Object, ...], read: tuple[_Object, ...], broken: bool) -> tuple[_Object, ...]:
+def _kept(before: Mapping[str, _Object], read: Iterable[_Object], broken: bool) -> dict[str, _Object]:
     """The objects of one kind as they are read now; broken: with those that the file had before as well."""
-    before = {key_of(item): item for item in known}
     # Who kept an object that is the same still has the same one.
-    items = {(key := key_of(item)): old if (old := before.get(key)) == item else item for item in read}
+    items = {key: old if (old := before.get(key)) == item else item for key, item in _by_key(read).items()}
     missing = {key: item for key, item in before.items() if key not in items} if broken else {}
-    return tuple((items | missing).values())
+    return items | missing
+
+
+def _by_key(items: Iterable[_Object]) -> dict[str, _Object]:
+    return {key_of(item): item for item in items}
 
 
 def _contents(path: str) -> tuple[os.stat_result, bytes]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 from cni_world import Cni, lab, launch_agent, path
-from lab_world import agent_log, dump, eventually, fetch, tunnels
+from lab_world import SLOWER, agent_log, dump, eventually, fetch, tunnels
 
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
@@ -26,6 +26,9 @@ SETTLED = 20
 """Pings before the one from which on none may be lost."""
 SECONDS = 8.0
 """Within which ports work again after vswitchd came back, on a busy machine; usually it is one."""
+BETWEEN = 0.01 * SLOWER
+"""Seconds between pings. Ping has room for some 170 answers that it has not read yet, and a guest's one processor may
+be busy with an agent's start for longer than that."""
 RECONNECT = 20.0
 """vswitchd and the agent try to reach ovsdb-server again after 1, 2, 4, at most 8 seconds."""
 
@@ -53,12 +56,12 @@ def as_before(cni: Cni) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lossless(lab: Lab, source: str, *targets: object) -> Iterator[None]:
-    """A ping every 10 ms to each target meanwhile; none may go unanswered.
+    """A ping every few milliseconds to each target meanwhile; none may go unanswered.
 
     What happens starts when each has had some answers: neighbours are known then, and what counts is what
     was sent since.
     """
-    commands = [lab.command(source, ["ping", "-n", "-i0.01", str(target)]) for target in targets]
+    commands = [lab.command(source, ["ping", "-n", f"-i{BETWEEN}", str(target)]) for target in targets]
     pings = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     try:
         for ping in pings:

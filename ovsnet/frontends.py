@@ -48,9 +48,9 @@ class Group(Frozen):
         rounded up to a power of two, 16 to 256: of nine equal buckets seven would have two slots and two have one. So
         one backend has two buckets, of which one is the least.
         """
-        slots = min(BUCKETS, 1 << (SLOTS * len(self.backends) - 1).bit_length())
-        weight = slots // len(self.backends)
-        if self.by_client or self.nested or weight < 2 or len(self.backends) < 2:
+        count = len(self.backends)
+        weight = min(BUCKETS, 1 << (SLOTS * count - 1).bit_length()) // count if count > 1 else 1
+        if self.by_client or self.nested or weight < 2:
             return tuple((backend, 1) for backend in self.backends)
         first, *others = self.backends
         return (first, weight - 1), (first, 1), *((backend, weight) for backend in others)

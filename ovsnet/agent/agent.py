@@ -83,7 +83,7 @@ class Agent:
         self.pods = pods
         self.upkeep = upkeep
         self.recovery = recovery
-        self.serving = Serving(openflow)
+        self.serving = Serving(openflow, self.wake)
         self.topology: Topology | None = None
         self.zone = ""
         self._reach = Reach()

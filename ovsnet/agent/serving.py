@@ -8,9 +8,10 @@ agent's loop.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ovsnet import names, pipeline, stale
 from ovsnet.endpoints import Here
@@ -26,14 +27,17 @@ from ovsnet.switch.openflow import OpenFlow
 log = logging.getLogger("ovsnet.services")
 
 _FRONTEND = re.compile(r"(tcp|udp|sctp)6?,(?:\S*,)?(?:nw|ipv6)_dst=([0-9a-f.:]+),(?:\S*,)?tp_dst=(\d+)")
+_AT_ONCE = 40
+"""Ways that conntrack forgets in one go, of some 5 ms each: what else has changed meanwhile need not wait for all."""
 _KINDS = ("service", "endpointslice")
 
 
 class Serving:
     """What is to be installed for Services, and what the node's kernel must know of them."""
 
-    def __init__(self, openflow: OpenFlow) -> None:
+    def __init__(self, openflow: OpenFlow, wake: Callable[[], None]) -> None:
         self._openflow = openflow
+        self._wake = wake
         self._services = Services()
         self._kept: Rendered = {}
         self.reach = Reach()
@@ -59,14 +63,15 @@ class Serving:
         return {**rendered, **self._kept} if self._kept else rendered
 
     async def forget(self) -> None:
-        """Has conntrack forget ways that are gone, when no new connection takes them any more.
+        """Has conntrack forget ways that are gone, when no new connection takes them any more; of many some each time.
 
         Raises SwitchUnavailable, or OvsnetError with ovs-ofctl's words.
         """
-        while self._gone:
-            way = next(iter(self._gone))
+        for way in list(itertools.islice(self._gone, _AT_ONCE)):
             await self._openflow.forget(pipeline.SERVICE_ZONE, *way.tuples)
             self._gone.discard(way)
+        if self._gone:
+            self._wake()
 
     def _compare(self) -> None:
         served = {each.key: each for each in self.objects if isinstance(each, ServiceObject)}

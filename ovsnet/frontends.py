@@ -46,12 +46,15 @@ class Group(Frozen):
 
     @property
     def shares(self) -> tuple[tuple[Backend, int], ...]:
-        """A bucket's backend and weight. Open vSwitch spreads buckets over as many slots of the datapath's hash as the
-        least weight goes into their sum, rounded up to a power of two, 16 to 256: of nine equal buckets seven would
-        have two slots and two have one. So one backend has two buckets, of which one is the least."""
+        """A bucket's backend and weight.
+
+        Open vSwitch spreads buckets over as many slots of the datapath's hash as the least weight goes into their sum,
+        rounded up to a power of two, 16 to 256: of nine equal buckets seven would have two slots and two have one. So
+        one backend has two buckets, of which one is the least.
+        """
         count = len(self.backends)
-        weight = min(BUCKETS, 1 << (SLOTS * count - 1).bit_length()) // count if count else 0
-        if self.nested or self.sticky or weight < 2 or count < 2:
+        weight = min(BUCKETS, 1 << (SLOTS * count - 1).bit_length()) // count if count > 1 else 1
+        if self.sticky or self.nested or weight < 2:
             return tuple((backend, 1) for backend in self.backends)
         first, *others = self.backends
         return (first, weight - 1), (first, 1), *((backend, weight) for backend in others)

@@ -82,7 +82,7 @@ class Agent:
         self.pods = pods
         self.upkeep = upkeep
         self.recovery = recovery
-        self.serving = Serving(openflow, renderer, config.ovsdb)
+        self.serving = Serving(openflow, renderer, config.ovsdb, self.wake)
         self.topology: Topology | None = None
         self.zone = ""
         self._reach = Reach()

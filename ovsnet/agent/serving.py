@@ -8,9 +8,10 @@ agent's loop.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ovsnet import names
 from ovsnet.agent.healthchecks import HealthChecks
@@ -28,16 +29,19 @@ from ovsnet.switch.openflow import OpenFlow
 log = logging.getLogger("ovsnet.services")
 
 _FRONTEND = re.compile(r"(tcp|udp|sctp)6?,(?:\S*,)?(?:nw|ipv6)_dst=([0-9a-f.:]+),(?:\S*,)?tp_dst=(\d+)")
+_AT_ONCE = 40
+"""Ways that conntrack forgets in one go, of some 5 ms each: what else has changed meanwhile need not wait for all."""
 _KINDS = ("service", "endpointslice")
 
 
 class Serving:
     """What is to be installed for Services, and what the node's kernel must know of them."""
 
-    def __init__(self, openflow: OpenFlow, renderer: Renderer, remote: str) -> None:
+    def __init__(self, openflow: OpenFlow, renderer: Renderer, remote: str, wake: Callable[[], None]) -> None:
         self._openflow = openflow
         self._renderer = renderer
         self._remote = remote
+        self._wake = wake
         self._looked = False
         self._checks = HealthChecks()
         self.problems: list[str] = []
@@ -87,7 +91,8 @@ class Serving:
         self._checks.close()
 
     async def forget(self) -> None:
-        """Has conntrack forget UDP connections to endpoints that are gone. Called when no flow leads there any more.
+        """Has conntrack forget UDP connections to endpoints that are gone; of many some each time. Called when no flow
+        leads there any more.
 
         Raises SwitchUnavailable, or OvsnetError with vswitchd's words.
         """
@@ -98,10 +103,11 @@ class Serving:
             found = await conntrack.connections(self._remote)
             self._services.left |= dead(found, self._services.ways)
             self._looked = True
-        while self._services.left:
-            way = next(iter(self._services.left))
+        for way in list(itertools.islice(self._services.left, _AT_ONCE)):
             await conntrack.forget(self._remote, way)
             self._services.left.discard(way)
+        if self._services.left:
+            self._wake()
 
     def with_kept(self, rendered: Rendered) -> Rendered:
         """What is to be installed, with what has been read back."""

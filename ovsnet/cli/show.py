@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 @click.command()
 @options.config_option
 @options.output_option
-def show(path: Path, output: str) -> None:
-    """Show this node: ports, pods, peers, addresses, health.
+@click.argument("what", type=click.Choice(["services"]), required=False)
+def show(path: Path, output: str, what: str | None) -> None:
+    """Show this node: ports, pods, peers, addresses, health; or with `services` where each Service is reached, and the
+    endpoints that this node sends connections to.
 
     Works with the agent stopped. Exits with 1 when the agent is not ready or a port does not work.
     """
     view = options.view_of(path)
+    if what == "services":
+        _show_services(view, output)
+        return
     summary = summarise(view)
     if output == "json":
         click.echo(json.dumps(summary, indent=2))
@@ -77,6 +82,19 @@ def summarise(view: View) -> dict[str, Any]:
         and bool(view.health.get("ready"))
         and not any(p["error"] for p in ports),
     }
+
+
+def _show_services(view: View, output: str) -> None:
+    from ovsnet.cli import console
+    from ovsnet.cli.showservices import services, services_table
+
+    found = services(view.objects)
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+    elif found:
+        console.table(console.console(sys.stdout), services_table(found))
+    else:
+        click.echo("the store has no Services that concern nodes")
 
 
 def _port(view: View, row: PortRow) -> dict[str, Any]:

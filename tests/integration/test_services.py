@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -67,6 +68,32 @@ def balanced(number: int) -> dict[str, object]:
     """Of a Service of type LoadBalancer with these addresses."""
     ingress = [{"ip": address} for address in outers(number)]
     return {"type": "LoadBalancer", "status": {"loadBalancer": {"ingress": ingress}}}
+
+
+# --- what people are shown -----------------------------------------------------------------------
+
+
+def shown(cluster: Cluster, *arguments: str) -> str:
+    node = cluster.lab.node("node-a")
+    return node.run(["/run/ovsnet/bin/ovsnet", "show", "services", *arguments], check=True).stdout
+
+
+def test_show_lists_services_with_the_endpoints_that_this_node_uses(cluster: Cluster) -> None:
+    found = {each["name"]: each["frontends"] for each in json.loads(shown(cluster, "-o", "json"))}
+    assert set(found) >= {f"default/{name}" for name in ("web", "kept", "nobody", "closed")}
+    web = next(
+        each for each in found["default/web"] if (each["address"], each["protocol"]) == (vip(WEB, 4), "TCP")
+    )
+    assert web["endpoints"] == sorted(f"{cluster.address(place, 4)}:{PORT}" for place in ("a1", "b1", "b2"))
+    assert all(each["refused"] for each in found["default/nobody"])
+    text = shown(cluster)
+    for words in (
+        "default/sticky",
+        "none: refused",
+        "node port from outside, IPv6",
+        "only from 198.51.100.0/24",
+    ):
+        assert words in text, text
 
 
 # --- ClusterIPs ----------------------------------------------------------------------------------

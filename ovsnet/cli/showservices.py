@@ -1,0 +1,90 @@
+"""The Services part of `ovsnet show`: where each is reached on this node, and whom connections go to from here.
+
+Called by `show`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ovsnet.frontends import Frontend, ServiceObject
+    from ovsnet.objects import Object
+
+
+def services(objects: Iterable[Object]) -> list[dict[str, Any]]:
+    """All Services by name, as plain data."""
+    from ovsnet.frontends import ServiceObject
+
+    found = sorted((each for each in objects if isinstance(each, ServiceObject)), key=lambda each: each.key)
+    return [
+        {"name": each.key, "frontends": [_frontend(each, frontend) for frontend in each.frontends]}
+        for each in found
+    ]
+
+
+def _frontend(service: ServiceObject, frontend: Frontend) -> dict[str, Any]:
+    return {
+        "address": _address(frontend),
+        "port": frontend.port,
+        "protocol": frontend.protocol.value,
+        "endpoints": _endpoints(service, frontend.group),
+        "endpointsForOutside": _endpoints(service, frontend.outside_group) if frontend.external else None,
+        "sourceRanges": None if frontend.sources is None else [str(each) for each in frontend.sources],
+        "refused": frontend.refused,
+    }
+
+
+def _address(frontend: Frontend) -> str:
+    """Node ports stand under addresses that nobody outside of the bridge has ever seen."""
+    from ovsnet import pipeline
+
+    if frontend.address in pipeline.NODE_PORTS.addresses:
+        return f"node port, IPv{frontend.address.version}"
+    if frontend.address in pipeline.LOCAL_NODE_PORTS.addresses:
+        return f"node port from outside, IPv{frontend.address.version}"
+    return str(frontend.address)
+
+
+def _endpoints(service: ServiceObject, number: int) -> list[str]:
+    groups = {group.number: group for group in service.groups}
+    if number not in groups:
+        return []
+    members = [groups[member] for member, _ in groups[number].members] or [groups[number]]
+    backends = {backend for group in members for backend in group.backends}
+    return [
+        f"{each.address}:{each.port}" if each.address.version == 4 else f"[{each.address}]:{each.port}"
+        for each in sorted(backends, key=lambda each: (int(each.address), each.port))
+    ]
+
+
+def services_table(found: list[dict[str, Any]]) -> Table:
+    """A line for each frontend."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("SERVICE", "ADDRESS", "PORT", "ENDPOINTS"):
+        table.add_column(heading, overflow="fold")
+    for service in found:
+        name = service["name"]
+        for each in service["frontends"]:
+            port = f"{each['port']}/{each['protocol'].lower()}"
+            table.add_row(Text(name), Text(each["address"]), port, Text(_words(each)))
+            name = ""
+    return table
+
+
+def _words(frontend: dict[str, Any]) -> str:
+    if frontend["refused"]:
+        return "none: refused"
+    words = " ".join(frontend["endpoints"]) or "none that may answer here: dropped"
+    outside = frontend["endpointsForOutside"]
+    if outside is not None and outside != frontend["endpoints"]:
+        words += f"; from outside {' '.join(outside) or 'dropped'}"
+    if frontend["sourceRanges"] is not None:
+        words += f"; only from {' '.join(frontend['sourceRanges']) or 'this node'}"
+    return words

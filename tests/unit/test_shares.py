@@ -1,0 +1,42 @@
+"""How a group's buckets are weighted so that Open vSwitch gives endpoints equal shares."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+
+import pytest
+
+from ovsnet.endpoints import Backend
+from ovsnet.frontends import BUCKETS, Group
+
+
+def backends(count: int) -> tuple[Backend, ...]:
+    base = ipaddress.IPv4Address("10.244.0.0")
+    return tuple(Backend(address=base + number, port=80) for number in range(1, count + 1))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 9, 16, 17, 100, 128])
+def test_all_have_the_same_weight_in_sum_and_one_bucket_the_least(count: int) -> None:
+    shares = Group(number=1, mark=1, backends=backends(count)).shares
+    sums: Counter[Backend] = Counter()
+    for backend, weight in shares:
+        sums[backend] += weight
+    assert sums.keys() == set(backends(count))
+    assert len(set(sums.values())) == 1
+    assert min(weight for _, weight in shares) == 1
+    # With more in sum Open vSwitch would not use the datapath's hash, and each connection would take an upcall.
+    assert sum(sums.values()) <= BUCKETS
+
+
+@pytest.mark.parametrize("count", [0, 1, 129, BUCKETS])
+def test_none_one_and_too_many_to_weigh(count: int) -> None:
+    """A group of groups has no backends itself."""
+    group = Group(number=1, mark=1, backends=backends(count))
+    assert group.shares == tuple((backend, 1) for backend in backends(count))
+
+
+@pytest.mark.parametrize(("sticky", "nested"), [(True, False), (False, True), (True, True)])
+def test_where_open_vswitch_hashes_by_itself_weights_are_plain(sticky: bool, nested: bool) -> None:
+    group = Group(number=1, mark=1, backends=backends(3), sticky=sticky, nested=nested)
+    assert group.shares == tuple((backend, 1) for backend in backends(3))

@@ -14,6 +14,13 @@ from lab_world import SLOWER
 from services_world import OTHER_PORT, PORT, Cluster, assert_clean, cluster_of, outer, vip
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
+KERNEL = pytest.mark.kernel
+VERSION = pytest.mark.parametrize("version", [4, pytest.param(6, marks=KERNEL)])
+BOTH = pytest.mark.parametrize(
+    ("version", "protocol"),
+    [pytest.param(4, "tcp", marks=KERNEL), (4, "udp"), (6, "tcp"), pytest.param(6, "udp", marks=KERNEL)],
+)
+"""On the kernel's datapath half of the combinations: its tier is the longest."""
 PROTOCOLS = pytest.mark.parametrize("protocol", ["tcp", "udp"])
 SILENT = 0.7
 """Seconds after which nobody will answer."""
@@ -99,9 +106,7 @@ def test_show_lists_services_with_the_endpoints_that_this_node_uses(cluster: Clu
 # --- ClusterIPs ----------------------------------------------------------------------------------
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 def test_every_endpoint_answers_pods_and_sees_them(cluster: Cluster, version: int, protocol: str) -> None:
     for pod in ("a1", "b2"):
         found = cluster.ask(pod, vip(WEB, version), protocol=protocol, count=60)
@@ -110,9 +115,7 @@ def test_every_endpoint_answers_pods_and_sees_them(cluster: Cluster, version: in
         assert others == {cluster.address(pod, version)}
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 def test_every_endpoint_answers_nodes(cluster: Cluster, version: int, protocol: str) -> None:
     for node in ("node-a", "node-b"):
         found = cluster.ask(node, vip(WEB, version), protocol=protocol, count=40)
@@ -133,8 +136,7 @@ def test_endpoints_have_equal_shares(cluster: Cluster, protocol: str) -> None:
     assert chi_square(names, 3) < 13.8, Counter(names)
 
 
-@pytest.mark.kernel
-@VERSIONS
+@VERSION
 def test_two_services_of_the_same_endpoints(cluster: Cluster, version: int) -> None:
     """From one source port to both, one after the other, and to an endpoint itself."""
     bind = (cluster.address("a2", version), 41000 + version)
@@ -143,9 +145,7 @@ def test_two_services_of_the_same_endpoints(cluster: Cluster, version: int) -> N
         assert all("error" not in each for each in found), found
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 def test_named_ports(cluster: Cluster, version: int, protocol: str) -> None:
     for port, target in ((80, PORT), (81, OTHER_PORT)):
         found = cluster.ask("a1", vip(PORTS, version), port, protocol=protocol, count=20)
@@ -171,9 +171,7 @@ def test_a_client_stays_with_its_endpoint(cluster: Cluster, version: int) -> Non
 # --- hairpin -------------------------------------------------------------------------------------
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 def test_a_pod_reaches_itself_through_its_service(cluster: Cluster, version: int, protocol: str) -> None:
     assert cluster.names("a1", vip(ITSELF, version), count=5, protocol=protocol) == {"a1"}
     for node in ("node-a", "node-b"):
@@ -184,9 +182,7 @@ def test_a_pod_reaches_itself_through_its_service(cluster: Cluster, version: int
 # --- endpoints in host networks ------------------------------------------------------------------
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 @pytest.mark.parametrize("where", ["here", "there", "abroad"])
 def test_endpoints_in_host_networks(cluster: Cluster, where: str, version: int, protocol: str) -> None:
     number, name = {"here": (HERE, "node-a"), "there": (THERE, "node-b"), "abroad": (ABROAD, "outside")}[
@@ -212,9 +208,7 @@ def test_host_networks_through_node_ports_from_outside(cluster: Cluster, number:
 # --- from outside --------------------------------------------------------------------------------
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 def test_node_ports(cluster: Cluster, version: int, protocol: str) -> None:
     """On each node, from everywhere, to endpoints of both nodes."""
     for node in ("node-a", "node-b"):
@@ -230,18 +224,14 @@ def test_node_ports_answer_on_the_gateways_address_too(cluster: Cluster, version
         assert cluster.names(source, gateway, 30007, count=20) == {"a1", "b1"}
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 def test_external_addresses(cluster: Cluster, version: int, protocol: str) -> None:
     for source in ("outside", "a1", "b2", "node-a", "node-b"):
         names = cluster.names(source, outer(OPEN, version), count=25, protocol=protocol)
         assert names == {"a1", "b1"}, source
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 def test_policy_local_keeps_the_clients_address(cluster: Cluster, version: int, protocol: str) -> None:
     client = cluster.address("outside", version)
     for host, port in ((cluster.address("node-a", version), 30008), (outer(KEPT, version), 80)):
@@ -260,8 +250,7 @@ def test_policy_local_without_endpoints_is_silent_to_the_outside_alone(
         assert cluster.names(source, outer(KEPT, version), count=2) == {"a1"}, source
 
 
-@pytest.mark.kernel
-@VERSIONS
+@VERSION
 def test_source_ranges_of_load_balancers(cluster: Cluster, version: int) -> None:
     """Pods are no part of the ranges; the node itself is always let in, as kube-proxy does."""
     assert cluster.names("outside", outer(GUARDED, version), count=3) == {"b1"}
@@ -284,9 +273,7 @@ def assert_refused(cluster: Cluster, source: str, host: object, port: int, proto
     assert found["seconds"] < FAST * SLOWER, (source, host, found)
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 def test_without_endpoints_clients_are_refused_at_once(cluster: Cluster, version: int, protocol: str) -> None:
     for source in ("a1", "node-a"):
         assert_refused(cluster, source, vip(NOBODY, version), 80, protocol)
@@ -295,9 +282,7 @@ def test_without_endpoints_clients_are_refused_at_once(cluster: Cluster, version
         assert_refused(cluster, source, outer(NOBODY, version), 80, protocol)
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 def test_a_port_that_no_service_has_is_refused(cluster: Cluster, version: int, protocol: str) -> None:
     for source in ("a1", "node-a"):
         assert_refused(cluster, source, vip(WEB, version), 99, protocol)
@@ -312,9 +297,7 @@ def test_node_ports_are_not_on_the_loopback_interface(cluster: Cluster, loopback
 # --- beside Services -----------------------------------------------------------------------------
 
 
-@pytest.mark.kernel
-@VERSIONS
-@PROTOCOLS
+@BOTH
 def test_a_service_and_its_endpoint_from_one_source_port(
     cluster: Cluster, version: int, protocol: str, request: pytest.FixtureRequest
 ) -> None:
@@ -343,8 +326,7 @@ def test_many_connections_to_an_endpoint_itself(cluster: Cluster, version: int) 
         assert [each.stop().get("error") for each in held] == [None] * 4
 
 
-@pytest.mark.kernel
-@VERSIONS
+@VERSION
 def test_much_data_passes_in_both_directions(cluster: Cluster, version: int) -> None:
     """Full segments, and that the kernel's offloads are right about translated packets."""
     size = 8 << 20
@@ -354,8 +336,7 @@ def test_much_data_passes_in_both_directions(cluster: Cluster, version: int) -> 
         assert found.get("received") == size, (source, found)
 
 
-@pytest.mark.kernel
-@VERSIONS
+@VERSION
 def test_fragments(cluster: Cluster, version: int) -> None:
     """Large datagrams and their answers, which are as large."""
     for source in ("a1", "b1", "node-a"):
@@ -368,8 +349,7 @@ def test_fragments(cluster: Cluster, version: int) -> None:
         )
 
 
-@pytest.mark.kernel
-@VERSIONS
+@VERSION
 def test_a_connection_that_begins_with_fragments(
     cluster: Cluster, version: int, request: pytest.FixtureRequest
 ) -> None:

@@ -7,6 +7,7 @@ Pure. `endpoint` resolves a name (a pod, a peer, this node, or an address) again
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 
 from ovsnet import flowdump, pipeline
@@ -16,6 +17,7 @@ from ovsnet.model import Attached, Frozen, IPAddress, LocalNode, Peer, Pod
 from ovsnet.objects import Object
 from ovsnet.render import kind_of
 
+_TRANSLATED = re.compile(r"^ *nat\(dst=([^)]+)\)$", re.MULTILINE)
 _MANY = 20
 """So many names are told of those that there are."""
 
@@ -127,7 +129,16 @@ def packet(question: Packet, objects: Sequence[Object]) -> str:
         fields += ["icmp_type=8,icmp_code=0" if src.version == 4 else "icmpv6_type=128,icmpv6_code=0"]
     else:
         fields += [f"{question.protocol}_src=40000", f"{question.protocol}_dst={question.port}"]
+    if isinstance(question.target.obj, ServiceObject):
+        # The datapath's hash of the connection, which chooses among the endpoints: any will do.
+        fields.append("dp_hash=1")
     return ",".join(fields)
+
+
+def translated(text: str) -> str | None:
+    """The endpoint that a Service's address became, in what `ofproto/trace` printed; None: it stayed what it was."""
+    found = _TRANSLATED.findall(text)
+    return found[-1] if found else None
 
 
 def _protocol(protocol: str, version: int) -> str:
@@ -162,6 +173,8 @@ def verdict(
         )
     if answer.output is None:
         return False, f"DROPPED{_why(answer, tables, reasons)}"
+    if any(tables.get(step.table) == "refuse" for step in answer.steps):
+        return False, "REFUSED by the kernel of this node: the Service has no endpoint"
     obj = by_port.get(answer.output)
     if isinstance(obj, Pod):
         return True, f"DELIVERED to pod {obj.title} by port {obj.port} ({answer.output})"

@@ -22,8 +22,9 @@ from ovsnet.cli.flows import owner
 def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None, raw: bool) -> None:
     """Follow a packet through this node's flows without sending it.
 
-    FROM and TO are pods (NAME or NAMESPACE/NAME), nodes, or addresses. FROM must be a pod of this
-    node, the node itself, or a peer whose packet arrives here. Without --tcp or --udp it is a ping.
+    FROM and TO are pods (NAME or NAMESPACE/NAME), nodes, or addresses; TO may be a Service as well. FROM must be a
+    pod of this node, the node itself, or a peer whose packet arrives here. Without --tcp or --udp it is a ping. The
+    packet is the first of a connection: to a Service, another connection may get another endpoint.
     Exits with 1 when the packet is dropped.
     """
     from ovsnet import flowdump, pipeline, resources, tracing
@@ -53,6 +54,9 @@ def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None
         style="green" if passes else "red",
         markup=False,
     )
+    endpoint = tracing.translated(text)
+    if endpoint is not None:
+        click.echo(f"  translated to     {endpoint}")
     for step in answer.steps:
         name = view.tables.get(step.table, "?")
         click.echo(f"  {step.table:>2} {name:<12} priority {step.priority:<4} {owner(view, step.cookie)}")

@@ -9,8 +9,10 @@ import pytest
 from ovsnet import names, pipeline, resources, tracing
 from ovsnet.errors import OvsnetError
 from ovsnet.flowdump import Step, Trace
+from ovsnet.frontends import Frontend, ServiceObject
 from ovsnet.model import Encap, LocalNode, Peer, Pod
 from ovsnet.objects import Object
+from ovsnet.servicemodel import Protocol
 from ovsnet.tracing import Packet
 
 NODE = LocalNode(
@@ -137,6 +139,33 @@ def test_a_packet_enters_where_its_source_is(text: str, begins: str) -> None:
 )
 def test_the_protocol(text: str, ends: str) -> None:
     assert text.endswith(ends)
+
+
+def test_a_service_is_a_target_with_a_hash_to_choose_by_and_says_its_endpoint() -> None:
+    vip = ipaddress.ip_address("10.96.0.1")
+    frontend = Frontend(address=vip, protocol=Protocol.TCP, port=80)
+    shop = ServiceObject(namespace="default", name="shop", frontends=(frontend,), groups=())
+    objects = (*OBJECTS, shop)
+    question = Packet(
+        source=tracing.endpoint("web", objects),
+        target=tracing.endpoint("default/shop", objects),
+        protocol="tcp",
+        port=80,
+    )
+    assert tracing.packet(question, objects).endswith(
+        "nw_dst=10.96.0.1,nw_ttl=64,tcp_src=40000,tcp_dst=80,dp_hash=1"
+    )
+    printed = "  ct(commit,nat(dst=10.244.2.5:8080))\n    nat(dst=10.244.2.5:8080)\n     -> A clone\n"
+    assert tracing.translated(printed) == "10.244.2.5:8080"
+    assert tracing.translated("nat(src=10.244.1.1)\n") is None
+
+
+def test_a_service_without_endpoints_refuses() -> None:
+    answer = trace(steps=(Step(table=40, priority=100, cookie=1),), output=1)
+    assert tracing.verdict(answer, OBJECTS, {40: "refuse"}, {}) == (
+        False,
+        "REFUSED by the kernel of this node: the Service has no endpoint",
+    )
 
 
 def test_the_families_must_meet() -> None:

@@ -98,10 +98,16 @@ class Called:
 
     def pods(self, app: str) -> set[str]:
         """Those with the label that are not about to go."""
-        listed = json.loads(self.world.kubectl("get", "pods", f"--selector=app={app}", "--output=json"))[
-            "items"
-        ]
+        listed = self.labelled("pods", f"app={app}")
         return {each["metadata"]["name"] for each in listed if "deletionTimestamp" not in each["metadata"]}
+
+    def slices(self, name: str) -> list[Object]:
+        """The EndpointSlices of a Service."""
+        return self.labelled("endpointslices", f"kubernetes.io/service-name={name}")
+
+    def labelled(self, kind: str, selector: str) -> list[Object]:
+        listed = self.world.kubectl("get", kind, f"--selector={selector}", "--output=json")
+        return list(json.loads(listed)["items"])
 
     # clients
 
@@ -144,13 +150,13 @@ class Called:
         self, host: str, names: set[str], port: int = 80, sources: Sequence[str] = EVERYWHERE, **options: Any
     ) -> None:
         """Until all that is answered from every source is these, and each of them is."""
+        options = {"seconds": 1.0, **options}
 
         def others() -> dict[str, set[str]]:
             with ThreadPoolExecutor(max_workers=3) as pool:
                 found = pool.map(lambda source: self.names(source, host, port, **options), sources)
             return {source: got for source, got in zip(sources, found, strict=True) if got != names}
 
-        # In words that say who got what, if they never are.
         last: dict[str, set[str]] = {}
 
         def met() -> bool:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from kube_services import AGE, CLIENTS, EVERYWHERE, SERVERS, TCP, UDP, Called, workload
+from kube_services import AGE, CLIENTS, EVERYWHERE, PROBE, SERVERS, TCP, UDP, Called, workload
 from kube_world import NODES, Object, server
 from lab_world import eventually
 from services_world import FAMILIES, assert_clean, outer
@@ -162,6 +162,26 @@ def test_external_policy_local(cluster: Cluster, called: Called, two_nodes: dict
         eventually(lambda: health(cluster, "node-c", spec["healthCheckNodePort"], version) == (503, 0))  # noqa: B023
 
 
+def test_servers_that_terminate_are_the_last_resort(cluster: Cluster, called: Called) -> None:
+    """Policy Local: they are sent what still comes, but a load balancer is told to send no more (KEP-1669)."""
+    world = called.world
+    arguments = ["netexec", "--delay-shutdown=60"]
+    pod = server("ending", "node-a", arguments=arguments, readinessProbe=PROBE)
+    world.start({**pod, "spec": {**pod["spec"], "terminationGracePeriodSeconds": 60}})
+    addresses = called.make("ending", {"app": "ending"}, type="LoadBalancer", externalTrafficPolicy="Local")
+    checked, port = world.get("service", "ending")["spec"]["healthCheckNodePort"], called.node_port("ending")
+    eventually(lambda: health(cluster, "node-a", checked, 4) == (200, 1), AGE)
+    world.kubectl("delete", "pod", "ending", "--wait=false")
+    eventually(lambda: health(cluster, "node-a", checked, 4) == (503, 0), AGE)
+    for version in FAMILIES:
+        node = str(cluster.node("node-a").node.address(version))
+        called.await_names(node, {"ending"}, port, ["outside"])
+        called.await_names(addresses[version], {"ending"})
+    world.kubectl("delete", "pod", "ending", "--grace-period=0", "--force")
+    for address in addresses.values():
+        called.await_names(address, {"refused"}, count=1)
+
+
 def test_internal_policy_local(called: Called, two_nodes: dict[str, str]) -> None:
     for address in called.make("inner", two_nodes, internalTrafficPolicy="Local").values():
         for protocol in PROTOCOLS:
@@ -229,8 +249,10 @@ def test_a_pod_reaches_itself(called: Called) -> None:
 
 
 def test_a_pod_in_its_nodes_network_is_an_endpoint(cluster: Cluster, called: Called) -> None:
-    arguments = ["netexec", "--http-port=18090", "--udp-port=18091"]
-    called.world.start(server("on-node", "node-b", arguments=arguments, spec={"hostNetwork": True}))
+    # A datagram's answer comes from the address that was asked only if the server listens on just that.
+    arguments = ["netexec", "--http-port=18090", "--udp-port=18091", "--udp-listen-addresses=$(ADDRESSES)"]
+    env = [{"name": "ADDRESSES", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIPs"}}}]
+    called.world.start(server("on-node", "node-b", arguments=arguments, env=env, spec={"hostNetwork": True}))
     ports = ({**TCP, "targetPort": 18090}, {**UDP, "targetPort": 18091})
     addresses = called.make("host-web", {"app": "on-node"}, *ports, type="NodePort")
     served(called, addresses, {"node-b"})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from kube_services import AGE, EVERYWHERE, PROBE, SERVERS, TCP, UDP, Called, workload
+from kube_world import server
 from lab_world import SLOWER, eventually
 from services_world import FAMILIES, assert_clean
 
@@ -123,14 +126,16 @@ def test_the_api_server_is_away_under_load(cluster: Cluster, called: Called) -> 
     called.make("alone", WEB, type="NodePort")
     targets = callers(cluster, called, "alone")
     await_all(called, targets, ALL)
-    with called.unfailing(*targets):
-        cluster.control.kill(plan.APISERVER)
-        time.sleep(API_AWAY)
-        cluster.control.start(plan.APISERVER)
-        time.sleep(2.0)
-    addresses = called.make("after", WEB)
-    # The controllers come back after a while, from when on it is as quick as ever.
-    eventually(lambda: len(called.slices("after")) == len(FAMILIES), 60)
+    try:
+        with called.unfailing(*targets):
+            cluster.control.kill(plan.APISERVER)
+            time.sleep(API_AWAY)
+            cluster.control.start(plan.APISERVER)
+            time.sleep(2.0)
+    finally:
+        # The controllers come back after up to a minute, from when on it is as quick as ever.
+        addresses = called.make("after", WEB)
+        eventually(lambda: len(called.slices("after")) == len(FAMILIES), 90)
     for address in addresses.values():
         called.await_names(address, ALL)
 
@@ -179,17 +184,55 @@ def test_a_service_that_is_deleted_serves_no_more(called: Called) -> None:
             eventually(lambda: "error" in called.one(source, address, seconds=1.0), AGE)  # noqa: B023
 
 
-def test_another_proxys_service_is_left_alone(called: Called) -> None:
-    addresses = called.make("others", WEB)
+@pytest.mark.parametrize("label", ["service-proxy-name", "headless"])
+def test_a_service_that_others_serve_is_left_alone(called: Called, label: str) -> None:
+    name = f"others-{label}"
+    addresses = called.make(name, WEB)
     called.await_names(addresses[4], ALL)
-    label = "service.kubernetes.io/service-proxy-name"
-    called.world.kubectl("label", "service", "others", f"{label}=another")
+    called.world.kubectl("label", "service", name, f"service.kubernetes.io/{label}=another")
     for address in addresses.values():
         for source in EVERYWHERE:
             eventually(lambda: "error" in called.one(source, address, seconds=1.0), AGE)  # noqa: B023
-    called.world.kubectl("label", "service", "others", f"{label}-")
+    called.world.kubectl("label", "service", name, f"service.kubernetes.io/{label}-")
     for address in addresses.values():
         called.await_names(address, ALL)
+
+
+def test_the_external_policy_is_changed_and_changed_back(cluster: Cluster, called: Called) -> None:
+    called.make("policy", {"app": "web-a"}, type="NodePort")
+    port = called.node_port("policy")
+    nodes = [str(cluster.node(name).node.address(4)) for name in ("node-a", "node-b")]
+    for policy, far in (("Cluster", "web-a"), ("Local", "timeout"), ("Cluster", "web-a")):
+        called.patch("policy", {"spec": {"externalTrafficPolicy": policy}})
+        called.await_names(nodes[0], {"web-a"}, port, ["outside"])
+        called.await_names(nodes[1], {far}, port, ["outside"], count=2)
+
+
+def test_servers_that_are_not_ready_are_published(called: Called) -> None:
+    never = {"exec": {"command": ["false"]}, "periodSeconds": 1}
+    called.world.apply(server("unready", "node-b", readinessProbe=never))
+    for address in called.make("unready", {"app": "unready"}, publishNotReadyAddresses=True).values():
+        for protocol in ("tcp", "udp"):
+            called.await_names(address, {"unready"}, protocol=protocol)
+
+
+def test_datagrams_from_one_port_find_the_next_server(cluster: Cluster, called: Called) -> None:
+    """Connections of UDP don't end by themselves as long as their client sends."""
+    address = called.make("cycled", {"some": "cycled"}, type="NodePort")[4]
+    called.world.start(server("first", "node-b", labels={"some": "cycled"}))
+    port, host = called.node_port("cycled", "udp"), str(cluster.node("node-a").node.address(4))
+    targets = [("client-a", address, 80), ("node-c", address, 80), ("outside", host, port)]
+    for source, to, number in targets:
+        called.await_names(to, {"first"}, number, [source], protocol="udp")
+    options: dict[str, Any] = {"protocol": "udp", "bind": ["0.0.0.0", 40404], "seconds": 0.5}  # a client's
+    with contextlib.ExitStack() as stack:
+        loads = [stack.enter_context(called.going(*each, **options)) for each in targets]
+        time.sleep(1.0)
+        called.world.kubectl("delete", "pod", "first", "--grace-period=0", "--force")
+        called.world.start(server("second", "node-c", labels={"some": "cycled"}))
+        time.sleep(3.0)
+        results = [load.stop() for load in loads]
+    assert [each["names"] for each in results] == [["first", "second"]] * len(targets), results
 
 
 # session affinity

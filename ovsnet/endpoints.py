@@ -35,6 +35,8 @@ class Chosen(Frozen):
     here: tuple[Backend, ...] = ()
     any: bool = False
     """Whether there are any that could be chosen by some node."""
+    ready_here: tuple[IPAddress, ...] = ()
+    """Ready endpoints of this node. Those that terminate don't count: load balancers are to go elsewhere."""
 
 
 def choose(port: ServicePort, slices: Iterable[EndpointSlice], version: int, here: Here) -> Chosen:
@@ -50,7 +52,12 @@ def choose(port: ServicePort, slices: Iterable[EndpointSlice], version: int, her
     ready = _usable([endpoint for endpoint, _ in found])
     local = _usable([endpoint for endpoint, _ in found if endpoint.node == here.node])
     near = _near(ready, here)
-    return Chosen(everywhere=_backends(found, near), here=_backends(found, local), any=bool(ready))
+    return Chosen(
+        everywhere=_backends(found, near),
+        here=_backends(found, local),
+        any=bool(ready),
+        ready_here=tuple(each.address for each in local if each.ready),
+    )
 
 
 def _usable(endpoints: Sequence[Endpoint]) -> list[Endpoint]:

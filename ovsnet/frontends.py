@@ -95,7 +95,7 @@ class ServiceObject(Frozen):
     health_check_port: int = 0
     """healthCheckNodePort of a Service that needs one (externalTrafficPolicy: Local); 0: none."""
     local_endpoints: int = 0
-    """Of this node, for whoever asks there."""
+    """Ready ones of this node, for whoever asks there; one with addresses of two families counts once."""
 
     @property
     def key(self) -> str:
@@ -147,7 +147,7 @@ class Maker:
         self._numbers = numbers
         self._used: set[str] = set()
         self._groups: list[Group] = []
-        self._local: set[IPAddress] = set()
+        self._local: dict[int, set[IPAddress]] = {4: set(), 6: set()}
 
     def make(self) -> ServiceObject:
         """Numbers that it does not use any more are free afterwards."""
@@ -168,13 +168,13 @@ class Maker:
             groups=tuple(self._groups),
             affinity=min(service.affinity, LONGEST_AFFINITY),
             health_check_port=service.health_check_port if service.external_local else 0,
-            local_endpoints=len(self._local) if service.external_local else 0,
+            local_endpoints=max(map(len, self._local.values())) if service.external_local else 0,
         )
 
     def _port(self, port: ServicePort, version: int) -> Iterator[Frontend]:
         service = self._service
         chosen = choose(port, self._slices, version, self._here)
-        self._local.update(backend.address for backend in chosen.here)
+        self._local[version].update(chosen.ready_here)
         everywhere = self._group(port, version, "", chosen.everywhere)
         local = 0
         if service.internal_local or service.external_local:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kube_services import Called
 from kube_world import Namespace, namespace, running_cluster
 
 from ovsnet.host import netns
@@ -41,3 +42,11 @@ def kubeconfig(kubernetes: Cluster) -> Iterator[Path]:
 def world(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
     with namespace(cluster, request.module.__name__.removeprefix("test_cluster_").replace("_", "-")) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def called(world: Namespace) -> Called:
+    """Servers and clients of Services, on each node one of each."""
+    made = Called(world)
+    made.start()
+    return made

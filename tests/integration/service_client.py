@@ -5,7 +5,8 @@
     hold   one connection that asks again and again until standard input ends; "first" is how much it sends at first
 
 Run as a script (`python -I -S service_client.py '{"do": ..., "host": ...}'`), so standard library only. A connection
-that has no answer is {"error": refused, timeout, or another word}.
+that has no answer is {"error": refused, timeout, or another word}. With "text" it asks agnhost's netexec instead, for
+/text over HTTP or with the text as a datagram; what that answers is the name.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Client:
         return sock
 
     def talk(self, sock: socket.socket) -> Answer:
+        if "text" in self.options:
+            return {"name": self.said(sock, self.options["text"])}
         if self.udp:
             sock.send(bytes(max(self.up, 200)))
             return dict(json.loads(sock.recv(65536)))
@@ -64,6 +67,16 @@ class Client:
         while left > 0:
             left -= len(self.more(sock))
         return dict(json.loads(line))
+
+    def said(self, sock: socket.socket, text: str) -> str:
+        if self.udp:
+            sock.send(text.encode())
+            return sock.recv(65536).decode()
+        sock.sendall(f"GET /{text} HTTP/1.0\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: sock.recv(65536), b"")).partition(b"\r\n\r\n")
+        if b" 200 " not in head.partition(b"\r\n")[0]:
+            raise ConnectionResetError(errno.ECONNRESET, f"not an answer: {head[:80]!r}")
+        return body.decode()
 
     def more(self, sock: socket.socket) -> bytes:
         data = sock.recv(65536)

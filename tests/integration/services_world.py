@@ -221,7 +221,15 @@ def audits(lab: Lab) -> list[str]:
 
 def assert_clean(lab: Lab) -> None:
     """All is as it should be on all nodes, soon at least."""
-    eventually(lambda: audits(lab) == [])
+    said: list[str] = []
+
+    def clean() -> bool:
+        said[:] = audits(lab)
+        return not said
+
+    with contextlib.suppress(AssertionError):
+        eventually(clean)
+    assert not said, "\n".join(said)
     for node in lab.nodes:
         assert "Traceback" not in agent_log(node)
 

@@ -115,8 +115,10 @@ def test_local_ones_are_judged_by_themselves() -> None:
     """A node whose only endpoint terminates still sends its Local connections there (KEP-1669)."""
     found = chosen(endpoint(1, node="there"), endpoint(2, node="here", **ENDING))
     assert (last(found.everywhere), last(found.here)) == ([1], [2])
+    assert found.ready_here == (), "load balancers are to send no more"
     found = chosen(endpoint(1, node="there", **UNREADY), endpoint(2, node="here", for_zones=("west",)))
     assert (last(found.everywhere), last(found.here)) == ([2], [2])
+    assert len(found.ready_here) == 1
 
 
 def test_ports_go_by_name_and_protocol_and_may_differ_by_slice() -> None:

@@ -103,6 +103,19 @@ def test_a_node_port_has_an_address_for_each_policy() -> None:
     assert {each.address for each in made([], external_local=True).frontends} == {VIP}, "the kernel refuses"
 
 
+def test_load_balancers_are_told_of_ready_endpoints_of_this_node() -> None:
+    """A pod counts once, whatever families it has; one that terminates is served, but not told of."""
+    six = Endpoint(address=ipaddress.ip_address("fd00::1"), node="here")
+    ending = Endpoint(address=FIRST + 3, node="here", ready=False, terminating=True)
+    asked: dict[str, Any] = {"cluster_ips": (VIP, VIP6), "external_local": True, "health_check_port": 30081}
+    for endpoints, count in (([LOCAL, six, AWAY], 1), ([LOCAL, at(4, "here"), six], 2), ([six], 1)):
+        assert made(endpoints, **asked).local_endpoints == count
+    service = made([ending, AWAY], **asked)
+    assert (service.local_endpoints, service.health_check_port) == (0, 30081)
+    assert members(service, frontend(service, LOCAL_NODE_PORT).outside_group) == {3}
+    assert made([LOCAL], **{**asked, "external_local": False}).local_endpoints == 0
+
+
 def test_source_ranges_are_for_load_balancers_in_their_own_family() -> None:
     ranges = tuple(map(ipaddress.ip_network, ("198.51.100.0/24", "2001:db8::/32")))
     service = made([AWAY], source_ranges=ranges, external_ips=(EXTERNAL,), load_balancer_ips=(BALANCER,))

@@ -1,0 +1,193 @@
+"""What the tests of Services on a Kubernetes cluster share: Services and what is behind them, and clients.
+
+A client is a place as in `kube_world`; a name alone that is no place of the lab is a pod of the test's namespace. All
+servers are agnhost's netexec: HTTP on port 8080, datagrams on 8081.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import service_client
+from kube_world import NODES, PORT, Namespace, Object, by_family, server
+from lab_world import SLOWER, eventually
+from services_world import Load
+
+UDP_PORT = 8081
+AGE = 15.0
+"""Seconds within which a change of objects has come from the API server through its controllers to every node."""
+TCP = {"name": "http", "port": 80, "targetPort": PORT}
+UDP = {"name": "udp", "port": 80, "targetPort": UDP_PORT, "protocol": "UDP"}
+SERVERS = {f"web-{node[-1]}": node for node in NODES}
+CLIENTS = {f"client-{node[-1]}": node for node in NODES}
+EVERYWHERE = (*CLIENTS, *NODES)
+"""Where Services are called from within the cluster."""
+PROBE = {"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 1}
+
+
+def service(name: str, selector: Mapping[str, str], *ports: Object, **spec: Any) -> Object:
+    """Of both families, on TCP and UDP port 80 unless it says otherwise."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {
+            "ipFamilyPolicy": "RequireDualStack",
+            "selector": dict(selector),
+            "ports": list(ports or (TCP, UDP)),
+            **spec,
+        },
+    }
+
+
+def workload(kind: str, name: str, replicas: int, more: Object, **pod: Any) -> Object:
+    """A Deployment or StatefulSet of servers; more of its fields; pod: as for `server`."""
+    made = server(name, **pod)
+    template = {"metadata": {"labels": {"app": name}}, "spec": made["spec"]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": template,
+            **more,
+        },
+    }
+
+
+class Called:
+    """The Services of a namespace, as their clients have them."""
+
+    def __init__(self, world: Namespace) -> None:
+        self.world = world
+        self.cluster = world.cluster
+
+    def start(self) -> None:
+        """A server and a client on each node."""
+        web: dict[str, Any] = {"labels": {"group": "web"}, "livenessProbe": PROBE, "readinessProbe": PROBE}
+        web["ports"] = [{"name": "by-name", "containerPort": PORT}]
+        servers = [server(name, node, **web) for name, node in SERVERS.items()]
+        self.world.start(
+            *servers, *(server(name, node, arguments=["pause"]) for name, node in CLIENTS.items())
+        )
+
+    def make(self, name: str, selector: Mapping[str, str], *ports: Object, **spec: Any) -> dict[int, str]:
+        """A Service; its ClusterIPs by family."""
+        self.world.apply(service(name, selector, *ports, **spec))
+        return self.addresses(name)
+
+    def addresses(self, name: str) -> dict[int, str]:
+        return by_family(self.world.get("service", name)["spec"].get("clusterIPs", []))
+
+    def node_port(self, name: str, port: str = "http") -> int:
+        found = self.world.get("service", name)["spec"]["ports"]
+        return next(int(each["nodePort"]) for each in found if each["name"] == port)
+
+    def patch(self, name: str, change: Object, *arguments: str) -> None:
+        self.world.kubectl(
+            "patch", "service", name, "--type=merge", f"--patch={json.dumps(change)}", *arguments
+        )
+
+    def pods(self, app: str) -> set[str]:
+        """Those with the label that are not about to go."""
+        listed = self.labelled("pods", f"app={app}")
+        return {each["metadata"]["name"] for each in listed if "deletionTimestamp" not in each["metadata"]}
+
+    def slices(self, name: str) -> list[Object]:
+        """The EndpointSlices of a Service."""
+        return self.labelled("endpointslices", f"kubernetes.io/service-name={name}")
+
+    def labelled(self, kind: str, selector: str) -> list[Object]:
+        listed = self.world.kubectl("get", kind, f"--selector={selector}", "--output=json")
+        return list(json.loads(listed)["items"])
+
+    # clients
+
+    def place(self, source: str) -> str:
+        return (
+            source if source in (*NODES, "outside", "control") or "/" in source else self.world.place(source)
+        )
+
+    def command(self, source: str, do: str, host: str, port: int, **options: Any) -> list[str]:
+        options = {"text": "hostname", "seconds": 3.0, **options}
+        options["seconds"] *= SLOWER
+        asked = json.dumps({"do": do, "host": host, "port": port, **options})
+        return self.cluster.command(
+            self.place(source), [sys.executable, "-I", "-S", service_client.__file__, asked]
+        )
+
+    def ask(self, source: str, host: str, port: int = 80, **options: Any) -> list[Object]:
+        """What `count` connections in a row are answered; {"error": ...} where there is no answer."""
+        done = subprocess.run(
+            self.command(source, "ask", host, port, **options),
+            capture_output=True, text=True, timeout=120 * SLOWER, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return list(json.loads(done.stdout))
+
+    def one(self, source: str, host: str, port: int = 80, **options: Any) -> Object:
+        return self.ask(source, host, port, **options)[0]
+
+    def names(self, source: str, host: str, port: int = 80, count: int = 24, **options: Any) -> set[str]:
+        """Who answers so many connections, errors in their own words."""
+        found = self.ask(source, host, port, count=count, **options)
+        return {each.get("name") or each["error"] for each in found}
+
+    def seen(self, source: str, host: str, port: int = 80, **options: Any) -> str:
+        """The address that the server sees the source come from, or the error."""
+        said = self.one(source, host, port, text="clientip", **options)
+        return str(said["name"]).rpartition(":")[0].strip("[]") if "name" in said else str(said["error"])
+
+    def await_names(
+        self, host: str, names: set[str], port: int = 80, sources: Sequence[str] = EVERYWHERE, **options: Any
+    ) -> None:
+        """Until all that is answered from every source is these, and each of them is."""
+        options = {"seconds": 1.0, **options}
+
+        def others() -> dict[str, set[str]]:
+            with ThreadPoolExecutor(max_workers=3) as pool:
+                found = pool.map(lambda source: self.names(source, host, port, **options), sources)
+            return {source: got for source, got in zip(sources, found, strict=True) if got != names}
+
+        last: dict[str, set[str]] = {}
+
+        def met() -> bool:
+            last.clear()
+            last.update(others())
+            return not last
+
+        try:
+            eventually(met, AGE)
+        except AssertionError as error:
+            raise AssertionError(f"{host} port {port} {options}: wanted {names}, found {last}") from error
+
+    @contextlib.contextmanager
+    def going(self, source: str, host: str, port: int = 80, **options: Any) -> Iterator[Load]:
+        """New connections, one after the other, until `stop`."""
+        process = subprocess.Popen(
+            self.command(source, "load", host, port, **{"gap": 0.02, **options}),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            yield Load(process)
+        finally:
+            process.kill()
+            process.wait()
+
+    @contextlib.contextmanager
+    def unfailing(self, *targets: tuple[str, str, int]) -> Iterator[None]:
+        """Meanwhile new connections from sources to addresses and ports, of which not one fails."""
+        with contextlib.ExitStack() as stack:
+            loads = {each: stack.enter_context(self.going(*each)) for each in targets}
+            yield
+            results = {each: load.stop() for each, load in loads.items()}
+        assert all(each["good"] > 20 for each in results.values()), results
+        assert not any(each["failed"] for each in results.values()), results

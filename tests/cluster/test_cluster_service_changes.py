@@ -1,0 +1,268 @@
+"""Services, and what is behind them, change while clients go on; parts of the cluster are away meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kube_services import AGE, EVERYWHERE, PROBE, SERVERS, TCP, UDP, Called, workload
+from kube_world import server
+from lab_world import SLOWER, eventually
+from services_world import FAMILIES, assert_clean
+
+from ovsnet.lab.kubernetes import plan
+from ovsnet.lab.kubernetes.cluster import Cluster
+from ovsnet.lab.node import AGENT
+
+WEB = {"group": "web"}
+ALL = {*SERVERS}
+API_AWAY = 20.0
+DRAINING = {"preStop": {"sleep": {"seconds": 4}}}
+"""A pod serves on until every node has heard that it goes: what any Deployment without failures needs."""
+
+
+@pytest.fixture(autouse=True)
+def clean(cluster: Cluster) -> Iterator[None]:
+    """Whatever a test does, afterwards all nodes are as their agents want them."""
+    yield
+    assert_clean(cluster)
+
+
+def deploy(called: Called, name: str, replicas: int = 3) -> set[str]:
+    """Make such a Deployment and wait for it; its pods."""
+    pod = {"terminationGracePeriodSeconds": 10}
+    more = {"strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}}
+    made = workload("Deployment", name, replicas, more, spec=pod, lifecycle=DRAINING, readinessProbe=PROBE)
+    called.world.apply(made)
+    called.world.kubectl("rollout", "status", f"deployment/{name}", f"--timeout={90 * SLOWER:.0f}s")
+    return called.pods(name)
+
+
+def callers(cluster: Cluster, called: Called, name: str) -> list[tuple[str, str, int]]:
+    """Clients of a Service with a node port: from pods, a node and outside, in both families."""
+    addresses, port = called.addresses(name), called.node_port(name)
+    sources = ("client-a", "client-c", "node-b")
+    inner = [(source, addresses[version], 80) for source, version in zip(sources, (4, 6, 4), strict=True)]
+    outer = [("outside", str(cluster.node("node-a").node.address(version)), port) for version in FAMILIES]
+    return [*inner, *outer]
+
+
+def await_all(called: Called, targets: list[tuple[str, str, int]], names: set[str]) -> None:
+    for source, address, port in targets:
+        called.await_names(address, names, port, [source])
+
+
+# under load
+
+
+def test_a_rolling_update_fails_no_connection(cluster: Cluster, called: Called) -> None:
+    before = deploy(called, "rolled")
+    called.make("rolled", {"app": "rolled"}, type="NodePort")
+    targets = callers(cluster, called, "rolled")
+    await_all(called, targets, before)
+    with called.unfailing(*targets):
+        called.world.kubectl("rollout", "restart", "deployment/rolled")
+        called.world.kubectl("rollout", "status", "deployment/rolled", f"--timeout={120 * SLOWER:.0f}s")
+        time.sleep(6.0)  # the last of the old ones goes
+    after = called.pods("rolled")
+    assert not before & after
+    await_all(called, targets, after)
+
+
+def test_a_deployment_is_scaled_under_load_and_to_nothing_and_back(cluster: Cluster, called: Called) -> None:
+    before = deploy(called, "scaled", 2)
+    address = called.make("scaled", {"app": "scaled"}, type="NodePort")[4]
+    targets = callers(cluster, called, "scaled")
+    await_all(called, targets, before)
+    with called.unfailing(*targets):
+        for replicas in (5, 1):
+            called.world.kubectl("scale", "deployment/scaled", f"--replicas={replicas}")
+            called.world.kubectl("rollout", "status", "deployment/scaled", f"--timeout={90 * SLOWER:.0f}s")
+            time.sleep(6.0)
+    await_all(called, targets, called.pods("scaled"))
+    called.world.kubectl("scale", "deployment/scaled", "--replicas=0")
+    called.await_names(address, {"refused"}, count=1)
+    called.world.kubectl("scale", "deployment/scaled", "--replicas=2")
+    called.world.kubectl("rollout", "status", "deployment/scaled", f"--timeout={90 * SLOWER:.0f}s")
+    await_all(called, targets, called.pods("scaled"))
+
+
+def test_an_agent_is_killed_and_restarted_under_load(cluster: Cluster, called: Called) -> None:
+    called.make("steady", WEB, type="NodePort")
+    targets = callers(cluster, called, "steady")
+    await_all(called, targets, ALL)
+    nodes = [cluster.node(name) for name in ("node-a", "node-b")]
+    with called.unfailing(*targets):
+        for node in nodes:
+            node.kill(AGENT, signal.SIGKILL)
+        time.sleep(2.0)
+        for node in nodes:
+            node.start(AGENT)
+        time.sleep(2.0)
+    await_all(called, targets, ALL)
+
+
+def test_an_agent_that_missed_changes_follows_them(cluster: Cluster, called: Called) -> None:
+    gone = called.make("gone-meanwhile", WEB)
+    changed = called.make("changed-meanwhile", WEB)
+    for addresses in (gone, changed):
+        called.await_names(addresses[4], ALL, sources=["client-a"])
+    node = cluster.node("node-a")
+    node.kill(AGENT, signal.SIGKILL)
+    called.world.kubectl("delete", "service", "gone-meanwhile")
+    called.patch("changed-meanwhile", {"spec": {"selector": {"app": "web-b"}}})
+    new = called.make("new-meanwhile", WEB)
+    node.start(AGENT)
+    called.await_names(new[6], ALL)
+    called.await_names(changed[6], {"web-b"})
+    eventually(lambda: "error" in called.one("client-a", gone[4], seconds=1.0))
+
+
+def test_the_api_server_is_away_under_load(cluster: Cluster, called: Called) -> None:
+    called.make("alone", WEB, type="NodePort")
+    targets = callers(cluster, called, "alone")
+    await_all(called, targets, ALL)
+    try:
+        with called.unfailing(*targets):
+            cluster.control.kill(plan.APISERVER)
+            time.sleep(API_AWAY)
+            cluster.control.start(plan.APISERVER)
+            time.sleep(2.0)
+    finally:
+        # The controllers come back after up to a minute, from when on it is as quick as ever.
+        addresses = called.make("after", WEB)
+        eventually(lambda: len(called.slices("after")) == len(FAMILIES), 90)
+    for address in addresses.values():
+        called.await_names(address, ALL)
+
+
+# other Services
+
+
+def test_a_service_changes_its_type(cluster: Cluster, called: Called) -> None:
+    address = called.make("turning", WEB)[4]
+    called.await_names(address, ALL)
+    called.patch("turning", {"spec": {"type": "NodePort"}})
+    port, host = called.node_port("turning"), str(cluster.node("node-a").node.address(4))
+    called.await_names(host, ALL, port, ["outside", "client-b", "node-c"])
+    called.await_names(address, ALL)
+    called.patch(
+        "turning", {"spec": {"type": "ExternalName", "externalName": "kubernetes.default.svc.cluster.local"}}
+    )
+    assert called.addresses("turning") == {}
+    eventually(lambda: "error" in called.one("client-a", address, seconds=1.0), AGE)
+    eventually(lambda: called.one("outside", host, port, seconds=1.0).get("error") == "refused", AGE)
+    called.patch(
+        "turning", {"spec": {"type": "ClusterIP", "externalName": None, "ipFamilyPolicy": "RequireDualStack"}}
+    )
+    for renewed in called.addresses("turning").values():
+        called.await_names(renewed, ALL)
+
+
+def test_a_service_changes_its_ports(called: Called) -> None:
+    addresses = called.make("ported", WEB)
+    for address in addresses.values():
+        called.await_names(address, ALL, sources=["client-a", "node-b"])
+    called.patch("ported", {"spec": {"ports": [{**TCP, "port": 8888}, {**UDP, "port": 8888}]}})
+    for address in addresses.values():
+        for protocol in ("tcp", "udp"):
+            called.await_names(address, ALL, 8888, protocol=protocol)
+            called.await_names(address, {"refused"}, 80, protocol=protocol, count=1)
+
+
+def test_a_service_that_is_deleted_serves_no_more(called: Called) -> None:
+    addresses = called.make("deleted", WEB)
+    for address in addresses.values():
+        called.await_names(address, ALL)
+    called.world.kubectl("delete", "service", "deleted")
+    for address in addresses.values():
+        for source in EVERYWHERE:
+            eventually(lambda: "error" in called.one(source, address, seconds=1.0), AGE)  # noqa: B023
+
+
+@pytest.mark.parametrize("label", ["service-proxy-name", "headless"])
+def test_a_service_that_others_serve_is_left_alone(called: Called, label: str) -> None:
+    name = f"others-{label}"
+    addresses = called.make(name, WEB)
+    called.await_names(addresses[4], ALL)
+    called.world.kubectl("label", "service", name, f"service.kubernetes.io/{label}=another")
+    for address in addresses.values():
+        for source in EVERYWHERE:
+            eventually(lambda: "error" in called.one(source, address, seconds=1.0), AGE)  # noqa: B023
+    called.world.kubectl("label", "service", name, f"service.kubernetes.io/{label}-")
+    for address in addresses.values():
+        called.await_names(address, ALL)
+
+
+def test_the_external_policy_is_changed_and_changed_back(cluster: Cluster, called: Called) -> None:
+    called.make("policy", {"app": "web-a"}, type="NodePort")
+    port = called.node_port("policy")
+    nodes = [str(cluster.node(name).node.address(4)) for name in ("node-a", "node-b")]
+    for policy, far in (("Cluster", "web-a"), ("Local", "timeout"), ("Cluster", "web-a")):
+        called.patch("policy", {"spec": {"externalTrafficPolicy": policy}})
+        called.await_names(nodes[0], {"web-a"}, port, ["outside"])
+        called.await_names(nodes[1], {far}, port, ["outside"], count=2)
+
+
+def test_servers_that_are_not_ready_are_published(called: Called) -> None:
+    never = {"exec": {"command": ["false"]}, "periodSeconds": 1}
+    called.world.apply(server("unready", "node-b", readinessProbe=never))
+    for address in called.make("unready", {"app": "unready"}, publishNotReadyAddresses=True).values():
+        for protocol in ("tcp", "udp"):
+            called.await_names(address, {"unready"}, protocol=protocol)
+
+
+def test_datagrams_from_one_port_find_the_next_server(cluster: Cluster, called: Called) -> None:
+    """Connections of UDP don't end by themselves as long as their client sends."""
+    address = called.make("cycled", {"some": "cycled"}, type="NodePort")[4]
+    called.world.start(server("first", "node-b", labels={"some": "cycled"}))
+    port, host = called.node_port("cycled", "udp"), str(cluster.node("node-a").node.address(4))
+    targets = [("client-a", address, 80), ("node-c", address, 80), ("outside", host, port)]
+    for source, to, number in targets:
+        called.await_names(to, {"first"}, number, [source], protocol="udp")
+    options: dict[str, Any] = {"protocol": "udp", "bind": ["0.0.0.0", 40404], "seconds": 0.5}  # a client's
+    with contextlib.ExitStack() as stack:
+        loads = [stack.enter_context(called.going(*each, **options)) for each in targets]
+        time.sleep(1.0)
+        called.world.kubectl("delete", "pod", "first", "--grace-period=0", "--force")
+        called.world.start(server("second", "node-c", labels={"some": "cycled"}))
+        time.sleep(3.0)
+        results = [load.stop() for load in loads]
+    assert [each["names"] for each in results] == [["first", "second"]] * len(targets), results
+
+
+# session affinity
+
+AFFINE = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 3}}}
+LOOSE = {"sessionAffinity": "None", "sessionAffinityConfig": None}
+
+
+def test_a_client_stays_with_its_server_for_a_while(called: Called) -> None:
+    address = called.make("affine", WEB, **AFFINE)[4]
+    for protocol in ("tcp", "udp"):
+        eventually(lambda: called.names("client-a", address, protocol=protocol) <= ALL, AGE)  # noqa: B023
+        for source in EVERYWHERE:
+            assert len(called.names(source, address, protocol=protocol)) == 1, source
+    found = set()
+
+    def another() -> bool:
+        time.sleep(5.0)
+        found.update(called.names("client-a", address))
+        return len(found) > 1
+
+    eventually(another, 90)
+
+
+def test_affinity_is_switched_on_and_off(cluster: Cluster, called: Called) -> None:
+    address = called.make("switched", WEB, type="NodePort")[6]
+    port, host = called.node_port("switched"), str(cluster.node("node-c").node.address(6))
+    for change in (AFFINE, LOOSE, AFFINE):
+        called.patch("switched", {"spec": change})
+        several = change is LOOSE
+        for source, target in (("client-a", address), ("node-b", address)):
+            eventually(lambda: (len(called.names(source, target)) > 1) == several, AGE)  # noqa: B023
+        eventually(lambda: (len(called.names("outside", host, port)) > 1) == several, AGE)  # noqa: B023

@@ -1,0 +1,310 @@
+"""Services as Kubernetes makes them, called from everywhere: no kube-proxy runs, the agents serve them."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator
+
+import pytest
+from kube_services import AGE, CLIENTS, EVERYWHERE, PROBE, SERVERS, TCP, UDP, Called, workload
+from kube_world import NODES, Object, server
+from lab_world import eventually
+from services_world import FAMILIES, assert_clean, outer
+
+from ovsnet.lab.kubernetes.cluster import Cluster
+from ovsnet.lab.spec import outside_interface
+
+WEB = {"group": "web"}
+ALL = {*SERVERS}
+PROTOCOLS = ("tcp", "udp")
+
+
+@pytest.fixture(autouse=True)
+def clean(cluster: Cluster) -> Iterator[None]:
+    """Whatever a test does, afterwards all nodes are as their agents want them."""
+    yield
+    assert_clean(cluster)
+
+
+def served(called: Called, addresses: dict[int, str], names: set[str], port: int = 80) -> None:
+    """Everybody in the cluster is answered by these and nobody else, in each family and protocol."""
+    for address in addresses.values():
+        for protocol in PROTOCOLS:
+            called.await_names(address, names, port, protocol=protocol)
+
+
+def test_cluster_addresses_are_served_to_pods_and_nodes(called: Called) -> None:
+    addresses = called.make("everyone", WEB)
+    assert {*addresses} == {4, 6}
+    served(called, addresses, ALL)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("version", FAMILIES)
+def test_a_server_sees_the_pods_own_address(called: Called, version: int, protocol: str) -> None:
+    address = called.make("seen", WEB)[version]
+    called.await_names(address, ALL, protocol=protocol)
+    for client in CLIENTS:
+        own = called.world.addresses(client)[version]
+        found = called.ask(client, address, protocol=protocol, text="clientip", count=12)
+        assert {each["name"].rpartition(":")[0].strip("[]") for each in found} == {own}
+
+
+def test_ports_by_name_and_several_of_them(called: Called) -> None:
+    ports = ({**TCP, "targetPort": "by-name"}, {**TCP, "name": "other", "port": 8443}, UDP)
+    addresses = called.make("ports", WEB, *ports)
+    served(called, addresses, ALL)
+    for address in addresses.values():
+        called.await_names(address, ALL, 8443)
+        refused = called.one("client-a", address, 8444)
+        assert refused["error"] == "refused"
+        assert refused["seconds"] < 1.0
+
+
+def test_a_single_family(called: Called) -> None:
+    for family, version in (("IPv4", 4), ("IPv6", 6)):
+        name = f"only-{version}"
+        addresses = called.make(name, WEB, ipFamilyPolicy="SingleStack", ipFamilies=[family])
+        assert {*addresses} == {version}
+        served(called, addresses, ALL)
+
+
+def looked_up(called: Called, name: str, kind: str) -> set[str]:
+    """What the cluster's DNS says to a pod."""
+    said = called.world.kubectl(
+        "exec", "client-a", "--", "sh", "-c", f"nslookup -type={kind} {name} 10.96.0.10; :"
+    )
+    lines = said.partition("Name:")[2].splitlines()
+    return {line.split()[-1] for line in lines if line.startswith("Address")}
+
+
+def test_names_of_services(called: Called) -> None:
+    addresses = called.make("named", WEB)
+    domain = f"{called.world.name}.svc.cluster.local"
+    for version, kind in ((4, "a"), (6, "aaaa")):
+        eventually(lambda: looked_up(called, f"named.{domain}", kind) == {addresses[version]}, AGE)  # noqa: B023
+    for name in ("named", f"named.{called.world.name}", f"named.{domain}"):
+        said = called.world.kubectl("exec", "client-b", "--", "curl", "-s", "-m5", f"http://{name}/hostname")
+        assert said in ALL
+
+
+def test_a_headless_service_of_a_stateful_set(called: Called) -> None:
+    world = called.world
+    called.make("store", {"app": "store"}, clusterIP="None")
+    world.apply(workload("StatefulSet", "store", 2, {"serviceName": "store"}))
+    world.kubectl("rollout", "status", "statefulset/store", "--timeout=60s")
+    domain = f"store.{world.name}.svc.cluster.local"
+    pods = [world.addresses(name) for name in ("store-0", "store-1")]
+    for version, kind in ((4, "a"), (6, "aaaa")):
+        every = {pod[version] for pod in pods}
+        eventually(lambda: looked_up(called, domain, kind) == every, AGE)  # noqa: B023
+    said = world.kubectl(
+        "exec", "client-c", "--", "curl", "-s", "-m5", f"http://store-1.{domain}:8080/hostname"
+    )
+    assert said == "store-1"
+
+
+@pytest.mark.parametrize("source", EVERYWHERE)
+def test_the_api_server_has_a_service(cluster: Cluster, called: Called, source: str) -> None:
+    done = cluster.exec(called.place(source), ["curl", "-sk", "-m5", "https://10.96.0.1/version"])
+    assert json.loads(done.stdout)["major"] == "1"
+
+
+def test_the_api_server_by_its_name(called: Called) -> None:
+    argv = ["curl", "-sk", "-m5", "https://kubernetes.default/version"]
+    assert json.loads(called.world.kubectl("exec", "client-a", "--", *argv))["major"] == "1"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("version", FAMILIES)
+def test_node_ports(cluster: Cluster, called: Called, version: int, protocol: str) -> None:
+    called.make("node-ports", WEB, type="NodePort")
+    port = called.node_port("node-ports", "http" if protocol == "tcp" else "udp")
+    for node in cluster.nodes:
+        address = str(node.node.address(version))
+        called.await_names(address, ALL, port, ("outside", *EVERYWHERE), protocol=protocol)
+
+
+# policies
+
+
+@pytest.fixture(scope="module")
+def two_nodes(called: Called) -> dict[str, str]:
+    """A label of servers on two of the three nodes."""
+    called.world.kubectl("label", "pod", "web-a", "web-b", "some=two")
+    return {"some": "two"}
+
+
+def health(cluster: Cluster, node: str, port: int, version: int) -> tuple[int, int]:
+    """Status, and the local endpoints that the answer counts."""
+    address = cluster.node(node).node.address(version)
+    host = f"[{address}]" if version == 6 else str(address)
+    argv = ["curl", "-sg", "-m3", "--write-out", " %{http_code}", f"http://{host}:{port}/"]
+    body, _, status = cluster.exec("outside", argv).stdout.rpartition(" ")
+    return int(status), json.loads(body)["localEndpoints"] if body else -1
+
+
+def test_external_policy_local(cluster: Cluster, called: Called, two_nodes: dict[str, str]) -> None:
+    called.make("local", two_nodes, type="LoadBalancer", externalTrafficPolicy="Local")
+    spec = called.world.get("service", "local")["spec"]
+    for version in FAMILIES:
+        outside = str(outside_interface(version).ip)
+        for protocol, name in (("tcp", "http"), ("udp", "udp")):
+            port = called.node_port("local", name)
+            a, b, c = (str(node.node.address(version)) for node in cluster.nodes)
+            called.await_names(a, {"web-a"}, port, ["outside"], protocol=protocol)
+            called.await_names(b, {"web-b"}, port, ["outside"], protocol=protocol)
+            assert called.seen("outside", a, port, protocol=protocol) == outside
+            assert called.one("outside", c, port, protocol=protocol, seconds=1.0)["error"] == "timeout"
+            called.await_names(c, {"web-a", "web-b"}, port, protocol=protocol)
+        eventually(lambda: health(cluster, "node-a", spec["healthCheckNodePort"], version) == (200, 1))  # noqa: B023
+        eventually(lambda: health(cluster, "node-c", spec["healthCheckNodePort"], version) == (503, 0))  # noqa: B023
+
+
+def test_servers_that_terminate_are_the_last_resort(cluster: Cluster, called: Called) -> None:
+    """Policy Local: they are sent what still comes, but a load balancer is told to send no more (KEP-1669)."""
+    world = called.world
+    arguments = ["netexec", "--delay-shutdown=60"]
+    pod = server("ending", "node-a", arguments=arguments, readinessProbe=PROBE)
+    world.start({**pod, "spec": {**pod["spec"], "terminationGracePeriodSeconds": 60}})
+    addresses = called.make("ending", {"app": "ending"}, type="LoadBalancer", externalTrafficPolicy="Local")
+    checked, port = world.get("service", "ending")["spec"]["healthCheckNodePort"], called.node_port("ending")
+    eventually(lambda: health(cluster, "node-a", checked, 4) == (200, 1), AGE)
+    world.kubectl("delete", "pod", "ending", "--wait=false")
+    eventually(lambda: health(cluster, "node-a", checked, 4) == (503, 0), AGE)
+    for version in FAMILIES:
+        node = str(cluster.node("node-a").node.address(version))
+        called.await_names(node, {"ending"}, port, ["outside"])
+        called.await_names(addresses[version], {"ending"})
+    world.kubectl("delete", "pod", "ending", "--grace-period=0", "--force")
+    for address in addresses.values():
+        called.await_names(address, {"refused"}, count=1)
+
+
+def test_internal_policy_local(called: Called, two_nodes: dict[str, str]) -> None:
+    for address in called.make("inner", two_nodes, internalTrafficPolicy="Local").values():
+        for protocol in PROTOCOLS:
+            called.await_names(address, {"web-a"}, sources=["client-a", "node-a"], protocol=protocol)
+            called.await_names(address, {"web-b"}, sources=["client-b", "node-b"], protocol=protocol)
+            for source in ("client-c", "node-c"):
+                assert called.one(source, address, protocol=protocol, seconds=1.0)["error"] == "timeout"
+
+
+@pytest.fixture(scope="module")
+def ways(cluster: Cluster) -> Iterator[None]:
+    """The outside sends what is for such addresses to node-c."""
+    node = cluster.node("node-c").node
+    routes = [
+        f"{ipaddress.ip_network((outer(0, version), 24 if version == 4 else 64))} via {node.address(version)} dev eth0"
+        for version in FAMILIES
+    ]
+    cluster.outside.ip([f"route replace {route}" for route in routes])
+    yield
+    cluster.outside.ip([f"route delete {route}" for route in routes])
+
+
+def test_external_addresses(called: Called, ways: None) -> None:
+    addresses = {version: outer(7, version) for version in FAMILIES}
+    called.make("external", WEB, externalIPs=[*addresses.values()])
+    for address in addresses.values():
+        for protocol in PROTOCOLS:
+            called.await_names(address, ALL, sources=("outside", *EVERYWHERE), protocol=protocol)
+
+
+def test_a_load_balancers_address_and_who_may_use_it(called: Called, ways: None) -> None:
+    addresses = {version: outer(8, version) for version in FAMILIES}
+    called.make("balanced", WEB, type="LoadBalancer")
+    status = {"loadBalancer": {"ingress": [{"ip": address} for address in addresses.values()]}}
+    called.patch("balanced", {"status": status}, "--subresource=status")
+    for address in addresses.values():
+        called.await_names(address, ALL, sources=("outside", *EVERYWHERE))
+    called.patch("balanced", {"spec": {"loadBalancerSourceRanges": ["198.51.100.0/24", "2001:db8:9::/64"]}})
+    for address in addresses.values():
+        called.await_names(address, {"timeout"}, sources=["outside"], count=1, seconds=1.0)
+    own = [str(ipaddress.ip_network(outside_interface(version).ip)) for version in FAMILIES]
+    called.patch("balanced", {"spec": {"loadBalancerSourceRanges": own}})
+    for address in addresses.values():
+        called.await_names(address, ALL, sources=["outside"])
+    called.patch("balanced", {"status": {"loadBalancer": None}}, "--subresource=status")
+    for address in addresses.values():
+        called.await_names(address, {"timeout"}, sources=["outside"], count=1, seconds=1.0)
+
+
+# endpoints
+
+
+def test_without_endpoints_clients_are_refused_at_once(called: Called) -> None:
+    for address in called.make("nobody", {"app": "nobody"}).values():
+        for protocol in PROTOCOLS:
+            called.await_names(address, {"refused"}, protocol=protocol, count=1)
+            for source in ("client-b", "node-b"):
+                assert called.one(source, address, protocol=protocol)["seconds"] < 1.0
+
+
+def test_a_pod_reaches_itself(called: Called) -> None:
+    for address in called.make("itself", {"app": "web-a"}).values():
+        for protocol in PROTOCOLS:
+            called.await_names(address, {"web-a"}, sources=["web-a"], protocol=protocol)
+
+
+def test_a_pod_in_its_nodes_network_is_an_endpoint(cluster: Cluster, called: Called) -> None:
+    # A datagram's answer comes from the address that was asked only if the server listens on just that.
+    arguments = ["netexec", "--http-port=18090", "--udp-port=18091", "--udp-listen-addresses=$(ADDRESSES)"]
+    env = [{"name": "ADDRESSES", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIPs"}}}]
+    called.world.start(server("on-node", "node-b", arguments=arguments, env=env, spec={"hostNetwork": True}))
+    ports = ({**TCP, "targetPort": 18090}, {**UDP, "targetPort": 18091})
+    addresses = called.make("host-web", {"app": "on-node"}, *ports, type="NodePort")
+    served(called, addresses, {"node-b"})
+    for node in cluster.nodes:
+        for version in FAMILIES:
+            port = called.node_port("host-web")
+            called.await_names(str(node.node.address(version)), {"node-b"}, port, ["outside", "client-a"])
+
+
+def test_a_pod_that_is_not_ready_gets_nothing(called: Called) -> None:
+    world = called.world
+    probe = {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1}
+    pods = [
+        server(f"late-{each}", node, labels={"some": "late"}, readinessProbe=probe)
+        for each, node in zip("ab", NODES, strict=False)
+    ]
+    world.apply(*pods)
+    addresses = called.make("late", {"some": "late"})
+
+    def ready(pod: str, command: str) -> None:
+        eventually(lambda: world.kubectl("exec", pod, "--", command, "/tmp/ready") == "", AGE)
+
+    called.await_names(addresses[4], {"refused"}, count=1)
+    ready("late-b", "touch")
+    served(called, addresses, {"late-b"})
+    ready("late-a", "touch")
+    served(called, addresses, {"late-a", "late-b"})
+    ready("late-b", "rm")
+    served(called, addresses, {"late-a"})
+
+
+def test_traffic_stays_where_it_is_cheap(cluster: Cluster, called: Called) -> None:
+    """What the controller says in the slices' hints."""
+    zones = dict(zip(NODES, ("east", "east", "west"), strict=True))
+    for node, zone in zones.items():
+        cluster.kubectl("label", "node", node, f"topology.kubernetes.io/zone={zone}")
+    try:
+        near = called.make("near", WEB, trafficDistribution="PreferClose")
+        same = called.make("same", WEB, trafficDistribution="PreferSameNode")
+        for node in NODES:
+            here = [f"client-{node[-1]}", node]
+            beside = {f"web-{each[-1]}" for each in NODES if zones[each] == zones[node]}
+            for version in FAMILIES:
+                called.await_names(near[version], beside, sources=here)
+                called.await_names(same[version], {f"web-{node[-1]}"}, sources=here)
+    finally:
+        for node in NODES:
+            cluster.kubectl("label", "node", node, "topology.kubernetes.io/zone-")
+    served(called, near, ALL)
+
+
+def test_kubelets_never_took_a_server_for_dead(called: Called) -> None:
+    for name in (*SERVERS, *CLIENTS):
+        status: Object = called.world.get("pod", name)["status"]["containerStatuses"][0]
+        assert (status["ready"], status["restartCount"]) == (True, 0), name

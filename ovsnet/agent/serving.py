@@ -13,10 +13,11 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from ovsnet import names
+from ovsnet import names, pipeline
 from ovsnet.agent.healthchecks import HealthChecks
 from ovsnet.conntrack import dead
 from ovsnet.endpoints import Here
+from ovsnet.host import sockets
 from ovsnet.model import IPAddress
 from ovsnet.objects import Object
 from ovsnet.render import Lines, Rendered, Renderer
@@ -44,6 +45,7 @@ class Serving:
         self._wake = wake
         self._looked = False
         self._checks = HealthChecks()
+        self._conflicts: list[str] = []
         self.problems: list[str] = []
         """What can't be served, in words."""
         self._services = Services()
@@ -59,11 +61,28 @@ class Serving:
         """
         if snapshot is not None:
             self._services.update(snapshot.services, snapshot.slices, here)
-            self._kept, self.reach = {}, self._services.reach
+            self._kept = {}
+            if self.reach is not self._services.reach:
+                self.reach = self._services.reach
+                self._conflicts = self._taken()
             if self._render():
-                self.problems = await self._checks.serve(self._services.services)
+                unanswered = await self._checks.serve(self._services.services)
+                self.problems = [*unanswered, *self._conflicts]
         elif unknown:
             await self._remember()
+
+    def _taken(self) -> list[str]:
+        """Node ports that a process of this node listens on, in words."""
+        taken = sockets.listening()
+        found = {
+            f"Service {service.title}: a process of this node listens on node port {each.port}/{each.protocol.value} "
+            "and gets no connections from elsewhere; give the Service another nodePort or end it (ss -lnp)": None
+            for service in self._services.services
+            for each in service.frontends
+            if each.address in pipeline.NODE_PORTS.addresses
+            and (each.address.version, each.protocol, each.port) in taken
+        }
+        return list(found)
 
     def _render(self) -> bool:
         """Renders what is new, and nothing else: whether there was anything."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -257,3 +259,19 @@ def test_a_route_to_services_that_somebody_deleted_comes_back(cluster: Cluster) 
     cni.tool("ip", "route", "del", route.split()[0])
     eventually(lambda: route in cni.tool("ip", "route"), 2)
     assert cluster.names("node-a", vip(NUMBER, 4)) == {"a1", "b1"}
+
+
+def test_a_process_on_a_node_port_is_told_with_its_service(cluster: Cluster) -> None:
+    node = cluster.lab.node("node-a")
+    mark = len(agent_log(node))
+    code = f"import socket, sys; s = socket.create_server(('', {NODE_PORT})); print('on', flush=True); sys.stdin.read()"
+    command = node.command([sys.executable, "-c", code])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "on\n"
+        put(cluster, "a1")
+        said = f"Service default/web: a process of this node listens on node port {NODE_PORT}/TCP "
+        eventually(lambda: said in agent_log(node)[mark:], 5)
+        assert cluster.names("outside", cluster.address("node-a", 4), NODE_PORT, count=3) == {"a1"}
+        assert process.stdin is not None
+        process.stdin.close()

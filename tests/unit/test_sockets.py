@@ -1,0 +1,40 @@
+"""Which ports are listened on, as the kernel tells."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from ovsnet.host import sockets
+from ovsnet.servicemodel import Protocol
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol"), [(socket.SOCK_STREAM, Protocol.TCP), (socket.SOCK_DGRAM, Protocol.UDP)]
+)
+@pytest.mark.parametrize(("family", "versions"), [(socket.AF_INET, {4}), (socket.AF_INET6, {4, 6})])
+def test_a_socket_is_found_while_it_is_there(
+    kind: int, protocol: Protocol, family: int, versions: set[int]
+) -> None:
+    with socket.socket(family, kind) as one:
+        one.bind(("", 0))
+        if kind == socket.SOCK_STREAM:
+            one.listen()
+        port = one.getsockname()[1]
+        assert {(version, protocol, port) for version in versions} <= sockets.listening()
+        other = Protocol.UDP if protocol is Protocol.TCP else Protocol.TCP
+        assert (4, other, port) not in sockets.listening() or family == socket.AF_INET
+    assert (4, protocol, port) not in sockets.listening()
+
+
+def test_a_connection_is_no_listener() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
+        assert (4, Protocol.TCP, client.getsockname()[1]) not in sockets.listening()
+
+
+def test_a_kernel_without_a_family(tmp_path: object) -> None:
+    assert sockets.listening(str(tmp_path)) == set()

@@ -1,4 +1,7 @@
-"""Services at size: the agent's start, its restart, one endpoint's change, memory and idle work.
+"""Services at size: `python tests/bench/bench_services.py`, or `tox -e bench-services`.
+
+The agent's start, its restart, one endpoint's change, memory and work. Writes docs/benchmarks-services.json, and
+docs/benchmarks.md anew. Needs root. Fails only if something does not work, never because it is slow.
 
 A recorded cluster stands in the store's folder: 10,000 Services with 100,000 endpoints. No pods run: what costs is
 deriving, rendering and programming.
@@ -7,11 +10,14 @@ deriving, rendering and programming.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import documents
+import figures
 from bench_lab import running
 from figures import Figure, figure
 
@@ -197,3 +203,19 @@ def busy(lab: Lab, node: Node) -> float:
         time.sleep(max(0.0, begun + (round_ + 1) / 10 - time.monotonic()))
     used = (ticks() - before) / 100
     return 100 * used / (time.monotonic() - begun)
+
+
+def main() -> None:
+    begun = time.monotonic()
+    about = figures.machine()
+    found: list[Figure] = []
+    for each in run(
+        lambda text: print(f"{time.monotonic() - begun:5.0f} s  {text}", file=sys.stderr, flush=True)
+    ):
+        found.append(each)
+        print(figures.table([each]).splitlines()[-1], flush=True)
+    documents.store(found, about, documents.SERVICES)
+
+
+if __name__ == "__main__":
+    main()

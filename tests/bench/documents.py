@@ -1,6 +1,7 @@
 """docs/benchmarks.*: each environment's figures as JSON, and one page made of all that there are.
 
-So each environment writes its own file and keeps the other's part of the page. Called by `bench` and `bench_kernel`.
+So each environment writes its own file and keeps the others' parts of the page. Called by `bench`, `bench_kernel` and
+`bench_services`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,18 @@ the hooks of connection tracking and NAT. The other references' nodes have no ru
 bridge has one flow for each pod, so that it too makes one in the kernel for each pair.
 """,
 )
-SECTIONS = (GENERAL, KERNEL)
+SERVICES = Section(
+    "benchmarks-services.json",
+    "tox -e bench-services",
+    "Many Services",
+    """
+One node whose store is a folder with 10,000 Services of ten endpoints each, on Open vSwitch's datapath in user space.
+A change is a slice that gets another endpoint, in a file of its own: from when it is written until the switch has the
+flow for it, polling included. A restart is one until the agent is ready; from nothing means that ovs-vswitchd was
+killed as well and has lost all flows.
+""",
+)
+SECTIONS = (GENERAL, KERNEL, SERVICES)
 
 
 def store(found: Sequence[Figure], about: dict[str, str], section: Section, folder: Path = DOCS) -> None:

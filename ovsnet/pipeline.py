@@ -83,6 +83,8 @@ LOCAL_NODE_PORTS = _translator(4)
 MASQUERADE_PORTS = "1024-32767"
 """Ports that a client outside gets with this node's address: below those that Linux takes for connections of its own
 (ip_local_port_range, 32768 to 60999)."""
+NODE_MASQUERADE_PORTS = "32768-65535"
+"""Ports that the node's kernel gives with the same address to what it sends to the bridge for others."""
 ERRORS = (
     *(f"icmp,icmp_type={kind}" for kind in (3, 11, 12)),
     *(f"icmp6,icmp_type={kind}" for kind in (1, 2, 3, 4)),

@@ -18,7 +18,7 @@ import jinja2
 from ovsnet.errors import HostFailure
 from ovsnet.host.types import EgressSpec
 from ovsnet.model import IPAddress, IPNetwork
-from ovsnet.pipeline import CLIENT, LOCAL_NODE_PORTS, NODE_PORTS
+from ovsnet.pipeline import CLIENT, LOCAL_NODE_PORTS, NODE_MASQUERADE_PORTS, NODE_PORTS
 
 TABLE = "inet ovsnet"
 _TEMPLATE = "ovsnet.nft.j2"
@@ -53,6 +53,7 @@ class Ruleset:
             direct=_by_family(egress.no_masquerade),
             node_ports=_ports(egress.node_ports),
             local_node_ports=_ports(egress.local_node_ports),
+            node_ports_of_its_own=NODE_MASQUERADE_PORTS,
             translator={"client": CLIENT, "node_ports": NODE_PORTS, "local_node_ports": LOCAL_NODE_PORTS},
         )
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from host_world import World, run
 
+from ovsnet import pipeline
 from ovsnet.errors import HostFailure
 from ovsnet.host import sysctl
 from ovsnet.host.nft import Ruleset
@@ -244,3 +245,19 @@ async def test_what_nft_refuses_is_told_in_its_words(world: World) -> None:
     with pytest.raises(HostFailure, match="Error"):
         await rules.reconcile(msgspec.structs.replace(EGRESS, gateway='"'))
     assert await rules.reconcile(EGRESS) == ["nftables table inet ovsnet set"]
+
+
+def test_the_kernel_and_the_bridge_give_the_nodes_address_with_different_ports() -> None:
+    """Else the answer to one's client goes to the other's, of whichever conntrack knows first."""
+    theirs, ours = (
+        range(int(first), int(last) + 1)
+        for first, _, last in (
+            text.partition("-") for text in (pipeline.NODE_MASQUERADE_PORTS, pipeline.MASQUERADE_PORTS)
+        )
+    )
+    assert not set(theirs) & set(ours)
+    peers = (ip_address("192.0.2.12"), ip_address("2001:db8::12"))
+    text = Ruleset(TEMPLATES).render(msgspec.structs.replace(EGRESS, peers=peers))
+    hosted = [line for line in text.splitlines() if "ct status dnat" in line and "masquerade" in line]
+    assert len(hosted) == 3
+    assert all(f"masquerade to :{pipeline.NODE_MASQUERADE_PORTS} " in line for line in hosted)

@@ -33,7 +33,7 @@ from ovsnet.config import Config
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.worker import LinkWorker
 from ovsnet.render import Renderer
-from ovsnet.store import Facts, choice
+from ovsnet.store import Facts, Store, choice
 from ovsnet.switch.openflow import OpenFlow, management_socket
 from ovsnet.switch.ovsdb import Ovsdb
 
@@ -56,6 +56,40 @@ async def run(config: Config) -> None:
     name = config.node_name or socket.gethostname().lower()
     store = choice.make(config.store)
     links = LinkWorker()
+    agent, attachments = _compose(config, name, store, links)
+    agent.on_ready = _notify_systemd
+    metrics = _metrics(config, agent)
+    log.info("ovsnet %s starts on node %s", ovsnet.__version__, name)
+    server = CniServer(Path(config.cni_socket), attachments)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    running = asyncio.create_task(agent.run())
+    publishing = asyncio.create_task(
+        choice.publish(store, name, lambda: _facts(agent), agent.complaints.current)
+    )
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await server.start()
+        if metrics is not None:
+            await metrics.serve(str(config.metrics.address), config.metrics.port)
+        await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        # Requests under way still need OVSDB and the loop to come to an end.
+        await server.close()
+        if metrics is not None:
+            metrics.close()
+        stopped.cancel()
+        publishing.cancel()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        links.close()
+        log.info("stopped; pods keep their network")
+
+
+def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tuple[Agent, Attachments]:
+    """The parts of the agent of the node `name`, each with what it needs of the others."""
     ovsdb = Ovsdb(config.ovsdb, config.bridge)
     openflow = OpenFlow(management_socket(config.ovsdb, config.bridge))
     host = HostSide(Ruleset(resources.templates_dir()))
@@ -90,35 +124,7 @@ async def run(config: Config) -> None:
     attachments.compare = agent.compare
     attachments.trouble = agent.trouble
     attachments.report = agent.report
-    agent.on_ready = _notify_systemd
-    metrics = _metrics(config, agent)
-    log.info("ovsnet %s starts on node %s", ovsnet.__version__, name)
-    server = CniServer(Path(config.cni_socket), attachments)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    running = asyncio.create_task(agent.run())
-    publishing = asyncio.create_task(
-        choice.publish(store, name, lambda: _facts(agent), agent.complaints.current)
-    )
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await server.start()
-        if metrics is not None:
-            await metrics.serve(str(config.metrics.address), config.metrics.port)
-        await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        # Requests under way still need OVSDB and the loop to come to an end.
-        await server.close()
-        if metrics is not None:
-            metrics.close()
-        stopped.cancel()
-        publishing.cancel()
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
-        links.close()
-        log.info("stopped; pods keep their network")
+    return agent, attachments
 
 
 def _metrics(config: Config, agent: Agent) -> Metrics | None:

@@ -284,7 +284,7 @@ class Agent:
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
-        await self.serving.forget()
+        await self.serving.forget(self._bridge.datapath)
         if snapshot is not None and heard is not None:
             self.on_programmed(_changed(self._programmed, snapshot), time.monotonic() - heard)
             self._programmed = snapshot

@@ -109,9 +109,9 @@ class Serving:
         """Answers no health checks any more; flows stay."""
         self._checks.close()
 
-    async def forget(self) -> None:
+    async def forget(self, datapath: str) -> None:
         """Has conntrack forget UDP connections to endpoints that are gone; of many some each time. Called when no flow
-        leads there any more.
+        leads there any more. datapath: the bridge's datapath_type.
 
         Raises SwitchUnavailable, or OvsnetError with vswitchd's words.
         """
@@ -119,11 +119,11 @@ class Serving:
             return
         if not self._looked:
             # Endpoints may have gone while no agent ran.
-            found = await conntrack.connections(self._remote)
+            found = await conntrack.connections(self._remote, datapath)
             self._services.left |= dead(found, self._services.ways)
             self._looked = True
         for way in list(itertools.islice(self._services.left, _AT_ONCE)):
-            await conntrack.forget(self._remote, way)
+            await conntrack.forget(self._remote, datapath, way)
             self._services.left.discard(way)
         if self._services.left:
             self._wake()

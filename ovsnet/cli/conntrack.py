@@ -40,9 +40,12 @@ def conntrack(path: Path, output: str, service: str | None) -> None:
 
 
 async def _connections(view: View) -> list[Connection]:
+    from ovsnet.errors import SwitchUnavailable
     from ovsnet.switch import conntrack
 
-    return await conntrack.connections(view.config.ovsdb)
+    if view.bridge is None:
+        raise SwitchUnavailable(f"there is no bridge {view.config.bridge}", "the agent makes it: start it")
+    return await conntrack.connections(view.config.ovsdb, view.bridge.datapath_type)
 
 
 def _names(view: View) -> dict[int, str]:

@@ -14,16 +14,22 @@ from ovsnet.switch.control import appctl
 _NUMBER = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 
 
-async def connections(remote: str) -> list[Connection]:
-    """All that are followed for Services. Raises SwitchUnavailable, or OvsnetError with vswitchd's words."""
-    text = await appctl(remote, "dpctl/dump-conntrack", f"zone={SERVICE_ZONE}")
+async def connections(remote: str, datapath: str) -> list[Connection]:
+    """All that are followed for Services. datapath: the bridge's datapath_type; a node may have others' bridges on the
+    other one. Raises SwitchUnavailable, or OvsnetError with vswitchd's words."""
+    text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={SERVICE_ZONE}")
     return [found for line in text.splitlines() if (found := conntrack.connection(line)) is not None]
 
 
-async def forget(remote: str, way: Way) -> None:
+async def forget(remote: str, datapath: str, way: Way) -> None:
     """Forgets all that took this way: their next packet takes one that is left. Raises like `connections`."""
     number = _NUMBER[way.protocol]
     family = "ct_nw" if way.address.version == 4 else "ct_ipv6"
     began = f"{family}_dst={way.address},ct_nw_proto={number},ct_tp_dst={way.port}"
     answers = f"{family}_src={way.endpoint},ct_nw_proto={number},ct_tp_src={way.endpoint_port}"
-    await appctl(remote, "dpctl/flush-conntrack", f"zone={SERVICE_ZONE}", began, answers)
+    await appctl(remote, "dpctl/flush-conntrack", _name(datapath), f"zone={SERVICE_ZONE}", began, answers)
+
+
+def _name(datapath: str) -> str:
+    """What vswitchd calls the datapath that all bridges of this type share (dpctl in ovs-dpctl(8))."""
+    return f"{datapath}@ovs-{datapath}"

@@ -89,8 +89,8 @@ def next_version(node: Node) -> Iterator[dict[str, str]]:
     shutil.copytree(PACKAGE, folder / "ovsnet")
     shutil.copytree(flows_dir(), folder / "flows")
     shutil.copytree(templates_dir(), folder / "templates")
-    (folder / "flows/40-hop.flows.j2").rename(folder / "flows/45-hop.flows.j2")
-    route = folder / "flows/30-route.flows.j2"
+    (folder / "flows/60-hop.flows.j2").rename(folder / "flows/65-hop.flows.j2")
+    route = folder / "flows/50-route.flows.j2"
     text = route.read_text()
     assert "priority=70," in text
     route.write_text(text.replace("priority=70,", "priority=75,"))
@@ -115,8 +115,8 @@ def test_the_agent_is_upgraded(lab: Lab, node: Node, seen: Seen, next_version: d
         node.start(AGENT)
     nothing(seen)
     assert audit.returncode == 0, audit.stdout
-    assert any("table=45" in flow for flow in upgraded)
-    assert not any("table=40" in flow or "priority=70," in flow for flow in upgraded)
+    assert any("table=65" in flow for flow in upgraded)
+    assert not any("table=60" in flow or "priority=70," in flow for flow in upgraded)
     assert dump(node) == flows
 
 

@@ -20,6 +20,7 @@ from ovsnet.endpoints import Here
 from ovsnet.host import sockets
 from ovsnet.model import IPAddress
 from ovsnet.objects import Object
+from ovsnet.pipeline import SERVICE_ZONE
 from ovsnet.render import Lines, Rendered, Renderer
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import Reach, Services, reach_of
@@ -123,7 +124,7 @@ class Serving:
             self._services.left |= dead(found, self._services.ways)
             self._looked = True
         for way in list(itertools.islice(self._services.left, _AT_ONCE)):
-            await conntrack.forget(self._remote, datapath, way)
+            await self._openflow.forget(SERVICE_ZONE, *conntrack.tuples(way))
             self._services.left.discard(way)
         if self._services.left:
             self._wake()

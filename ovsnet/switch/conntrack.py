@@ -21,13 +21,13 @@ async def connections(remote: str, datapath: str) -> list[Connection]:
     return [found for line in text.splitlines() if (found := conntrack.connection(line)) is not None]
 
 
-async def forget(remote: str, datapath: str, way: Way) -> None:
-    """Forgets all that took this way: their next packet takes one that is left. Raises like `connections`."""
+def tuples(way: Way) -> tuple[str, str]:
+    """What `OpenFlow.forget` takes: packets of clients, and answers, that went this way."""
     number = _NUMBER[way.protocol]
     family = "ct_nw" if way.address.version == 4 else "ct_ipv6"
     began = f"{family}_dst={way.address},ct_nw_proto={number},ct_tp_dst={way.port}"
     answers = f"{family}_src={way.endpoint},ct_nw_proto={number},ct_tp_src={way.endpoint_port}"
-    await appctl(remote, "dpctl/flush-conntrack", _name(datapath), f"zone={SERVICE_ZONE}", began, answers)
+    return began, answers
 
 
 def _name(datapath: str) -> str:

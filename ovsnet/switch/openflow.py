@@ -120,6 +120,14 @@ class OpenFlow:
         lines = map(str.strip, finished.out.splitlines())
         return [line for line in lines if line.startswith("cookie=")], await self.groups()
 
+    async def forget(self, zone: int, began: str, answers: str) -> None:
+        """Has the bridge's datapath forget connections of a conntrack zone; both texts as in `ovs-ofctl ct-flush`.
+
+        Not by dpctl, which in Open vSwitch 3.1 takes no name of a datapath together with these.
+        """
+        finished = await command.run([*self._ofctl, "ct-flush", self._target, f"zone={zone}", began, answers])
+        self._check(finished, [])
+
     async def dump(self) -> list[str]:
         """All flows with their counters, as ovs-ofctl prints them, ports by number."""
         finished = await command.run([*self._ofctl, "dump-flows", self._target])

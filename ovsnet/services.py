@@ -60,6 +60,8 @@ class Services:
         self.reach = Reach()
         self.left: set[Way] = set()
         """Ways to endpoints that UDP took and that are gone since somebody emptied this."""
+        self._ending: dict[str, set[Way]] = {}
+        """Ways to endpoints that get no new connections and still answer those that they have, by Service."""
         self._news: dict[str, ServiceObject | None] = {}
         self._slice_news: dict[str, SliceObject | None] = {}
         """What is different since somebody asked; None: gone."""
@@ -146,16 +148,23 @@ class Services:
     def _make(self, key: str) -> None:
         service = self._services.get(key)
         before = self._objects.get(key)
+        lost = self._ending.pop(key, set())
         if before is not None:
-            self.left.update(conntrack.ways(before))
+            lost.update(conntrack.ways(before))
         if service is None:
+            self.left |= lost
             if self._objects.pop(key, None) is not None:
                 self._news[key] = None
                 self._moved = True
             self._numbers.keep(key, ())
             return
         made = Maker(service, list(self._of.get(key, {}).values()), self._here, self._numbers).make()
+        lost.difference_update(conntrack.ways(made))
+        serving = _serving(self._of.get(key, {}).values())
+        if ending := {way for way in lost if (way.endpoint, way.endpoint_port) in serving}:
+            self._ending[key] = ending
         self.left.difference_update(conntrack.ways(made))
+        self.left |= lost - ending
         if made != before:
             self._objects[key] = self._news[key] = made
             self._moved |= before is None or before.frontends != made.frontends
@@ -182,6 +191,18 @@ class Services:
         for port in piece.ports:
             for endpoint in piece.endpoints:
                 yield endpoint.address, port.protocol, port.port
+
+
+def _serving(slices: Iterable[EndpointSlice]) -> set[tuple[IPAddress, int]]:
+    """Endpoints that answer, whether they get new connections or not."""
+    return {
+        (endpoint.address, port.port)
+        for piece in slices
+        for port in piece.ports
+        if port.protocol is Protocol.UDP
+        for endpoint in piece.endpoints
+        if endpoint.serving
+    }
 
 
 def _changed(before: Mapping[str, T], after: Mapping[str, T]) -> Iterator[str]:

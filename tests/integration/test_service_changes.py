@@ -48,13 +48,15 @@ def put(
 
 
 @contextlib.contextmanager
-def loads(cluster: Cluster, *sources: str, **options: Any) -> Iterator[list[Load]]:
-    """New connections over TCP and UDP from all of these; none of them may fail."""
+def loads(
+    cluster: Cluster, *sources: str, protocols: Sequence[str] = ("tcp", "udp"), **options: Any
+) -> Iterator[list[Load]]:
+    """New connections over these protocols from all of these; none of them may fail."""
     with contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(cluster.going("load", source, vip(NUMBER, 4), protocol=protocol, **options))
             for source in sources
-            for protocol in ("tcp", "udp")
+            for protocol in protocols
         ]
         yield clients
         for client in clients:
@@ -114,8 +116,9 @@ def test_those_that_terminate_serve_where_there_are_no_others(cluster: Cluster) 
 
 
 def test_a_rolling_replacement_loses_no_connection(cluster: Cluster) -> None:
+    """Of TCP: a datagram that is on its way when its endpoint goes has nobody who would send it again."""
     put(cluster, "a1", "b1")
-    with loads(cluster, "a2", "b2", "node-a"):
+    with loads(cluster, "a2", "b2", "node-a", protocols=("tcp",)):
         for _ in range(2):
             put(cluster, "a1", "b1", "b2")
             put(cluster, {"place": "a1", **ENDING}, "b1", "b2", used=["b1", "b2"])

@@ -65,16 +65,11 @@ def connection(line: str) -> Connection | None:
 
 def ways(service: ServiceObject, protocol: Protocol = Protocol.UDP) -> Iterator[Way]:
     """All that lead to the Service's endpoints from here."""
-    groups = {group.number: group for group in service.groups}
     for frontend in service.frontends:
         if frontend.protocol is not protocol:
             continue
         for number in dict.fromkeys((frontend.group, frontend.outside_group)):
-            if number not in groups:
-                continue
-            group = groups[number]
-            leaves = [groups[member] for member, _ in group.members] or [group]
-            for backend in (backend for leaf in leaves for backend in leaf.backends):
+            for backend in service.backends(number):
                 yield Way(
                     protocol=protocol,
                     address=frontend.address,

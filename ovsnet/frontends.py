@@ -105,6 +105,14 @@ class ServiceObject(Frozen):
     def title(self) -> str:
         return self.key
 
+    def backends(self, number: int) -> list[Backend]:
+        """All that the group of this number leads to; none if there is no such group."""
+        groups = {group.number: group for group in self.groups}
+        if number not in groups:
+            return []
+        leaves = [groups[member] for member, _ in groups[number].members] or [groups[number]]
+        return [backend for leaf in leaves for backend in leaf.backends]
+
     @property
     def learned(self) -> int:
         """The cookie of flows that are learned of its clients."""

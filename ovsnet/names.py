@@ -68,6 +68,11 @@ def host_interface(token: str) -> str:
     return f"pod-{token}"
 
 
+def socket(address: IPAddress, port: int) -> str:
+    """An address and port in one text, as in a URL."""
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
 def holder(namespace: str, name: str, container: str, ifname: str) -> str:
     """Who holds an address: one attachment, in words for messages."""
     return f"{namespace}/{name} ({ifname}) of container {container}".removeprefix("/")

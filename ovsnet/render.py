@@ -1,9 +1,9 @@
 """Objects in, flow lines out: what must be installed.
 
 Pure but for reading the templates once. A template defines a macro for each kind of object that
-its table cares about (`node`, `pod`, `peer`); the renderer calls the macros named after an
+its table cares about (`node`, `pod`, `peer`, `service`, `endpointslice`); the renderer calls the macros named after an
 object's kind in every table and puts the object's cookie and the table's number in front of each
-line. The result is kept until the object changes.
+line. Groups, which are in no table, are a template as well. The result is kept until the object changes.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ _FILTERS: dict[str, Callable[[Any], str]] = {
     "to_endpoint": lambda member: _l4(member[0], member[1], "dst", member[2]),
     "in_register": lambda ip: f"reg8=0x{int(ip):x}" if ip.version == 4 else f"xxreg2=0x{int(ip):x}",
     "set_register": lambda ip: f"set_field:0x{int(ip):x}->{'reg8' if ip.version == 4 else 'xxreg2'}",
-    "socket": lambda end: (
-        f"{end.address}:{end.port}" if end.address.version == 4 else f"[{end.address}]:{end.port}"
-    ),
+    "socket": lambda end: names.socket(end.address, end.port),
     "link_local": lambda mac: str(names.link_local_of(mac)),
 }
 

@@ -57,19 +57,17 @@ def _names(view: View) -> dict[int, str]:
 
 
 def _row(names: dict[int, str], connection: Connection) -> dict[str, Any]:
+    from ovsnet.names import socket
+
     way = connection.way
     return {
         "service": names.get(connection.mark, "unknown") if connection.mark else "",
         "protocol": way.protocol.value,
-        "client": _socket(connection.client, connection.client_port),
-        "address": _socket(way.address, way.port),
-        "endpoint": _socket(way.endpoint, way.endpoint_port),
+        "client": socket(connection.client, connection.client_port),
+        "address": socket(way.address, way.port),
+        "endpoint": socket(way.endpoint, way.endpoint_port),
         "state": connection.state,
     }
-
-
-def _socket(address: object, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -50,15 +50,10 @@ def _address(frontend: Frontend) -> str:
 
 
 def _endpoints(service: ServiceObject, number: int) -> list[str]:
-    groups = {group.number: group for group in service.groups}
-    if number not in groups:
-        return []
-    members = [groups[member] for member, _ in groups[number].members] or [groups[number]]
-    backends = {backend for group in members for backend in group.backends}
-    return [
-        f"{each.address}:{each.port}" if each.address.version == 4 else f"[{each.address}]:{each.port}"
-        for each in sorted(backends, key=lambda each: (int(each.address), each.port))
-    ]
+    from ovsnet import names
+
+    backends = sorted(service.backends(number), key=lambda each: (int(each.address), each.port))
+    return [names.socket(each.address, each.port) for each in backends]
 
 
 def services_table(found: list[dict[str, Any]]) -> Table:

@@ -16,6 +16,7 @@ from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Protocol,
 from ovsnet.services import Services
 
 HERE = Here(node="n0", zone="z0")
+VIP = ipaddress.ip_address("10.96.0.10")
 RENDERER = Renderer(resources.flows_dir())
 
 
@@ -144,3 +145,26 @@ def test_reach() -> None:
         "those with endpoints"
     )
     assert made.reach.local_node_ports == ((4, Protocol.TCP, 30009),)
+
+
+def test_udp_leaves_an_endpoint_when_it_serves_no_more() -> None:
+    """Not while it terminates and still answers those that it has."""
+    services = Services()
+    dns = service(0, ports=(ServicePort(port=53, protocol=Protocol.UDP),), cluster_ips=(VIP,))
+
+    def left(*endpoints: Endpoint) -> set[str]:
+        port = EndpointPort(port=8080, protocol=Protocol.UDP)
+        one = EndpointSlice(namespace="default", name="e", service="s0", ports=(port,), endpoints=endpoints)
+        services.update({dns.key: dns}, {one.key: one}, HERE)
+        found, services.left = services.left, set()
+        return {str(way.endpoint) for way in found}
+
+    ending = {"ready": False, "terminating": True}
+    assert left(endpoint(1), endpoint(2)) == set()
+    assert left(endpoint(1, serving=True, **ending), endpoint(2)) == set()
+    assert left(endpoint(1, serving=False, **ending), endpoint(2)) == {"10.244.0.2"}
+    assert left(endpoint(2)) == set()
+    assert left() == {"10.244.0.3"}
+    assert left(endpoint(2)) == set()
+    services.update({}, {}, HERE)
+    assert {str(way.endpoint) for way in services.left} == {"10.244.0.3"}

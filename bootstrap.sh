@@ -33,8 +33,7 @@ usage: bootstrap.sh COMMAND
   lab [ARGS...]              install what is missing, then `ovsnet lab up ARGS`: a cluster on this machine;
                              with one of its other commands (`lab down`, `lab status`, ...) that one instead
   test [--quick]             install what is missing, then run the whole test suite;
-                             --quick leaves out the slow part, random faults and the kernel's datapath, and takes
-                             under 3 minutes
+                             --quick leaves out the slow part, random faults and the kernel's datapath
   node --config FILE         make this machine a node: Open vSwitch, agent, CNI plugin, systemd unit
        [--dry-run]           only tell what would be done
        [--uninstall]         take back exactly what was installed

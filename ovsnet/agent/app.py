@@ -46,7 +46,7 @@ log = logging.getLogger("ovsnet.agent")
 def main(config: Config) -> None:
     """Runs the agent until SIGTERM or SIGINT. Pods keep their network when it stops."""
     logs.set_up(config.log)
-    # Objects of a cluster live long: looking for garbage among them every few hundred took a third of the start.
+    # Objects of a cluster live long: looking for garbage among them every few hundred takes a good part of the start.
     gc.set_threshold(50_000, 20, 50)
     asyncio.run(run(config))
 

@@ -14,11 +14,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from ovsnet import names, pipeline, plan, recall, state
+from ovsnet import names, pipeline, plan, state
 from ovsnet.agent import changes, drift
 from ovsnet.agent.auditor import Auditor
 from ovsnet.agent.bridge import Bridge
 from ovsnet.agent.complaints import Complaints
+from ovsnet.agent.deriving import Deriving
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods
@@ -27,17 +28,15 @@ from ovsnet.agent.serving import Serving
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.config import Config
-from ovsnet.endpoints import Here
 from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable
 from ovsnet.host.nft import TABLE
 from ovsnet.host.notices import Notices
-from ovsnet.model import Node
 from ovsnet.objects import Object
 from ovsnet.render import Renderer
 from ovsnet.rows import PortRow
 from ovsnet.services import Reach
 from ovsnet.state import Topology
-from ovsnet.store import Snapshot, Store, choice
+from ovsnet.store import Snapshot, Store
 from ovsnet.switch.openflow import OpenFlow
 from ovsnet.switch.ovsdb import Ovsdb
 
@@ -84,7 +83,6 @@ class Agent:
         self.recovery = recovery
         self.serving = Serving(openflow, renderer, config.ovsdb, self.wake)
         self.topology: Topology | None = None
-        self.zone = ""
         self._reach = Reach()
         self._heard: float | None = None
         """When the first change of the store was heard of that is not programmed yet."""
@@ -104,6 +102,15 @@ class Agent:
         self._links_due = False
         """Pods' links are to be looked at."""
         self._notices = Notices(names.GATEWAY, pipeline.ROUTER.ipv6, TABLE, self.wake, self._links_changed)
+        self._deriving = Deriving(
+            config,
+            name,
+            store=store,
+            ovsdb=ovsdb,
+            host=host,
+            notices=self._notices,
+            complaints=self.complaints,
+        )
 
     def wake(self) -> None:
         """Something happened that a sync should look at."""
@@ -242,7 +249,7 @@ class Agent:
         Raises NotReady or another OvsnetError that says what is missing; what was done stays.
         """
         started = time.monotonic()
-        topo = await self._derive()
+        topo = await self._deriving.topology()
         if await self._bridge.ensure():
             # vswitchd flushes the flows when the fail mode changes, without closing a connection.
             self.installer.invalidate()
@@ -276,8 +283,7 @@ class Agent:
         """Flows and the host's side, for these objects and for Services."""
         heard, self._heard = self._heard, None
         snapshot = self.store.snapshot()
-        here = Here(node=self.name, zone=self.zone)
-        await self.serving.follow(snapshot, here, unknown=self.installer.stale)
+        await self.serving.follow(snapshot, self._deriving.here, unknown=self.installer.stale)
         self.complaints.only("service", self.serving.problems)
         rendered = self.renderer.state(objects, self.serving.rendered)
         settled = self.installer.settle(self.serving.with_kept(rendered))
@@ -288,45 +294,6 @@ class Agent:
         if snapshot is not None and heard is not None:
             self.on_programmed(_changed(self._programmed, snapshot), time.monotonic() - heard)
             self._programmed = snapshot
-
-    async def _derive(self) -> Topology:
-        if not self.ovsdb.connected:
-            raise SwitchUnavailable(
-                f"ovsdb-server at {self.config.ovsdb} does not answer", "start Open vSwitch on this node"
-            )
-        nodes = self._nodes()
-        own = nodes.get(self.name)
-        self.zone = own.zone if own else ""
-        uplink = await self.host.uplink(self.config.node_address, own.addresses if own else ())
-        self._notices.uplink = uplink.interface
-        topo = state.topology(self.config, self.name, uplink.addresses, uplink.mtu, nodes)
-        self._notices.mtu = topo.mtu
-        self.complaints.only("topology", topo.problems)
-        failed = [row for row in self.ovsdb.ports().values() if row.role is not None and row.ofport == -1]
-        self.complaints.only("port", [f"port {row.name} does not work: {row.error}" for row in failed])
-        return topo
-
-    def _nodes(self) -> Mapping[str, Node]:
-        """The store's nodes; what rows remember fills in what the store could not read yet.
-
-        Raises NotReady when neither says enough to go by: nothing is withdrawn then.
-        """
-        snapshot = self.store.snapshot()
-        if snapshot is not None:
-            self.complaints.over("store")
-            return recall.nodes(self.ovsdb.ports(), snapshot.nodes) if snapshot.unread else snapshot.nodes
-        remembered = recall.nodes(self.ovsdb.ports(), {})
-        if self.name not in remembered:
-            raise NotReady(
-                f"the store {choice.title(self.config.store)} has not been read yet",
-                choice.hint(self.config.store),
-            )
-        self.complaints.about(
-            "store",
-            f"the store {choice.title(self.config.store)} is away; "
-            f"going by the {len(remembered) - 1} peers of an earlier run",
-        )
-        return remembered
 
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)

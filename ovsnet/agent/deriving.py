@@ -1,0 +1,86 @@
+"""What this node should be: from the store, or what OVSDB remembers of it, and the node's own addresses.
+
+Owns what is said of nodes and ports that can't be served. Changes nothing but what the notices look out for. Called by
+the agent's loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ovsnet import recall, state
+from ovsnet.agent.complaints import Complaints
+from ovsnet.agent.hostside import HostSide
+from ovsnet.config import Config
+from ovsnet.endpoints import Here
+from ovsnet.errors import NotReady, SwitchUnavailable
+from ovsnet.host.notices import Notices
+from ovsnet.model import Node
+from ovsnet.state import Topology
+from ovsnet.store import Store, choice
+from ovsnet.switch.ovsdb import Ovsdb
+
+
+class Deriving:
+    """For the node `name`."""
+
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        *,
+        store: Store,
+        ovsdb: Ovsdb,
+        host: HostSide,
+        notices: Notices,
+        complaints: Complaints,
+    ) -> None:
+        self._config = config
+        self._name = name
+        self._store = store
+        self._ovsdb = ovsdb
+        self._host = host
+        self._notices = notices
+        self._complaints = complaints
+        self.here = Here(node=name)
+        """Where the node is, as `topology` saw it last."""
+
+    async def topology(self) -> Topology:
+        """Raises SwitchUnavailable, NotReady or HostFailure."""
+        if not self._ovsdb.connected:
+            raise SwitchUnavailable(
+                f"ovsdb-server at {self._config.ovsdb} does not answer", "start Open vSwitch on this node"
+            )
+        nodes = self._nodes()
+        own = nodes.get(self._name)
+        self.here = Here(node=self._name, zone=own.zone if own else "")
+        uplink = await self._host.uplink(self._config.node_address, own.addresses if own else ())
+        self._notices.uplink = uplink.interface
+        topo = state.topology(self._config, self._name, uplink.addresses, uplink.mtu, nodes)
+        self._notices.mtu = topo.mtu
+        self._complaints.only("topology", topo.problems)
+        failed = [row for row in self._ovsdb.ports().values() if row.role is not None and row.ofport == -1]
+        self._complaints.only("port", [f"port {row.name} does not work: {row.error}" for row in failed])
+        return topo
+
+    def _nodes(self) -> Mapping[str, Node]:
+        """The store's nodes; what rows remember fills in what the store could not read yet.
+
+        Raises NotReady when neither says enough to go by: nothing is withdrawn then.
+        """
+        snapshot = self._store.snapshot()
+        if snapshot is not None:
+            self._complaints.over("store")
+            return recall.nodes(self._ovsdb.ports(), snapshot.nodes) if snapshot.unread else snapshot.nodes
+        remembered = recall.nodes(self._ovsdb.ports(), {})
+        if self._name not in remembered:
+            raise NotReady(
+                f"the store {choice.title(self._config.store)} has not been read yet",
+                choice.hint(self._config.store),
+            )
+        self._complaints.about(
+            "store",
+            f"the store {choice.title(self._config.store)} is away; "
+            f"going by the {len(remembered) - 1} peers of an earlier run",
+        )
+        return remembered

@@ -98,9 +98,12 @@ class Agent:
         self._bridge = Bridge(config, ovsdb=ovsdb, openflow=openflow, host=host)
         self._bridge.on_datapath = self._use_datapath
         self._wake = asyncio.Event()
+        self._due = True
+        """More may be different than the store tells of."""
         self._comparisons: list[asyncio.Future[None]] = []
         self._links_due = False
         """Pods' links are to be looked at."""
+        self._auditing: asyncio.Task[None] | None = None
         self._notices = Notices(names.GATEWAY, pipeline.ROUTER.ipv6, TABLE, self.wake, self._links_changed)
         self._deriving = Deriving(
             config,
@@ -114,6 +117,7 @@ class Agent:
 
     def wake(self) -> None:
         """Something happened that a sync should look at."""
+        self._due = True
         self._wake.set()
 
     async def compare(self) -> None:
@@ -141,22 +145,6 @@ class Agent:
             )
         return None
 
-    def report(self) -> dict[str, object]:
-        """How the agent is, for `ovsnet show`."""
-        trouble = self.trouble()
-        return {
-            "node": self.name,
-            "ready": trouble is None,
-            "trouble": str(trouble) if trouble else "",
-            "complaints": self.complaints.current(),
-            "pods": len(self.pods.all()),
-            "peers": len(self.topology.peers) if self.topology else 0,
-            "flows": sum(map(len, self.installer.installed.values())),
-            "modifications": self.installer.modifications,
-            "drift": dict(self.auditor.counts),
-            "mtu": self.topology.mtu if self.topology else 0,
-        }
-
     async def run(self) -> None:
         """Runs until cancelled."""
         self.ovsdb.subscribe(self._rows_changed)
@@ -167,14 +155,14 @@ class Agent:
                 tasks.create_task(self.ovsdb.run())
                 tasks.create_task(self.store.run())
                 tasks.create_task(self._bridge.watch(self.wake, self.auditor.heard, self._switch_lost))
-                await self._loop()
+                await self._loop(tasks)
         finally:
             self.serving.close()
 
-    async def _loop(self) -> None:
+    async def _loop(self, tasks: asyncio.TaskGroup) -> None:
         await self.ovsdb.wait_connected()
         await self._await_store()
-        self._wake.set()
+        self.wake()
         retry = _RETRY
         looked = time.monotonic()
         while True:
@@ -185,14 +173,15 @@ class Agent:
             comparisons, self._comparisons = self._comparisons, []
             if comparisons or time.monotonic() >= looked + _PERIOD:
                 # However often it is woken: what nobody tells of is looked for.
-                looked, self.auditor.due, self._links_due = time.monotonic(), True, True
+                looked, self._due, self._links_due = time.monotonic(), True, True
+                self.auditor.look()
             if self._links_due:
                 await self._look_at_pods()
-            if self.auditor.due:
-                await self.auditor.audit()
+            await self._audit(tasks, wait=bool(comparisons))
             try:
-                await self.sync()
+                await self._follow()
             except OvsnetError as error:
+                self._due = True
                 self.complaints.about("sync", str(error))
                 asyncio.get_running_loop().call_later(retry, self.wake)
                 retry = min(2 * retry, _PERIOD)
@@ -203,24 +192,42 @@ class Agent:
                 if not done.done():
                     done.set_result(None)
 
+    async def _audit(self, tasks: asyncio.TaskGroup, *, wait: bool) -> None:
+        """Compares flows, if that is due: beside the loop, as it may take seconds. wait: until it is done."""
+        if wait and self._auditing is not None:
+            await asyncio.wait([self._auditing])
+        if self.auditor.due and (self._auditing is None or self._auditing.done()):
+            self._auditing = tasks.create_task(self.auditor.audit())
+            # What became due meanwhile.
+            self._auditing.add_done_callback(lambda _: self._wake.set())
+        if wait and self._auditing is not None:
+            await asyncio.wait([self._auditing])
+
+    async def _follow(self) -> None:
+        """Services alone where nothing else can be different, else everything. Raises like `sync`."""
+        due, self._due = self._due, False
+        snapshot, before = self.store.snapshot(), self._programmed
+        if due or snapshot is None or before is None or self.installer.stale:
+            await self.sync()
+            return
+        if snapshot.nodes is not before.nodes or snapshot.unread != before.unread:
+            await self.sync()
+            return
+        heard, self._heard = self._heard, None
+        changed = await self.serving.follow(snapshot, self._deriving.here, unknown=False)
+        if self.serving.reach is not self._reach:
+            # The node's kernel is concerned as well.
+            self._heard = heard
+            await self.sync()
+            return
+        if changed:
+            await self.installer.change(changed)
+        await self._served(snapshot, heard)
+
     def _store_changed(self) -> None:
         if self._heard is None:
             self._heard = time.monotonic()
-        self.wake()
-
-    def figures(self) -> dict[str, float | Mapping[str, float]]:
-        """What `metrics` tells; names are those of its GAUGES and COUNTERS."""
-        return {
-            "ready": float(self.trouble() is None),
-            "pods": len(self.pods.all()),
-            "peers": len(self.topology.peers) if self.topology else 0,
-            "flows": sum(map(len, self.installer.installed.values())),
-            "mtu_bytes": self.topology.mtu if self.topology else 0,
-            "flow_modifications": self.installer.modifications,
-            "drift": self.auditor.counts,
-            **self.serving.figures(),
-            **self.store.figures(),
-        }
+        self._wake.set()
 
     def _links_changed(self) -> None:
         self._links_due = True
@@ -284,16 +291,20 @@ class Agent:
         heard, self._heard = self._heard, None
         snapshot = self.store.snapshot()
         await self.serving.follow(snapshot, self._deriving.here, unknown=self.installer.stale)
-        self.complaints.only("service", self.serving.problems)
         rendered = self.renderer.state(objects, self.serving.rendered)
         settled = self.installer.settle(self.serving.with_kept(rendered))
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
+        await self._served(snapshot, heard)
+
+    async def _served(self, snapshot: Snapshot | None, heard: float | None) -> None:
+        """The flows of Services are in. heard: when the first of these changes was."""
+        self.complaints.only("service", self.serving.problems)
         await self.serving.forget(self._bridge.datapath)
         if snapshot is not None and heard is not None:
             self.on_programmed(_changed(self._programmed, snapshot), time.monotonic() - heard)
-            self._programmed = snapshot
+        self._programmed = snapshot
 
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)

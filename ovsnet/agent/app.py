@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -25,6 +26,7 @@ from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.recovery import Recovery
+from ovsnet.agent.reporting import figures, report
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.cni import resultcache
@@ -123,7 +125,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     attachments.wake = agent.wake
     attachments.compare = agent.compare
     attachments.trouble = agent.trouble
-    attachments.report = agent.report
+    attachments.report = functools.partial(report, agent)
     return agent, attachments
 
 
@@ -133,7 +135,7 @@ def _metrics(config: Config, agent: Agent) -> Metrics | None:
         return None
     from ovsnet.agent.metrics import Metrics
 
-    metrics = Metrics(agent.figures)
+    metrics = Metrics(functools.partial(figures, agent))
     agent.on_programmed = metrics.programmed
     return metrics
 

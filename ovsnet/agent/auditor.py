@@ -26,6 +26,8 @@ _GATHER = 0.02
 """Seconds between a change and the comparison: whoever deletes one flow mostly deletes some more."""
 _BETWEEN = 0.25
 """Seconds between two comparisons, however much happens."""
+_REST = 50
+"""Times that a comparison took until one is made without news: of many flows it is a good deal of work."""
 _NAMED = 10
 """Lines about one comparison, each about one object in one table."""
 
@@ -45,7 +47,7 @@ class Auditor:
         self._timer: asyncio.TimerHandle | None = None
         self._heard: float | None = None
         """When the first change was heard of that no comparison has answered yet."""
-        self._last = 0.0
+        self._last = self._took = 0.0
         self.due = False
         self.counts: collections.Counter[str] = collections.Counter()
         """What drifted since the start, by kind."""
@@ -58,6 +60,10 @@ class Auditor:
         if self._heard is None:
             self._heard = time.monotonic()
         self._expect(_GATHER)
+
+    def look(self) -> None:
+        """A comparison is due although there is no news, unless the last one took long and was not long ago."""
+        self.due |= asyncio.get_running_loop().time() >= self._last + _REST * self._took
 
     def suspect(self) -> None:
         """A comparison is due, news or not."""
@@ -87,6 +93,7 @@ class Auditor:
             self._complaints.about("audit", str(error))
         else:
             self._complaints.over("audit")
+        self._took = asyncio.get_running_loop().time() - self._last
 
     async def _compare(self, begun: float) -> None:
         if self._installer.stale:

@@ -118,9 +118,9 @@ class Installer:
         self._touched, self._touched_groups = set(self._current), set(self._current_groups)
         if self.stale:
             return None
-        installed = [*self.installed.values()]
+        installed, losses = [*self.installed.values()], self._losses
         found = await self._switch.differences(line for lines in installed for line in lines)
-        return None if self.stale else found
+        return found if losses == self._losses else None
 
     def settled(self, drift: Drift) -> bool:
         """Whether a difference that the last audit found concerns nothing that was changed since it began."""

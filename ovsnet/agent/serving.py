@@ -55,22 +55,25 @@ class Serving:
         self.rendered: dict[int, Lines] = {}
         """Flows and groups of Services, by cookie."""
 
-    async def follow(self, snapshot: Snapshot | None, here: Here, *, unknown: bool) -> None:
-        """Takes in the latest snapshot. unknown: nobody knows yet what the switch holds.
+    async def follow(self, snapshot: Snapshot | None, here: Here, *, unknown: bool) -> dict[int, Lines]:
+        """Takes in the latest snapshot; what is to be installed otherwise than before, by cookie.
 
-        Raises SwitchUnavailable.
+        unknown: nobody knows yet what the switch holds. Raises SwitchUnavailable.
         """
-        if snapshot is not None:
-            self._services.update(snapshot.services, snapshot.slices, here)
-            self._kept = {}
-            if self.reach is not self._services.reach:
-                self.reach = self._services.reach
-                self._conflicts = self._taken()
-            if self._render():
-                unanswered = await self._checks.serve(self._services.services)
-                self.problems = [*unanswered, *self._conflicts]
-        elif unknown:
-            await self._remember()
+        if snapshot is None:
+            if unknown:
+                await self._remember()
+            return {}
+        self._services.update(snapshot.services, snapshot.slices, here)
+        self._kept = {}
+        if self.reach is not self._services.reach:
+            self.reach = self._services.reach
+            self._conflicts = self._taken()
+        changed = self._render()
+        if changed:
+            unanswered = await self._checks.serve(self._services.services)
+            self.problems = [*unanswered, *self._conflicts]
+        return changed
 
     def _taken(self) -> list[str]:
         """Node ports that a process of this node listens on, in words."""
@@ -85,19 +88,21 @@ class Serving:
         }
         return list(found)
 
-    def _render(self) -> bool:
-        """Renders what is new, and nothing else: whether there was anything."""
+    def _render(self) -> dict[int, Lines]:
+        """Renders what is new, and nothing else."""
         services, slices = self._services.news()
         news: list[tuple[int, Object | None]] = [
             *((names.cookie("service", key), obj) for key, obj in services.items()),
             *((names.cookie("endpointslice", key), obj) for key, obj in slices.items()),
         ]
+        changed: dict[int, Lines] = {}
         for cookie, obj in news:
             if obj is None:
                 self.rendered.pop(cookie, None)
+                changed[cookie] = ()
             else:
-                self.rendered[cookie] = self._renderer.object(obj)
-        return bool(news)
+                self.rendered[cookie] = changed[cookie] = self._renderer.object(obj)
+        return changed
 
     def figures(self) -> dict[str, float]:
         """For `metrics`."""

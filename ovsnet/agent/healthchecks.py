@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from ovsnet.agent import web
 from ovsnet.frontends import ServiceObject
@@ -19,14 +19,23 @@ class HealthChecks:
 
     def __init__(self) -> None:
         self._servers: dict[int, asyncio.Server] = {}
-        self._services: dict[int, ServiceObject] = {}
+        self._services: dict[str, ServiceObject] = {}
+        self._asked: dict[int, ServiceObject] = {}
+        """Those that are asked for, by key and by port."""
 
-    async def serve(self, services: Iterable[ServiceObject]) -> list[str]:
-        """Answers for these and no others from now on; what could not be, a line for each."""
-        wanted = {each.health_check_port: each for each in services if each.health_check_port}
+    async def serve(self, news: Mapping[str, ServiceObject | None]) -> list[str]:
+        """Answers for these, too, from now on, and no more for those that are gone (None).
+
+        Tells what can't be answered, a line for each.
+        """
+        for key, service in news.items():
+            if service is not None and service.health_check_port:
+                self._services[key] = service
+            else:
+                self._services.pop(key, None)
+        wanted = self._asked = {each.health_check_port: each for each in self._services.values()}
         for port in self._servers.keys() - wanted.keys():
             self._servers.pop(port).close()
-        self._services = wanted
         problems = []
         for port in wanted.keys() - self._servers.keys():
             try:
@@ -46,7 +55,7 @@ class HealthChecks:
 
     def _answer(self, path: str, port: int) -> web.Reply | None:
         """As kube-proxy answers, which load balancers know: the same for every path."""
-        service = self._services.get(port)
+        service = self._asked.get(port)
         if service is None or not path:
             return None
         count = service.local_endpoints

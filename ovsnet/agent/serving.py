@@ -11,19 +11,20 @@ import ipaddress
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ovsnet import names, pipeline
 from ovsnet.agent.healthchecks import HealthChecks
 from ovsnet.conntrack import dead
 from ovsnet.endpoints import Here
+from ovsnet.frontends import ServiceObject
 from ovsnet.host import sockets
 from ovsnet.model import IPAddress
 from ovsnet.objects import Object
 from ovsnet.pipeline import SERVICE_ZONE
 from ovsnet.render import Lines, Rendered, Renderer
 from ovsnet.servicemodel import Protocol
-from ovsnet.services import Reach, Services, reach_of
+from ovsnet.services import Reach, Services, SliceObject, reach_of
 from ovsnet.store import Snapshot
 from ovsnet.switch import conntrack
 from ovsnet.switch.openflow import OpenFlow
@@ -47,6 +48,7 @@ class Serving:
         self._looked = False
         self._checks = HealthChecks()
         self._conflicts: list[str] = []
+        self._unanswered: list[str] = []
         self.problems: list[str] = []
         """What can't be served, in words."""
         self._services = Services()
@@ -69,11 +71,11 @@ class Serving:
         if self.reach is not self._services.reach:
             self.reach = self._services.reach
             self._conflicts = self._taken()
-        changed = self._render()
-        if changed:
-            unanswered = await self._checks.serve(self._services.services)
-            self.problems = [*unanswered, *self._conflicts]
-        return changed
+        services, slices = self._services.news()
+        if services:
+            self._unanswered = await self._checks.serve(services)
+        self.problems = [*self._unanswered, *self._conflicts]
+        return self._render(services, slices)
 
     def _taken(self) -> list[str]:
         """Node ports that a process of this node listens on, in words."""
@@ -88,9 +90,10 @@ class Serving:
         }
         return list(found)
 
-    def _render(self) -> dict[int, Lines]:
+    def _render(
+        self, services: Mapping[str, ServiceObject | None], slices: Mapping[str, SliceObject | None]
+    ) -> dict[int, Lines]:
         """Renders what is new, and nothing else."""
-        services, slices = self._services.news()
         news: list[tuple[int, Object | None]] = [
             *((names.cookie("service", key), obj) for key, obj in services.items()),
             *((names.cookie("endpointslice", key), obj) for key, obj in slices.items()),

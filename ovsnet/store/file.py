@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ovsnet.errors import StoreError
+from ovsnet.model import Node
 from ovsnet.store import Snapshot, cluster
 from ovsnet.store.folder import Entry, ManifestFolder
 from ovsnet.store.frontends import Frontends
@@ -35,7 +36,7 @@ class FileStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = ManifestFolder(folder)
-        self._frontends = Frontends()
+        self._combining = _Combining(self._folder)
         self._snapshot: Snapshot | None = None
         self._subscribers: list[Callable[[], None]] = []
         self._absence = Absence(log)
@@ -92,7 +93,7 @@ class FileStore:
         before, away = self._snapshot, self._absence.reason
         if before is None and away:
             return
-        now = self._snapshot = _combined(self._folder, self._frontends, before, away)
+        now = self._snapshot = self._combining.snapshot(before, away)
         if not away:
             known = before.problems if before else {}
             tell(log, now.problems, known, self._folder.entries, "manifests")
@@ -113,36 +114,46 @@ async def read_folder(path: Path) -> Snapshot:
     """One look at a folder, without a word in the log. Raises StoreError when it can't be read."""
     folder = ManifestFolder(path)
     await folder.look()
-    return _combined(folder, Frontends(), None, "")
+    return _Combining(folder).snapshot(None, "")
 
 
-def _combined(folder: ManifestFolder, frontends: Frontends, before: Snapshot | None, away: str) -> Snapshot:
-    """The snapshot that follows from what the files say. away: why the folder is not there, "" if it is."""
-    entries = folder.entries
-    settled = cluster.combine(
-        {path: entry.nodes for path, entry in entries.items()}, before.nodes if before else {}
-    )
-    conflicts = {path: list(lines) for path, lines in settled.problems.items()}
-    _add(conflicts, _settle_services(entries, frontends))
-    slices = cluster.merged(entry.slices for entry in entries.values())
-    if slices is None:
-        files = {path: entry.slices.values() for path, entry in entries.items()}
-        chosen, doubles = cluster.one_of_each(files, before.slices if before else {})
-        slices = {key: item for key, (_, item) in chosen.items()}
-        _add(conflicts, doubles)
-    problems = {
-        path: "; ".join(lines)
-        for path, entry in entries.items()
-        if (lines := (*entry.problems, *entry.remarks, *conflicts.get(path, ())))
-    }
-    return Snapshot(
-        nodes=_same(settled.nodes, before.nodes if before else {}),
-        services=frontends.services,
-        slices=_same(slices, before.slices if before else {}),
-        problems=problems | ({str(folder.path): away} if away else {}),
-        version=before.version + 1 if before else 1,
-        unread=frozenset(path for path, entry in entries.items() if entry.problems and not entry.sound),
-    )
+class _Combining:
+    """What all files say together. What none of them says anew is not settled again."""
+
+    def __init__(self, folder: ManifestFolder) -> None:
+        self._folder = folder
+        self._frontends = Frontends()
+        self._nodes: Mapping[str, tuple[Node, ...]] = {}
+        self._settled = cluster.Cluster(nodes={}, problems={})
+
+    def snapshot(self, before: Snapshot | None, away: str) -> Snapshot:
+        """The snapshot that follows `before`. away: why the folder is not there, "" if it is."""
+        entries = self._folder.entries
+        nodes = {path: entry.nodes for path, entry in entries.items() if entry.nodes}
+        if nodes != self._nodes:
+            self._nodes = nodes
+            self._settled = cluster.combine(nodes, before.nodes if before else {})
+        conflicts = {path: list(lines) for path, lines in self._settled.problems.items()}
+        _add(conflicts, _settle_services(entries, self._frontends))
+        slices = cluster.merged(entry.slices for entry in entries.values())
+        if slices is None:
+            files = {path: entry.slices.values() for path, entry in entries.items()}
+            chosen, doubles = cluster.one_of_each(files, before.slices if before else {})
+            slices = {key: item for key, (_, item) in chosen.items()}
+            _add(conflicts, doubles)
+        problems = {
+            path: "; ".join(lines)
+            for path, entry in entries.items()
+            if (lines := (*entry.problems, *entry.remarks, *conflicts.get(path, ())))
+        }
+        return Snapshot(
+            nodes=_same(self._settled.nodes, before.nodes if before else {}),
+            services=self._frontends.services,
+            slices=_same(slices, before.slices if before else {}),
+            problems=problems | ({str(self._folder.path): away} if away else {}),
+            version=before.version + 1 if before else 1,
+            unread=frozenset(path for path, entry in entries.items() if entry.problems and not entry.sound),
+        )
 
 
 def _settle_services(entries: Mapping[str, Entry], frontends: Frontends) -> dict[str, list[str]]:

@@ -21,10 +21,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def service(port: int, count: int, name: str = "web") -> ServiceObject:
-    return ServiceObject(
+def service(port: int, count: int, name: str = "web") -> dict[str, ServiceObject | None]:
+    made = ServiceObject(
         namespace="default", name=name, frontends=(), groups=(), health_check_port=port, local_endpoints=count
     )
+    return {made.key: made}
 
 
 async def ask(port: int, text: bytes = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") -> tuple[str, Any]:
@@ -47,13 +48,19 @@ async def checks() -> AsyncIterator[HealthChecks]:
 
 async def test_endpoints_come_and_go(checks: HealthChecks) -> None:
     port = free_port()
-    assert await checks.serve([service(port, 2)]) == []
+    assert await checks.serve(service(port, 2)) == []
     status, body = await ask(port)
     assert status == "HTTP/1.1 200 OK"
     assert (body["localEndpoints"], body["service"]) == (2, {"namespace": "default", "name": "web"})
-    assert await checks.serve([service(port, 0)]) == []
+    assert await checks.serve(service(port, 0)) == []
     assert (await ask(port))[0] == "HTTP/1.1 503 Service Unavailable"
-    assert await checks.serve([service(0, 0)]) == []
+    assert await checks.serve(service(0, 0)) == []
+    with pytest.raises(ConnectionRefusedError):
+        await ask(port)
+    assert await checks.serve(service(port, 1)) == []
+    assert await checks.serve(service(0, 0, "another")) == []
+    assert (await ask(port))[0] == "HTTP/1.1 200 OK"
+    assert await checks.serve({"default/web": None}) == []
     with pytest.raises(ConnectionRefusedError):
         await ask(port)
 
@@ -66,17 +73,17 @@ async def test_a_port_that_is_taken_is_told_with_the_service_and_disturbs_no_oth
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = taken.getsockname()[1]
-        (problem,) = await checks.serve([service(number, 1, "other"), service(port, 1)])
+        (problem,) = await checks.serve(service(number, 1, "other") | service(port, 1))
         assert problem.startswith(f"Service default/other: healthCheckNodePort {number} can't be answered: ")
         assert (await ask(port))[0] == "HTTP/1.1 200 OK"
-    assert await checks.serve([service(number, 1, "other"), service(port, 1)]) == []
+    assert await checks.serve(service(number, 1, "other") | service(port, 1)) == []
     assert (await ask(number))[0] == "HTTP/1.1 200 OK"
 
 
 @pytest.mark.parametrize("text", [b"", b"GET / HTTP/1.1\r\n", b"\xff" * 100_000])
 async def test_garbage_gets_no_answer_and_does_no_harm(checks: HealthChecks, text: bytes) -> None:
     port = free_port()
-    await checks.serve([service(port, 1)])
+    await checks.serve(service(port, 1))
     with contextlib.suppress(ConnectionResetError):
         assert await ask(port, text) == ("", None)
     assert (await ask(port))[0] == "HTTP/1.1 200 OK"

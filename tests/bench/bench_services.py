@@ -1,15 +1,17 @@
-"""Services at size: `python tests/bench/bench_services.py`, or `tox -e bench-services`.
+"""Services at size: `python tests/bench/bench_services.py [--dual]`, or `tox -e bench-services`.
 
-The agent's start, its restart, one endpoint's change, memory and work. Writes docs/benchmarks-services.json, and
-docs/benchmarks.md anew. Needs root. Fails only if something does not work, never because it is slow.
+The agent's start, its restart, one endpoint's change, memory, work, and a client's first connection. Writes
+docs/benchmarks-services.json, and docs/benchmarks.md anew. Needs root. Fails only if something does not work, never
+because it is slow.
 
-A recorded cluster stands in the store's folder: 10,000 Services with 100,000 endpoints. No pods run: what costs is
-deriving, rendering and programming.
+A recorded cluster stands in the store's folder. Two pods run, a client and a server: what costs is deriving, rendering
+and programming.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,139 +20,147 @@ from typing import Any
 
 import documents
 import figures
+import recorded
 from bench_lab import running
 from figures import Figure, figure
+from recorded import Size
 
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, VSWITCHD, Node
 from ovsnet.lab.state import write_atomically
 
-SERVICES, ENDPOINTS = 10_000, 100_000
-FEW = 10
-"""Services of the small cluster, with as many endpoints each."""
-ROUNDS, CHANGES = 3, 15
-_FILE = 2_000
-"""Services in each file: below the store's limit for one."""
+MANY, FEW = Size(10_000, 100_000), Size(10, 100)
+ROUNDS, CHANGES, CONNECTIONS = 3, 15, 25
+BUSY = 100
+"""Changes, ten in each second."""
 _PATIENCE = 120.0
 _LOOK = 0.02
+SERVER = """
+import socket, sys
+with socket.create_server(("", int(sys.argv[1])), backlog=100) as server:
+    while True: server.accept()[0].close()
+"""
+CLIENT = """
+import socket, sys, time
+for line in sys.stdin:
+    with socket.socket() as sock:
+        sock.settimeout(10)
+        begun = time.perf_counter()
+        sock.connect((line.strip(), 80))
+        print(1000 * (time.perf_counter() - begun), flush=True)
+"""
 
 
-def run(say: Callable[[str], None]) -> Iterator[Figure]:
-    with running(nodes=1, pods=0) as lab:
+def run(say: Callable[[str], None], many: Size) -> Iterator[Figure]:
+    with running(nodes=1, pods=2, families="46" if len(many.families) > 1 else "4") as lab:
         node = lab.nodes[0]
-        say(f"{FEW} Services")
-        record(folder(lab), FEW, 100)
+        serve(lab)
+        say(f"{FEW}, {recorded.NODES} nodes")
+        recorded.record(folder(lab), FEW)
         settled(node, FEW)
-        few = changes(lab, node, FEW, 100)
-        say(f"{SERVICES} Services, {ENDPOINTS} endpoints")
-        record(folder(lab), SERVICES, ENDPOINTS)
-        settled(node, SERVICES)
-        size = f"{SERVICES} Services, {ENDPOINTS} endpoints"
-        many = changes(lab, node, SERVICES, ENDPOINTS)
-        yield figure(f"one endpoint changed: until its flows are in, {size}", "ms", many, limit=60)
-        yield figure("the same against 100 endpoints", "ms", many, few, "100 endpoints", limit=1.5)
+        few = changes(lab, node, FEW)
+        among_few = first_connections(lab, node, FEW)
+        say(f"{many}, {recorded.NODES} nodes")
+        recorded.record(folder(lab), many)
+        settled(node, many)
+        begun = changes(lab, node, many)
+        yield figure(f"one endpoint changed: until its flows are in, {many}", "ms", begun, limit=60)
+        yield figure("the same against 100 endpoints", "ms", begun, few, "100 endpoints", limit=1.5)
+        among_many = first_connections(lab, node, many)
+        yield figure(
+            f"first connection to a Service among {many.services}", "ms", among_many, among_few,
+            f"among {FEW.services}", limit=1.5,
+        )  # fmt: skip
+        say("ten changes a second")
+        share = [busy(lab, node, many) for _ in range(ROUNDS)]
+        yield figure(f"agent's processor time with 10 changes a second: {many}", "%", share, limit=5)
+        yield figure(f"agent's resident memory: {many}", "MB", [memory(node)], limit=400)
         say("restarts")
         warm = [restarted(node) for _ in range(ROUNDS)]
-        yield figure(f"agent restarted, all unchanged: {size}", "s", warm, limit=8)
-        cold = [from_nothing(node) for _ in range(ROUNDS)]
-        yield figure(f"agent and Open vSwitch started from nothing: {size}", "s", cold, limit=15)
-        yield figure(f"agent's resident memory: {size}", "MB", [memory(node)], limit=400)
-        say("ten changes a second")
-        yield figure(
-            f"agent's processor time with 10 changes a second: {size}", "%", [busy(lab, node)], limit=5
-        )
+        yield figure(f"agent restarted, all unchanged: {many}", "s", warm, limit=8)
+        cold = [from_nothing(node, many) for _ in range(ROUNDS)]
+        yield figure(f"agent and Open vSwitch started from nothing: {many}", "s", cold, limit=15)
 
 
 def folder(lab: Lab) -> Path:
     return lab.folder.path / "cluster"
 
 
-def record(target: Path, services: int, endpoints: int) -> None:
-    """The cluster as files: Services, and slices of their endpoints."""
-    each = endpoints // services
-    for start in range(0, services, _FILE):
-        numbers = range(start, min(start + _FILE, services))
-        items = [service(number) for number in numbers]
-        write_atomically(target / f"services-{start:05}.json", json.dumps({"kind": "List", "items": items}))
-        items = [slice_of(number, each) for number in numbers]
-        write_atomically(target / f"slices-{start:05}.json", json.dumps({"kind": "List", "items": items}))
+def serve(lab: Lab) -> None:
+    """A server in the second pod."""
+    place, netns = lab.place(lab.pods[1].name)
+    place.launch("bench-server", [sys.executable, "-I", "-S", "-c", SERVER, str(recorded.PORT)], netns=netns)
 
 
-def service(number: int) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": f"service-{number}", "namespace": "bench"},
-        "spec": {
-            "clusterIP": f"10.96.{number // 250}.{number % 250 + 1}",
-            "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
-        },
-    }
-
-
-def slice_of(number: int, count: int, shift: int = 0) -> dict[str, Any]:
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": f"service-{number}-0",
-            "namespace": "bench",
-            "labels": {"kubernetes.io/service-name": f"service-{number}"},
-        },
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [
-            {
-                "addresses": [_address(number * count + each + (shift if each == 0 else 0))],
-                "nodeName": f"n-{each}",
-            }
-            for each in range(count)
-        ],
-    }
-
-
-def _address(number: int) -> str:
-    return f"10.{128 + number // 62500}.{number // 250 % 250}.{number % 250 + 2}"
-
-
-def settled(node: Node, services: int) -> None:
+def settled(node: Node, size: Size) -> None:
     """Waits until so many Services are on the switch, all of them."""
-    deadline = time.monotonic() + _PATIENCE
-    while _frontends(node) != services:
+    deadline, wanted = time.monotonic() + _PATIENCE, size.services * len(size.families)
+    while (found := count(node, "table=38,tcp") + count(node, "table=38,tcp6")) != wanted:
         if time.monotonic() > deadline:
-            raise RuntimeError(
-                f"{_frontends(node)} of {services} Services after {_PATIENCE:g} s: see the agent's log"
-            )
+            raise RuntimeError(f"{found} of {wanted} frontends after {_PATIENCE:g} s: see the agent's log")
         time.sleep(_LOOK)
 
 
-def _frontends(node: Node) -> int:
-    """Frontends on the switch; -1 when it does not answer."""
-    done = node.run(["ovs-ofctl", "-O", "OpenFlow15", "dump-aggregate", "br-int", "table=38,tcp"])
+def count(node: Node, match: str) -> int:
+    """Flows on the switch; -1 when it does not answer."""
+    done = node.run(["ovs-ofctl", "-O", "OpenFlow15", "dump-aggregate", "br-int", match])
     found = done.stdout.rpartition("flow_count=")[2].strip()
     return int(found) if found.isdigit() else -1
 
 
-def changes(lab: Lab, node: Node, services: int, endpoints: int) -> list[float]:
+def changed_slice(lab: Lab, size: Size, address: str) -> None:
+    """A second slice of one Service, in a file of its own, with that endpoint."""
+    number = size.services // 2
+    piece = recorded.slice_of(number, size.each, name=f"service-{number}-more", first=address)
+    write_atomically(folder(lab) / "changed.json", json.dumps(piece))
+
+
+def changes(lab: Lab, node: Node, size: Size) -> list[float]:
     """Milliseconds from when a slice is written until the switch has its new endpoint, several times."""
-    count, number, found = endpoints // services, services // 2, []
-    path = folder(lab) / "one.json"
-    for round_ in range(CHANGES):
-        piece = slice_of(number, count, shift=1_000_000 + round_)
-        piece["metadata"]["name"] += "-more"
-        wanted = piece["endpoints"][0]["addresses"][0]
+    found = []
+    for round_ in range(-1, CHANGES):
+        wanted = recorded.endpoint((200 + round_) * recorded.NODES)
         begun = time.perf_counter()
-        write_atomically(path, json.dumps(piece))
-        while (
-            not node.run(
-                ["ovs-ofctl", "-O", "OpenFlow15", "dump-aggregate", "br-int", f"table=34,tcp,nw_src={wanted}"]
-            )
-            .stdout.strip()
-            .endswith("flow_count=1")
-        ):
+        changed_slice(lab, size, wanted)
+        while count(node, f"table=34,tcp,nw_src={wanted}") != 1:
             pass
-        found.append(1000 * (time.perf_counter() - begun))
+        if round_ >= 0:
+            found.append(1000 * (time.perf_counter() - begun))
         time.sleep(0.3)
+    (folder(lab) / "changed.json").unlink()
+    return found
+
+
+def first_connections(lab: Lab, node: Node, size: Size) -> list[float]:
+    """Milliseconds that connect() takes where the datapath has no flow yet, each from another port."""
+    client, server = lab.pods
+    number = size.services // 3
+    piece = recorded.slice_of(number, size.each, name="", first=str(server.address(4)))
+    piece["endpoints"] = piece["endpoints"][:1]
+    piece["metadata"]["name"] = "served"
+    document = recorded.service(size.services)
+    piece["metadata"]["labels"]["kubernetes.io/service-name"] = document["metadata"]["name"]
+    path = folder(lab) / "served.json"
+    write_atomically(path, json.dumps({"kind": "List", "items": [document, piece]}))
+    address = recorded.cluster_ip(size.services)
+    while count(node, f"table=38,tcp,nw_dst={address}") != 1:
+        time.sleep(_LOOK)
+    process = subprocess.Popen(
+        lab.command(client.name, [sys.executable, "-I", "-S", "-c", CLIENT]),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin
+    assert process.stdout
+    found = []
+    with process:
+        for round_ in range(-1, CONNECTIONS):
+            node.run(["ovs-appctl", "dpctl/del-flows"], check=True)
+            process.stdin.write(f"{address}\n")
+            process.stdin.flush()
+            taken = float(process.stdout.readline())
+            if round_ >= 0:
+                found.append(taken)
+        process.stdin.close()
     path.unlink()
     return found
 
@@ -162,44 +172,38 @@ def restarted(node: Node) -> float:
     return time.monotonic() - begun
 
 
-def from_nothing(node: Node) -> float:
+def from_nothing(node: Node, size: Size) -> float:
     """ovs-vswitchd has lost all flows, and the agent all that it knew."""
     node.kill(AGENT)
     node.kill(VSWITCHD)
     begun = time.monotonic()
     node.start(VSWITCHD)
     node.start(AGENT)
-    settled(node, SERVICES)
+    settled(node, size)
     return time.monotonic() - begun
 
 
 def memory(node: Node) -> float:
     """The agent's resident memory in MB."""
-    return _status(node, "VmRSS") / 1000
-
-
-def _status(node: Node, key: str) -> float:
     process = node.daemon(AGENT)
     assert process is not None
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
+    return float(next(line.split()[1] for line in lines if line.startswith("VmRSS:"))) / 1000
 
 
-def busy(lab: Lab, node: Node) -> float:
-    """Per cent of a processor while ten slices change in each second."""
+def busy(lab: Lab, node: Node, size: Size) -> float:
+    """Per cent of a processor while ten slices change in each second, the tools that the agent runs included."""
     process = node.daemon(AGENT)
     assert process is not None
 
     def ticks() -> int:
+        # utime, stime, and those of children that ended (proc(5)).
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
+        return sum(map(int, fields[11:15]))
 
-    path = folder(lab) / "one.json"
     before, begun = ticks(), time.monotonic()
-    for round_ in range(100):
-        piece = slice_of(SERVICES // 2, ENDPOINTS // SERVICES, shift=2_000_000 + round_)
-        piece["metadata"]["name"] += "-more"
-        write_atomically(path, json.dumps(piece))
+    for round_ in range(BUSY):
+        changed_slice(lab, size, recorded.endpoint((120 + round_) * recorded.NODES))
         time.sleep(max(0.0, begun + (round_ + 1) / 10 - time.monotonic()))
     used = (ticks() - before) / 100
     return 100 * used / (time.monotonic() - begun)
@@ -207,11 +211,14 @@ def busy(lab: Lab, node: Node) -> float:
 
 def main() -> None:
     begun = time.monotonic()
+    many = MANY._replace(families=(4, 6)) if "--dual" in sys.argv else MANY
+
+    def say(text: Any) -> None:
+        print(f"{time.monotonic() - begun:5.0f} s  {text}", file=sys.stderr, flush=True)
+
     about = figures.machine()
     found: list[Figure] = []
-    for each in run(
-        lambda text: print(f"{time.monotonic() - begun:5.0f} s  {text}", file=sys.stderr, flush=True)
-    ):
+    for each in run(say, many):
         found.append(each)
         print(figures.table([each]).splitlines()[-1], flush=True)
     documents.store(found, about, documents.SERVICES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,13 +24,13 @@ def documents(*settings: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def admin(cluster: Any, kubeconfig: Path) -> Iterator[Api]:
+def admin(cluster: Any) -> Iterator[Api]:
     """With all that agents may do in place. No DaemonSet: the cluster's nodes have agents."""
 
     def run(command: list[str], text: str) -> str:
         return str(cluster.control.run(command, input=text, check=True).stdout)
 
-    api = Api(kubeconfig, run)
+    api = Api(cluster.control.pki.folder / "admin.kubeconfig", run)
     access = [each for each in documents() if each["kind"] not in ("DaemonSet", "ConfigMap")]
     nodes = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}} for name in NODES]
     made = [*access, *nodes]

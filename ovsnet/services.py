@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import TypeVar
 
 from ovsnet import conntrack, pipeline
 from ovsnet.claims import Claims
 from ovsnet.conntrack import Way
 from ovsnet.endpoints import Here
 from ovsnet.frontends import Maker, ServiceObject
+from ovsnet.mappings import different
 from ovsnet.model import Frozen, IPAddress, IPNetwork
 from ovsnet.numbers import Numbers
 from ovsnet.servicemodel import EndpointSlice, Protocol, Service
 
-T = TypeVar("T")
 Member = tuple[IPAddress, Protocol, int]
 
 _COVER = {4: 16, 6: 112}
@@ -83,8 +82,8 @@ class Services:
         """Derives anew what changed."""
         if services is self._services and slices is self._slices and here == self._here:
             return
-        dirty = set(_changed(self._services, services))
-        touched = set(_changed(self._slices, slices))
+        dirty = set(different(self._services, services))
+        touched = set(different(self._slices, slices))
         touched |= {key for name in dirty for key in self._of.get(name, ())}
         for key in touched:
             dirty |= self._index(self._slices.get(key), slices.get(key))
@@ -203,15 +202,6 @@ def _serving(slices: Iterable[EndpointSlice]) -> set[tuple[IPAddress, int]]:
         for endpoint in piece.endpoints
         if endpoint.serving
     }
-
-
-def _changed(before: Mapping[str, T], after: Mapping[str, T]) -> Iterator[str]:
-    if before is after:
-        return
-    for key, value in after.items():
-        if before.get(key) is not value:
-            yield key
-    yield from before.keys() - after.keys()
 
 
 def reach_of(frontends: Iterable[tuple[IPAddress, Protocol, int, bool]]) -> Reach:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ovsnet.errors import StoreError
+from ovsnet.mappings import different
 from ovsnet.model import Node
 from ovsnet.store import Snapshot, cluster
 from ovsnet.store.folder import Entry, ManifestFolder
@@ -173,8 +174,7 @@ def _settle_services(entries: Mapping[str, Entry], frontends: Frontends) -> dict
 
 def _same(now: Mapping[str, _Object], before: Mapping[str, _Object]) -> Mapping[str, _Object]:
     """The mapping that there was before if it says the same."""
-    unchanged = len(before) == len(now) and all(before.get(key) is item for key, item in now.items())
-    return before if unchanged else now
+    return now if different(before, now) else before
 
 
 def _add(problems: dict[str, list[str]], more: Mapping[str, list[str]]) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ovsnet.mappings import different
 from ovsnet.model import IPAddress
 from ovsnet.servicemodel import Protocol, Service
 
@@ -53,11 +54,13 @@ class Frontends:
         """Services that are new or different, or gone (None); True if `services` or `problems` are others now."""
         concerned = set(changes)
         for key, service in changes.items():
-            if (old := self.supplied.pop(key, None)) is not None:
+            if (old := self.supplied.get(key)) is not None:
                 concerned |= self._withdraw(old)
             if service is not None:
                 self.supplied[key] = service
                 concerned |= self._enter(service)
+            elif old is not None:
+                del self.supplied[key]
         services = dict(self.services)
         changed = False
         for key in concerned:
@@ -69,9 +72,7 @@ class Frontends:
 
     def replace(self, services: Mapping[str, Service]) -> bool:
         """As `settle`, with all Services that there are."""
-        gone: dict[str, Service | None] = dict.fromkeys(self.supplied.keys() - services.keys())
-        other = {key: each for key, each in services.items() if self.supplied.get(key) is not each}
-        return self.settle(gone | other)
+        return self.settle({key: services.get(key) for key in different(self.supplied, services)})
 
     def _enter(self, service: Service) -> set[str]:
         """The keys of others that claim the same."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asyncinotify import Event, Inotify, Mask, Watch
 
-_QUIET = 0.05
+_QUIET = 0.01
 """Seconds without an event after which a burst is over."""
 _LONGEST = 1.0
 """Seconds after which a burst that does not end is looked at all the same."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet.errors import StoreError
+from ovsnet.mappings import different
 from ovsnet.model import Node
 from ovsnet.servicemodel import EndpointSlice, Service
 from ovsnet.store import Facts, Snapshot, cluster
@@ -205,10 +206,7 @@ class KubernetesStore:
             source: "; ".join(line.removeprefix(f"{source}: ") for line in lines)
             for source, lines in settled.problems.items()
         }
-        unchanged = before.keys() == settled.nodes.keys() and all(
-            before[key] is each for key, each in settled.nodes.items()
-        )
-        return before if unchanged else settled.nodes
+        return settled.nodes if different(before, settled.nodes) else before
 
     def _problems(self) -> dict[str, str]:
         """By object, or server."""

@@ -14,7 +14,7 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteracti
 # A tool, or the file that shows it is there, and the Debian package that has it.
 RUN_TOOLS=(
   ovs-vswitchd:openvswitch-switch nft:nftables ip:iproute2 tc:iproute2 ethtool:ethtool ping:iputils-ping
-  iptables:iptables flock:util-linux nsenter:util-linux sysctl:procps
+  iptables:iptables flock:util-linux chrt:util-linux setpriv:util-linux nsenter:util-linux sysctl:procps
 )
 CNI_PLUGINS=(portmap bandwidth tuning loopback)
 TEST_TOOLS=(tcpdump:tcpdump iperf3:iperf3 traceroute:traceroute conntrack:conntrack containerd:containerd shellcheck:shellcheck)
@@ -33,7 +33,8 @@ usage: bootstrap.sh COMMAND
   lab [ARGS...]              install what is missing, then `ovsnet lab up ARGS`: a cluster on this machine;
                              with one of its other commands (`lab down`, `lab status`, ...) that one instead
   test [--quick]             install what is missing, then run the whole test suite;
-                             --quick leaves out the slow part, random faults and the kernel's datapath
+                             --quick leaves out the slow part, random faults, the kernel's datapath and the
+                             Kubernetes cluster
   node --config FILE         make this machine a node: Open vSwitch, agent, CNI plugin, systemd unit
        [--dry-run]           only tell what would be done
        [--uninstall]         take back exactly what was installed
@@ -272,6 +273,18 @@ run_lab() {
   exec "$TREE/.venv/bin/ovsnet" lab "${of_all[@]}" "${of_one[@]}"
 }
 
+# Adds the tests on a Kubernetes cluster to `environments`, and has its programs built from now on, with what other
+# tests leave of the processors. That ends with this process, whatever it has become.
+add_cluster() {
+  local words
+  if ! words=$("$TREE/.venv/bin/python" -m ovsnet.lab.kubernetes --look 2>&1); then
+    say "leaving out the tests on a Kubernetes cluster: $words"
+    return
+  fi
+  environments+=,cluster
+  setpriv --pdeathsig TERM chrt --idle 0 "$TREE/.venv/bin/python" -m ovsnet.lab.kubernetes >>"$LOG" 2>&1 &
+}
+
 run_test() {
   local -a options=()
   local environments=lint,unit,flows,integration
@@ -289,6 +302,9 @@ run_test() {
   need_root
   prepare_checkout "${TEST_TOOLS[@]}" "${CLUSTER_TOOLS[@]}"
   unlock
+  if [[ ${1:-} != --quick ]]; then
+    add_cluster
+  fi
   # tox itself holds this one: two runs in one checkout would spoil each other's environments.
   mkdir -p "$TREE/.tox"
   lock "$TREE/.tox"

@@ -37,8 +37,9 @@ class Installer:
         self._switch = switch
         self.installed: dict[int, Lines] = {}
         self._losses = 1
-        self._replaced = 0
-        """How often the switch lost what it held, and which of those losses was made good."""
+        self._replaced = self._audited = 0
+        """How often the switch lost what it held, which of those losses was made good, and how many there had been when
+        the last audit began."""
         self.on_loss: Callable[[], None] = lambda: None
         """Called when everything is to be written again."""
         self.modifications = 0
@@ -118,9 +119,9 @@ class Installer:
         self._touched, self._touched_groups = set(self._current), set(self._current_groups)
         if self.stale:
             return None
-        installed, losses = [*self.installed.values()], self._losses
+        installed, self._audited = [*self.installed.values()], self._losses
         found = await self._switch.differences(line for lines in installed for line in lines)
-        return found if losses == self._losses else None
+        return found if self._audited == self._losses else None
 
     def settled(self, drift: Drift) -> bool:
         """Whether a difference that the last audit found concerns nothing that was changed since it began."""
@@ -132,7 +133,8 @@ class Installer:
         """Undoes what the last audit found, but for what is not `settled`; what was undone."""
         async with self._applying:
             todo = [each for each in drifts if self.settled(each)]
-            if self.stale or not todo:
+            if self._audited != self._losses or not todo:
+                # Everything was written since, or will be.
                 return []
             await self._bundle(remedy(todo))
             return todo

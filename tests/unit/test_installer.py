@@ -304,6 +304,33 @@ async def test_an_audit_overlooks_what_changes_meanwhile_and_sees_the_rest(
     assert not installer.stale
 
 
+async def test_an_audit_says_nothing_when_everything_was_lost_and_written_meanwhile(
+    switch: Memory, installer: Installer
+) -> None:
+    switch.gate.clear()
+    audit = asyncio.create_task(installer.audit())
+    await turn()
+    installer.invalidate()
+    settle = asyncio.create_task(installer.settle({2: flow(2)}))
+    await turn()
+    switch.gate.set()
+    await settle
+    assert not installer.stale
+    assert await audit is None
+
+
+async def test_nothing_is_repaired_that_was_found_before_everything_was_written(
+    switch: Memory, installer: Installer
+) -> None:
+    switch.flows.clear()
+    drifts = describe(await installer.audit() or [], {}, {})
+    assert drifts
+    installer.invalidate()
+    await installer.settle({2: flow(2)})
+    assert await installer.repair(drifts) == []
+    assert switch.held == {*flow(2)}
+
+
 @pytest.mark.parametrize("order", ["change", "audit"])
 async def test_an_audit_does_not_take_a_new_group_for_a_foreign_one(
     switch: Memory, installer: Installer, order: str

@@ -17,8 +17,8 @@ HOME = "ovsnet"
 AGENTS = "app.kubernetes.io/name=ovsnet-agent"
 
 
-def deploy(cluster: Cluster, folder: Path, server: str, *more: str) -> None:
-    """With what agents of a lab have in common. server: the URL of the API server; more: of --set."""
+def deploy(cluster: Cluster, folder: Path, server: str, *more: str) -> str:
+    """With what agents of a lab have in common; the manifest. server: the URL of the API server; more: of --set."""
     node = cluster.node("node-a")
     settings = yaml.safe_load(node.agent_config())
     shared = {key: settings[key] for key in ("datapath", "encapsulation", "tunnels", "bridge")}
@@ -29,6 +29,7 @@ def deploy(cluster: Cluster, folder: Path, server: str, *more: str) -> None:
     choices = (f"image={name}", "imagePullPolicy=Never", f"apiServer={server}")
     text = rendered((*choices, *more), path)
     cluster.kubectl("apply", "--server-side", "--validate=strict", "--filename=-", input=text)
+    return text
 
 
 def agents(cluster: Cluster) -> list[str]:

@@ -56,13 +56,16 @@ def joined(nodes: KubeadmCluster, initialised: Completed) -> Completed:
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    nodes: KubeadmCluster, joined: Completed, tmp_path_factory: pytest.TempPathFactory
-) -> KubeadmCluster:
-    """With ovsnet."""
+def manifest(nodes: KubeadmCluster, joined: Completed, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """That of ovsnet, applied."""
     assert joined.returncode == 0
     endpoint = shown("join.yaml")[0]["discovery"]["bootstrapToken"]["apiServerEndpoint"]
-    deploy(nodes, tmp_path_factory.mktemp("config"), f"https://{endpoint}", "openvswitch=node")
+    return deploy(nodes, tmp_path_factory.mktemp("config"), f"https://{endpoint}", "openvswitch=node")
+
+
+@pytest.fixture(scope="module")
+def cluster(nodes: KubeadmCluster, manifest: str) -> KubeadmCluster:
+    """With ovsnet."""
     return nodes
 
 
@@ -162,3 +165,22 @@ def test_the_node_of_the_control_plane_comes_back(cluster: KubeadmCluster, world
 
 def test_what_is_installed_is_what_agents_want(cluster: KubeadmCluster, world: Namespace) -> None:
     look_around(cluster)
+
+
+def test_it_can_be_taken_away(cluster: KubeadmCluster, world: Namespace, manifest: str) -> None:
+    """From a node that was drained, as docs/kubernetes.md says."""
+    drain = ("drain", SECOND, "--ignore-daemonsets", "--delete-emptydir-data", "--force")
+    cluster.kubectl(*drain)
+    cluster.kubectl("delete", "--timeout=90s", "--filename=-", input=manifest)
+    node = cluster.node(SECOND)
+    for command in (
+        "rm /opt/cni/bin/ovsnet /etc/cni/net.d/10-ovsnet.conflist",
+        "nft delete table inet ovsnet",
+        "ovs-vsctl del-br br-int",
+    ):
+        node.run(command.split(), check=True)
+    assert node.interfaces() <= {"lo", "eth0", "br-phy", "ovs-netdev"}
+    for command in ("ip route", "ip -6 route", "ip rule", "nft list ruleset", "ovs-vsctl show"):
+        assert "ovsnet" not in node.run(command.split(), check=True).stdout
+    assert node.run(["ovs-vsctl", "get", "Open_vSwitch", ".", "other_config"]).stdout == "{}\n"
+    eventually(lambda: condition(cluster, SECOND, "Ready") == "False", 60)

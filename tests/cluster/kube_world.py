@@ -101,8 +101,9 @@ def namespace(cluster: Cluster, prefix: str) -> Iterator[Namespace]:
     """One that is removed with all that is in it, without waiting for that."""
     name = f"{prefix}-{uuid.uuid4().hex[:6]}"
     cluster.kubectl("create", "namespace", name)
-    # A pod is refused until the controller-manager has made this.
-    eventually(lambda: not cluster.kubectl("-n", name, "get", "sa", "default", check=False).returncode)
+    account = ("-n", name, "get", "serviceaccount", "default")
+    # A pod is refused until the controller-manager has made it, which may have missed the API server just now.
+    eventually(lambda: not cluster.kubectl(*account, check=False).returncode, READY_SECONDS)
     try:
         yield Namespace(cluster, name)
     finally:

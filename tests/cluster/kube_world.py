@@ -13,7 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import probe
@@ -24,6 +24,7 @@ from ovsnet.lab.kubernetes.images import AGNHOST
 from ovsnet.lab.spec import LabSpec
 
 Object = dict[str, Any]
+Made = TypeVar("Made", bound=Cluster)
 NODES = ("node-a", "node-b", "node-c")
 PORT = 8080
 """Of agnhost's netexec, over TCP; it answers /hostname, /clientip and /echo?msg=..."""
@@ -37,8 +38,15 @@ PROBE = ["env", f"OVSNET_PROBE_EVERY={EVERY}", sys.executable, "-I", "-S", probe
 @contextlib.contextmanager
 def running_cluster(**options: Any) -> Iterator[Cluster]:
     """A cluster with a name of its own, all nodes Ready; gone afterwards, however far it got."""
+    with running_kind(Cluster, **options) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def running_kind(kind: type[Made], **options: Any) -> Iterator[Made]:
+    """The same of another kind of cluster."""
     spec = msgspec.convert({"kubernetes": True, "pods": 0, "nodes": len(NODES), **options}, LabSpec)
-    cluster = Cluster(f"t-{uuid.uuid4().hex[:8]}", spec)
+    cluster = kind(f"t-{uuid.uuid4().hex[:8]}", spec)
     try:
         cluster.up()
         yield cluster
@@ -93,8 +101,9 @@ def namespace(cluster: Cluster, prefix: str) -> Iterator[Namespace]:
     """One that is removed with all that is in it, without waiting for that."""
     name = f"{prefix}-{uuid.uuid4().hex[:6]}"
     cluster.kubectl("create", "namespace", name)
-    # A pod is refused until the controller-manager has made this.
-    eventually(lambda: not cluster.kubectl("-n", name, "get", "sa", "default", check=False).returncode)
+    account = ("-n", name, "get", "serviceaccount", "default")
+    # A pod is refused until the controller-manager has made it, which may have missed the API server just now.
+    eventually(lambda: not cluster.kubectl(*account, check=False).returncode, READY_SECONDS)
     try:
         yield Namespace(cluster, name)
     finally:

@@ -11,19 +11,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
-from image_world import NAME, made
+from daemonset_world import AGENTS, HOME, agents, await_agents, deploy, look_around
+from image_world import made
 from kube_world import Namespace, client_seen, curl, namespace, running_cluster, server
 from lab_world import eventually
 
-from ovsnet.cli.manifest import rendered
 from ovsnet.lab.kubernetes import plan
 from ovsnet.lab.kubernetes.cluster import Cluster
 from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
 
 pytestmark = pytest.mark.slow
-HOME = "ovsnet"
-AGENTS = "app.kubernetes.io/name=ovsnet-agent"
 SWITCHES = "app.kubernetes.io/name=openvswitch"
 NODES = ("node-a", "node-b")
 OF_THE_PLUGIN = ("/opt/cni/bin/ovsnet", "/etc/cni/net.d/10-ovsnet.conflist")
@@ -38,29 +35,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running_cluster(nodes=len(NODES)) as cluster:
         for name in NODES:
             node = cluster.node(name)
-            node.run(["ctr", "-n", "k8s.io", "image", "import", str(archive)], check=True, timeout=120)
+            node.ctr("image", "import", str(archive))
             node.kill(AGENT)
             for path in OF_THE_PLUGIN:
                 node.private(path).unlink()
         yield cluster
 
 
-def deploy(cluster: Cluster, folder: Path, *more: str) -> None:
-    """With what the lab's own agents have in common."""
-    settings = yaml.safe_load(cluster.node("node-a").private("/etc/ovsnet/agent.yaml").read_text())
-    shared = {key: settings[key] for key in ("datapath", "encapsulation", "tunnels", "bridge")}
-    path = folder / "shared.yaml"
-    path.write_text(yaml.safe_dump(shared))
-    image = cluster.node("node-a").run(["ctr", "-n", "k8s.io", "image", "ls", "-q"], check=True).stdout
-    (name,) = (each for each in image.split() if each.rpartition(":")[0] == NAME.rpartition(":")[0])
-    choices = (f"image={name}", "imagePullPolicy=Never", f"apiServer={plan.api_url(cluster.control.spec)}")
-    text = rendered((*choices, *more), path)
-    cluster.kubectl("apply", "--server-side", "--validate=strict", "--filename=-", input=text)
-
-
 @pytest.fixture(scope="module")
 def deployed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> None:
-    deploy(cluster, tmp_path_factory.mktemp("config"), "openvswitch=node")
+    deploy(cluster, tmp_path_factory.mktemp("config"), server_of(cluster), "openvswitch=node")
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +53,8 @@ def world(cluster: Cluster, deployed: None) -> Iterator[Namespace]:
         yield made
 
 
-def agents(cluster: Cluster) -> list[str]:
-    """Pods."""
-    found = cluster.kubectl(
-        "-n", HOME, "get", "pods", "-o", "name", "-l", "app.kubernetes.io/name=ovsnet-agent"
-    )
-    return str(found.stdout).split()
+def server_of(cluster: Cluster) -> str:
+    return plan.api_url(cluster.control.spec)
 
 
 def answers(node: Node) -> bool:
@@ -84,20 +64,8 @@ def answers(node: Node) -> bool:
 
 
 def test_agents_become_ready(cluster: Cluster, deployed: None) -> None:
-    done = cluster.kubectl(
-        "-n", HOME, "rollout", "status", "daemonset/ovsnet-agent", "--timeout=60s", check=False
-    )
-    told = "" if not done.returncode else trouble(cluster)
-    assert done.returncode == 0, told
+    await_agents(cluster)
     assert len(agents(cluster)) == len(NODES)
-
-
-def trouble(cluster: Cluster) -> str:
-    words = [
-        ("describe", "pods"),
-        ("logs", "--all-containers", "--tail=50", "-l", AGENTS),
-    ]
-    return "\n".join(cluster.kubectl("-n", HOME, *each, check=False).stdout[-6000:] for each in words)
 
 
 def test_pods_reach_one_another(cluster: Cluster, world: Namespace) -> None:
@@ -123,19 +91,14 @@ def test_an_upgrade_keeps_pods_connected(cluster: Cluster, world: Namespace) -> 
 
 
 def test_people_can_look_around(cluster: Cluster, deployed: None) -> None:
-    for pod in agents(cluster):
-        for command in ("show", "audit"):
-            done = cluster.kubectl(
-                "-n", HOME, "exec", pod, "-c", "agent", "--", "ovsnet", command, check=False
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
+    look_around(cluster)
 
 
 def test_open_vswitch_of_the_image_waits_for_the_nodes_to_be_gone_and_takes_over(
     cluster: Cluster, world: Namespace, tmp_path: Path
 ) -> None:
     """On the node's database; kubelets start it again and again, without the API server too."""
-    deploy(cluster, tmp_path, "stateDir=/etc/openvswitch")
+    deploy(cluster, tmp_path, server_of(cluster), "stateDir=/etc/openvswitch")
     refused = "Open vSwitch runs on this node already"
     said = ("-n", HOME, "logs", "-l", SWITCHES, "-c", "ovsdb-server")
     eventually(lambda: cluster.kubectl(*said, check=False).stdout.count(refused) == len(NODES), 60)

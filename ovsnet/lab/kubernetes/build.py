@@ -23,15 +23,14 @@ from ovsnet.lab.spec import LabError
 
 SOURCES = Path(__file__).with_name("go")
 KUBERNETES = "v1.34.1"
-PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl")
+PROGRAMS = (*images.CONTROL_PLANE, "kubelet", "kubectl", "kubeadm")
 OLDEST_GO = (1, 24)
 GO_FOLDERS = "/usr/local/go/bin"
 """Where Go's own archive puts it, which few have in PATH."""
-_MULTICALL = "cluster"
 _VERSION_VARIABLES = ("k8s.io/component-base/version.gitVersion", "k8s.io/client-go/pkg/version.gitVersion")
 _STEPS = (
     # what it is called, the folder of its module below `go`, the package
-    (_MULTICALL, ".", "./cluster"),
+    (images.MULTICALL, ".", "./cluster"),
     ("agnhost", ".", "k8s.io/kubernetes/test/images/agnhost"),
     ("pause", ".", "./pause"),
     ("coredns", "coredns", "."),
@@ -134,7 +133,7 @@ def _build(folder: Path, go: str, say: Say) -> None:
         for target, module, package in _STEPS:
             _compile(go, SOURCES / module, package, result.bin / target, log, say)
         for program in PROGRAMS:
-            (result.bin / program).symlink_to(_MULTICALL)
+            (result.bin / program).symlink_to(images.MULTICALL)
         say("making container images")
         images.write(result.bin, result.images)
         done.rename(folder)

@@ -6,6 +6,7 @@ Pure but for the manifests beside this module, which are read. Called by `node` 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import yaml
@@ -24,6 +25,23 @@ KERNEL_SETTINGS = {
 }
 """What a kubelet sets at its start (pkg/kubelet/cm/container_manager_linux.go). These are the machine's, not a
 node's: on nodes files with these values are mounted over them, and the kubelet finds nothing to set."""
+
+KUBELET_HERE: dict[str, Any] = {
+    "cgroupDriver": "cgroupfs",
+    "failCgroupV1": False,
+    "failSwapOn": False,
+    # Where it is of itself is no folder of the node's own.
+    "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+    # An image that is collected could not be pulled again, and the machine's disk is not the lab's to judge.
+    "imageGCHighThresholdPercent": 100,
+    "evictionHard": {
+        "memory.available": "50Mi",
+        "nodefs.available": "1%",
+        "nodefs.inodesFree": "1%",
+        "imagefs.available": "1%",
+    },
+}
+"""What any kubelet needs whose node is a place on this machine, in its KubeletConfiguration."""
 
 
 def containerd() -> str:
@@ -64,22 +82,12 @@ def kubelet(spec: LabSpec) -> str:
         "tlsCertFile": f"{plan.FILES}/kubelet.crt",
         "tlsPrivateKeyFile": f"{plan.FILES}/kubelet.key",
         "containerRuntimeEndpoint": f"unix://{plan.CONTAINERD_SOCKET}",
-        "cgroupDriver": "cgroupfs",
-        "failCgroupV1": False,
-        "failSwapOn": False,
         "clusterDNS": plan.dns_addresses(spec),
         "clusterDomain": plan.DOMAIN,
         # No name server of the machine's can be reached.
         "resolvConf": "",
         "nodeStatusUpdateFrequency": "5s",
-        # An image that is collected could not be pulled again, and the machine's disk is not the lab's to judge.
-        "imageGCHighThresholdPercent": 100,
-        "evictionHard": {
-            "memory.available": "50Mi",
-            "nodefs.available": "1%",
-            "nodefs.inodesFree": "1%",
-            "imagefs.available": "1%",
-        },
+        **KUBELET_HERE,
     }
     return str(yaml.safe_dump(document, sort_keys=False))
 

@@ -2,7 +2,7 @@
 
 Made of what `build` has built and, for people and tests who look around in a pod, of Debian's own programs with the
 libraries that they load. The format is Docker's (image-spec v1.2: manifest.json, a configuration and layers), which
-every version of containerd takes. Called by `build`.
+every version of containerd takes. Called by `build`, and by tests whose control plane is pods.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ import platform
 import re
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ovsnet.lab.kubernetes import tools
 
 PAUSE, AGNHOST, COREDNS = "localhost/pause:lab", "localhost/agnhost:lab", "localhost/coredns:lab"
+KUBERNETES = "localhost/kubernetes:lab"
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+"""The programs in it."""
+MULTICALL = "cluster"
+"""The program that each of those is a link to."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _ACCOUNTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
@@ -66,16 +72,33 @@ class Layer:
         return target.getvalue()
 
 
+Image = tuple[Layer, list[str], list[str]]
+"""With entrypoint and command."""
+
+
 def write(programs: Path, target: Path) -> None:
-    """Write the archive of all images. programs: the folder with pause, agnhost and coredns."""
+    """Write the archive of what every node has. programs: the folder with pause, agnhost and coredns."""
     alone = {name: _alone(programs / name) for name in ("pause", "coredns")}
     agnhost = _userland()
     agnhost.add("agnhost", (programs / "agnhost").read_bytes(), 0o755)
-    images = {
+    images: dict[str, Image] = {
         PAUSE: (alone["pause"], ["/pause"], []),
         COREDNS: (alone["coredns"], ["/coredns"], []),
         AGNHOST: (agnhost, ["/agnhost"], ["pause"]),
     }
+    _write(images, target)
+
+
+def write_control_plane(programs: Path, target: Path) -> None:
+    """Write the archive of KUBERNETES, for a control plane of pods. programs: the folder with MULTICALL."""
+    layer = Layer()
+    layer.add(f"usr/local/bin/{MULTICALL}", (programs / MULTICALL).read_bytes(), 0o755)
+    for name in CONTROL_PLANE:
+        layer.add(f"usr/local/bin/{name}", MULTICALL.encode(), 0o777, kind=tarfile.SYMTYPE)
+    _write({KUBERNETES: (layer, [], [])}, target)
+
+
+def _write(images: Mapping[str, Image], target: Path) -> None:
     manifest: list[dict[str, Any]] = []
     archive = Layer()
     for tag, (layer, entrypoint, command) in images.items():

@@ -23,12 +23,15 @@ CONTAINERD, KUBELET = "containerd", "kubelet"
 ON_DISK = ("/var/lib/containerd", "/var/lib/kubelet")
 """Hundreds of megabytes: not below /run, which may be memory."""
 IMPORT_SECONDS = 120.0
+KUBELET_STARTS = 2
+"""Nobody else starts it again, and 1.34.1 may end right at its start: it reads a map of the node's resources while it
+fills it, "fatal error: concurrent map iteration and map write"."""
 
 
 class KubernetesNode(Node):
     """One node; its name in Kubernetes is that in the lab."""
 
-    folders = (*PRIVATE, "/var/lib/kubelet")
+    folders: tuple[str, ...] = (*PRIVATE, "/var/lib/kubelet")
 
     def up(self, underlay: Underlay, changed: Callable[[str], None]) -> None:
         """Start or repair everything; the node is about to be Ready when this returns."""
@@ -72,27 +75,29 @@ class KubernetesNode(Node):
         super().write_files()
         own = self.path / "kubernetes"
         own.mkdir(mode=0o700, exist_ok=True)
-        pki = Pki(self.lab.path / "pki")
-        url = plan.api_url(self.spec)
-        names = [f"DNS:{self.name}", *(f"IP:{each}" for each in plan.node_addresses(self.spec, self.node))]
-        subject = f"/O=system:nodes/CN=system:node:{self.name}"
-        pki.certificate(f"kubelet-{self.name}", subject, names)
-        texts: dict[str, bytes | str] = {
-            "ca.crt": pki.read("ca.crt"),
-            "kubelet.crt": pki.read(f"kubelet-{self.name}.crt"),
-            "kubelet.key": pki.read(f"kubelet-{self.name}.key"),
-            "kubelet.kubeconfig": pki.kubeconfig(f"kubelet-{self.name}", subject, url),
-            "kubelet.yaml": files.kubelet(self.spec),
-            "containerd.toml": files.containerd(),
-            "agent.kubeconfig": pki.read(f"{plan.AGENT_USER}.kubeconfig"),
-            "admin.kubeconfig": pki.read("admin.kubeconfig"),
-        }
-        for name, text in texts.items():
+        for name, text in {"containerd.toml": files.containerd(), **self.kubernetes_files()}.items():
             write_atomically(own / name, text, 0o600)
         kubectl = files.kubectl(programs(self.lab) / "kubectl")
         write_atomically(self.path / "bin" / "kubectl", kubectl, 0o755)
         for name, value in files.KERNEL_SETTINGS.items():
             write_atomically(self.kernel_setting(name), f"{value}\n")
+
+    def kubernetes_files(self) -> dict[str, bytes | str]:
+        """What the kubelet, the agent and people read, by name in plan.FILES."""
+        pki = Pki(self.lab.path / "pki")
+        url = plan.api_url(self.spec)
+        names = [f"DNS:{self.name}", *(f"IP:{each}" for each in plan.node_addresses(self.spec, self.node))]
+        subject = f"/O=system:nodes/CN=system:node:{self.name}"
+        pki.certificate(f"kubelet-{self.name}", subject, names)
+        return {
+            "ca.crt": pki.read("ca.crt"),
+            "kubelet.crt": pki.read(f"kubelet-{self.name}.crt"),
+            "kubelet.key": pki.read(f"kubelet-{self.name}.key"),
+            "kubelet.kubeconfig": pki.kubeconfig(f"kubelet-{self.name}", subject, url),
+            "kubelet.yaml": files.kubelet(self.spec),
+            "agent.kubeconfig": pki.read(f"{plan.AGENT_USER}.kubeconfig"),
+            "admin.kubeconfig": pki.read("admin.kubeconfig"),
+        }
 
     def write_agent_files(self) -> None:
         write_atomically(self.private("/etc/ovsnet/agent.yaml"), self.agent_config())
@@ -137,8 +142,14 @@ class KubernetesNode(Node):
     def start_kubelet(self) -> None:
         """Start the kubelet and wait until the API server knows the node with its ranges."""
         program, *arguments = plan.kubelet(self.spec, self.node)
-        self.launch(KUBELET, [str(programs(self.lab) / program), *arguments], env=environment())
-        registered = wait_for(lambda: bool(self.pod_ranges()) or not self.daemon(KUBELET), START_SECONDS, 0.3)
+        registered = False
+        for _attempt in range(KUBELET_STARTS):
+            self.launch(KUBELET, [str(programs(self.lab) / program), *arguments], env=environment())
+            registered = wait_for(
+                lambda: bool(self.pod_ranges()) or not self.daemon(KUBELET), START_SECONDS, 0.3
+            )
+            if self.daemon(KUBELET):
+                break
         if not registered or not self.daemon(KUBELET):
             raise LabError(
                 f"the kubelet of {self.name} does not register its node: {self.last_words(KUBELET)}",

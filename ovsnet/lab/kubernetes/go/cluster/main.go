@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	etcd "go.etcd.io/etcd/server/v3/etcdmain"
 
 	_ "k8s.io/component-base/logs/json/register"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
@@ -21,6 +22,8 @@ import (
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubeadm "k8s.io/kubernetes/cmd/kubeadm/app"
+	kubeadmerrors "k8s.io/kubernetes/cmd/kubeadm/app/util/errors"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
@@ -28,10 +31,13 @@ func main() {
 	name := filepath.Base(os.Args[0])
 	switch name {
 	case "etcd":
-		os.Exit(runEtcd(os.Args[1:]))
+		// As kubeadm it says itself what is wrong, and ends the process.
+		etcd.Main(os.Args)
 	case "kubectl":
 		// Unlike the others it prints its errors itself, and chooses its exit code by them.
 		kubectlerrors.CheckErr(cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()))
+	case "kubeadm":
+		kubeadmerrors.HandleError(kubeadm.Run())
 	default:
 		command := daemon(name)
 		if command == nil {

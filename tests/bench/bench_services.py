@@ -138,7 +138,7 @@ def told(node: Node, table: int) -> Iterator[IO[str]]:
     """What vswitchd tells of changes in a table: asking again and again would cost it more than the change."""
     watch = f"watch:!initial,table={table}"
     command = node.command(["ovs-ofctl", "-O", "OpenFlow10", "monitor", "br-int", watch])
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         time.sleep(1.0)
         try:

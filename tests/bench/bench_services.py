@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import re
 import subprocess
 import sys
 import time
@@ -32,6 +34,8 @@ from ovsnet.lab.state import write_atomically
 
 MANY, FEW = Size(10_000, 100_000), Size(10, 100)
 ROUNDS, CHANGES, CONNECTIONS = 3, 15, 25
+METRICS = 9476
+"""The port of the agent's own figures."""
 BUSY = 100
 """Changes, ten in each second."""
 _PATIENCE = 120.0
@@ -40,6 +44,10 @@ SERVER = """
 import socket, sys
 with socket.create_server(("", int(sys.argv[1])), backlog=100) as server:
     while True: server.accept()[0].close()
+"""
+FETCH = """
+import sys, urllib.request
+print(urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/metrics", timeout=10).read().decode())
 """
 CLIENT = """
 import socket, sys, time
@@ -53,7 +61,8 @@ for line in sys.stdin:
 
 
 def run(say: Callable[[str], None], many: Size) -> Iterator[Figure]:
-    with running(nodes=1, pods=2, families="46" if len(many.families) > 1 else "4") as lab:
+    options = {"agent": {"metrics": {"port": METRICS}}, "families": "dual" if len(many.families) > 1 else "4"}
+    with running(nodes=1, pods=2, **options) as lab:
         node = lab.nodes[0]
         serve(lab)
         say(f"{FEW}, {recorded.NODES} nodes")
@@ -73,8 +82,13 @@ def run(say: Callable[[str], None], many: Size) -> Iterator[Figure]:
             f"among {FEW.services}", limit=1.5,
         )  # fmt: skip
         say("ten changes a second")
+        before = histogram(node)
         share = [busy(lab, node, many) for _ in range(ROUNDS)]
         yield figure(f"agent's processor time with 10 changes a second: {many}", "%", share, limit=5)
+        within = quickness(before, histogram(node))
+        yield figure(
+            f"of these changes, in within 50 ms of when the agent heard of them: {many}", "%", [within]
+        )
         yield figure(f"agent's resident memory: {many}", "MB", [memory(node)], limit=400)
         say("restarts")
         warm = [restarted(node) for _ in range(ROUNDS)]
@@ -223,6 +237,21 @@ def busy(lab: Lab, node: Node, size: Size) -> float:
         time.sleep(max(0.0, begun + (round_ + 1) / 10 - time.monotonic()))
     used = (ticks() - before) / 100
     return 100 * used / (time.monotonic() - begun)
+
+
+def histogram(node: Node) -> dict[float, float]:
+    """EndpointSlices' changes that were in within so many seconds, since the agent's start; its own figures."""
+    page = node.run([sys.executable, "-I", "-S", "-c", FETCH, str(METRICS)], check=True).stdout
+    line = re.compile(r'ovsnet_program_seconds_bucket\{kind="EndpointSlice",le="(\S+)"\} (\S+)')
+    return {float(limit): float(count) for limit, count in line.findall(page)}
+
+
+def quickness(before: dict[float, float], after: dict[float, float]) -> float:
+    """Per cent within 50 ms; prints all of it."""
+    grown = {limit: count - before[limit] for limit, count in after.items()}
+    whole = grown[math.inf]
+    print(*(f"{100 * count / whole:.0f} % within {limit:g} s" for limit, count in grown.items()), sep=", ")
+    return 100 * grown[0.05] / whole
 
 
 def main() -> None:

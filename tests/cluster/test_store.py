@@ -186,9 +186,25 @@ async def test_six_hundred_services_take_two_pages(cluster: Cluster, kubeconfig:
         await asyncio.gather(*(cluster.create(SERVICES, each) for each in some))
     await cluster.until(lambda: sum(name in key for key in cluster.now.services) == 600, 30)
     assert cluster.store.requests == requests
+    await what_changes_is_all_that_is_sent(cluster, f"{name}-7")
     other = KubernetesStore(Source(str(kubeconfig)))
     assert sum(name in key for key in (await other.look()).services) == 600
     assert other.requests["list"] >= 4
+
+
+async def what_changes_is_all_that_is_sent(cluster: Cluster, name: str, changes: int = 20) -> None:
+    """Of all that there is: no request, and the bytes of the object for each change of it."""
+    requests, received = dict(cluster.store.requests), cluster.store.received
+    for number in range(changes):
+        port = 1000 + number
+        await cluster.patch(f"{SERVICES}/{name}", {"spec": {"ports": [{"name": "http", "port": port}]}})
+        await cluster.until(lambda: cluster.now.services[f"default/{name}"].ports[0].port == port)  # noqa: B023
+    size = len(json.dumps(await cluster.get(f"{SERVICES}/{name}")))
+    each = (cluster.store.received - received) / changes
+    print(f"{each:.0f} bytes for each change of an object of {size}")
+    assert cluster.store.requests == requests
+    # Kubelets change their Nodes now and then, of 10 kB each.
+    assert each < 1.5 * size + 30_000 / changes
 
 
 async def test_a_service_account_may_do_what_the_documents_say_and_no_more(

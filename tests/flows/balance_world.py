@@ -11,7 +11,7 @@ from flow_world import A1, NODE, lines_of, make_bridge
 from ovs.unixctl.client import UnixctlClient
 from ovs_sandbox import Sandbox
 
-from ovsnet import flowplan, resources
+from ovsnet import flowplan, pipeline, resources
 from ovsnet.endpoints import Here
 from ovsnet.render import Lines, Renderer
 from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
@@ -77,11 +77,12 @@ class Balance:
         return flowplan.group_differences(installed, wanted)
 
     def choose(self, dp_hash: int, port: int = 40000) -> int:
-        """The endpoint that a new connection of the node gets."""
+        """The endpoint that a new connection of a pod gets."""
         target = f"tcp,nw_dst={VIPS[0]}" if self.family == 0 else f"tcp6,ipv6_dst={VIPS[1]}"
         field = "nw_src" if self.family == 0 else "ipv6_src"
-        source = NODE.gateways[self.family]
-        packet = f"in_port={NODE.ofport},dl_src={NODE.mac},{target},{field}={source},nw_ttl=64"
+        source = A1.ips[self.family]
+        ends = f"dl_src={A1.mac},dl_dst={pipeline.ROUTER.mac}"
+        packet = f"in_port={A1.ofport},{ends},{target},{field}={source},nw_ttl=64"
         error, words, text = self._control.transact(
             "ofproto/trace",
             [

@@ -43,7 +43,7 @@ class Case(Frozen):
     answers: tuple[tuple[str, Pair], ...]
     dport: int = 80
     seen: Pair | None = None
-    """As whom the endpoint sees the client; None: as it is."""
+    """As whom the endpoint sees the client, by another port; None: as it is."""
     seen_at_home: Pair | None = None
     """The same for endpoints in the node's own network."""
     protocol: int = TCP
@@ -62,7 +62,14 @@ CASES: Sequence[Case] = (
     ),
     Case(shows="pod to remote endpoint", port="a2", client=POD_2, target=vip(14), answers=(B1,)),
     Case(shows="pod to local endpoint", port="a2", client=POD_2, target=vip(11), answers=(HERE,)),
-    Case(shows="node to ClusterIP", port="gateway", client=GATEWAY, target=vip(1), answers=(HERE, B1, B2)),
+    Case(
+        shows="node to ClusterIP",
+        port="gateway",
+        client=GATEWAY,
+        target=vip(1),
+        answers=(HERE, B1, B2),
+        seen=GATEWAY,
+    ),
     Case(
         shows="node by its own address to ClusterIP",
         port="gateway",
@@ -89,7 +96,14 @@ CASES: Sequence[Case] = (
         seen=BACK,
     ),
     Case(shows="pod to its node", port="a1", client=POD_1, target=vip(8), answers=(HOME,)),
-    Case(shows="node to a peer node", port="gateway", client=GATEWAY, target=vip(9), answers=(AWAY,)),
+    Case(
+        shows="node to a peer node",
+        port="gateway",
+        client=GATEWAY,
+        target=vip(9),
+        answers=(AWAY,),
+        seen=GATEWAY,
+    ),
     Case(shows="pod to a peer node", port="a1", client=POD_1, target=vip(9), answers=(AWAY,)),
     Case(
         shows="node to outside", port="gateway", client=GATEWAY, target=vip(10), answers=(ABROAD,), seen=BACK
@@ -148,6 +162,7 @@ CASES: Sequence[Case] = (
         target=LOCAL_NODE_PORT,
         answers=(HERE, B1),
         dport=30013,
+        seen=GATEWAY,
     ),
     Case(
         shows="node port of a Service for the node's own network",
@@ -193,6 +208,7 @@ CASES: Sequence[Case] = (
         client=GATEWAY,
         target=EXTERNAL,
         answers=(HERE, B1),
+        seen=GATEWAY,
     ),
     Case(
         shows="load balancer from an admitted source",
@@ -301,6 +317,9 @@ def talk(wire: Wire, case: Case, family: int, sport: int) -> tuple[str, str]:
     assert there.packet.src == (case.seen or case.client)[family]
     if case.seen is None:
         assert there.packet.sport == sport
+    elif case.seen == GATEWAY:
+        # The kernel gives its own connections, direct ones to endpoints among them, none of these ports.
+        assert there.packet.sport in range(1024, 32768)
     server = there.packet
     steps = ((SYN_ACK, ACK), (PUSH, PUSH), (PUSH, PUSH)) if case.protocol == TCP else ((0, 0), (0, 0))
     for answered, asked in steps:
@@ -324,6 +343,19 @@ def test_a_connection_goes_there_and_back(wire: Wire, case: Case, family: int) -
         assert met == {(port, endpoint[family]) for port, endpoint in case.answers}
     else:
         assert len(met) == 1
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+def test_the_node_calls_an_endpoint_directly_and_through_its_service_from_one_port(
+    wire: Wire, family: int
+) -> None:
+    """As kubelet's probes and clients on the node do, which know nothing of each other."""
+    wire.forget()
+    cases = {case.shows: case for case in CASES}
+    direct = cases["node directly to an endpoint"]
+    service = Case(shows="", port="gateway", client=GATEWAY, target=vip(11), answers=(HERE,), seen=GATEWAY)
+    for case in (direct, service, direct, service):
+        talk(wire, case, family, 40000)
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])

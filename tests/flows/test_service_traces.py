@@ -108,7 +108,7 @@ ROWS = (
     Row(
         shows="node to itself",
         packet=packet(NODE, "10.244.1.1", vip(8)[0]),
-        states=(NEW, DNAT, "trk,new,snat"),
+        states=("trk,new,snat", NEW, DNAT, "trk,new,snat"),
         to=NODE,
         datapath="nat(src=169.254.77.2)",
     ),

@@ -118,15 +118,18 @@ class Serving:
         """
         if self._kept:
             return
+        left = self._services.departures.left
         if not self._looked:
             # Endpoints may have gone while no agent ran.
             found = await conntrack.connections(self._remote, datapath)
-            self._services.left |= dead(found, self._services.ways)
+            left |= dead(found, self._services.ways)
             self._looked = True
-        for way in list(itertools.islice(self._services.left, _AT_ONCE)):
+        ways = list(itertools.islice(left, _AT_ONCE))
+        for way in ways:
             await self._openflow.forget(SERVICE_ZONE, *conntrack.tuples(way))
-            self._services.left.discard(way)
-        if self._services.left:
+            self._services.forgot(way)
+        if ways:
+            # For others, and for the flows of answers, which nobody waits for any more.
             self._wake()
 
     def with_kept(self, rendered: Rendered) -> Rendered:

@@ -59,6 +59,9 @@ class Services:
     def __init__(self) -> None:
         self.reach = Reach()
         self.departures = Departures()
+        self.narrowed = True
+        """Since somebody reset this, a group chooses by less of the datapath's hash than before, or is gone; or nobody
+        knows yet what was before."""
         self._forgotten = False
         """Conntrack has forgotten some of those since `update` looked last."""
         self._lingering: set[str] = set()
@@ -157,6 +160,7 @@ class Services:
         before = self._objects.get(key)
         if service is None:
             self.departures.note(key, before, None, ())
+            self.narrowed |= _narrowed(before, None)
             if self._objects.pop(key, None) is not None:
                 self._news[key] = None
                 self._moved = True
@@ -165,6 +169,7 @@ class Services:
         made = Maker(service, list(self._of.get(key, {}).values()), self._here, self._numbers).make()
         self.departures.note(key, before, made, _serving(self._of.get(key, {}).values()))
         if made != before:
+            self.narrowed |= _narrowed(before, made)
             self._objects[key] = self._news[key] = made
             self._moved |= before is None or before.frontends != made.frontends
 
@@ -201,6 +206,11 @@ class Services:
         for port in piece.ports:
             for endpoint in piece.endpoints:
                 yield endpoint.address, port.protocol, port.port
+
+
+def _narrowed(before: ServiceObject | None, after: ServiceObject | None) -> bool:
+    slots = {group.number: group.slots for group in after.groups} if after is not None else {}
+    return before is not None and any(group.slots > slots.get(group.number, 0) for group in before.groups)
 
 
 def _serving(slices: Iterable[EndpointSlice]) -> set[tuple[IPAddress, int]]:

@@ -25,7 +25,7 @@ from ovsnet.render import Lines, Rendered, Renderer
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import Reach, Services, reach_of
 from ovsnet.store import Snapshot
-from ovsnet.switch import conntrack
+from ovsnet.switch import conntrack, control
 from ovsnet.switch.openflow import OpenFlow
 
 log = logging.getLogger("ovsnet.services")
@@ -111,13 +111,19 @@ class Serving:
         self._checks.close()
 
     async def forget(self, datapath: str) -> None:
-        """Has conntrack forget UDP connections to endpoints that are gone; of many some each time. Called when no flow
-        leads there any more. datapath: the bridge's datapath_type.
+        """Ends what remembers endpoints that are gone: in user space entries of the datapath, and UDP connections in
+        conntrack, of many some each time. Called when no flow leads there any more. datapath: the bridge's
+        datapath_type.
 
         Raises SwitchUnavailable, or OvsnetError with vswitchd's words.
         """
         if self._kept:
             return
+        if self._services.narrowed and datapath == "netdev":
+            # Entries for fewer slots of a group overlap with those for more that are there still. Of two such entries
+            # Open vSwitch 3.1.0 alters one, and the other sends new connections to an endpoint that left.
+            await control.renew_entries(self._remote)
+        self._services.narrowed = False
         left = self._services.departures.left
         if not self._looked:
             # Endpoints may have gone while no agent ran.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -139,6 +140,7 @@ def test_a_datagrams_sender_is_given_another_endpoint_when_its_own_is_gone(clust
     )
 
 
+@pytest.mark.kernel
 def test_who_keeps_sending_datagrams_is_answered_by_an_endpoint_that_left_or_by_another(
     cluster: Cluster,
 ) -> None:
@@ -154,6 +156,24 @@ def test_who_keeps_sending_datagrams_is_answered_by_an_endpoint_that_left_or_by_
         done = client.stop()
     assert done["names"] == dict.fromkeys(hosts, "b2")
     assert max(done["lost"].values()) <= 2, done["lost"]
+
+
+def test_in_user_space_no_entry_is_left_that_tells_more_slots_apart_than_its_group(cluster: Cluster) -> None:
+    """They would overlap: tests/flows/test_overlapping_entries.py has what becomes of that."""
+    node = cluster.lab.node("node-a")
+    if node.datapath != "netdev":
+        return  # Nothing of it in the kernel: entries are altered by their whole key.
+    for endpoints, mask in ((("a1", "b1", "b2"), "0x3f"), (("a1", "b1"), "0x1f"), (("b1",), "0xf")):
+        put(cluster, *endpoints)
+        eventually(lambda: masks(node) <= {mask})  # noqa: B023
+        assert cluster.names("a2", vip(NUMBER, 4), count=80) == set(endpoints)
+        assert masks(node) == {mask}
+
+
+def masks(node: Node) -> set[str]:
+    """How much of the datapath's hash its entries look at that give new connections an endpoint."""
+    entries = Cni(node).tool("ovs-appctl", "dpctl/dump-flows", "-m", "netdev@ovs-netdev")
+    return set(re.findall(r"dp_hash\(0x\w+/(0x[1-9a-f]\w*)\).*nat\(dst=10\.", entries))
 
 
 def remembered(node: Node, endpoint: str) -> list[Any]:

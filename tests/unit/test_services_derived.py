@@ -222,6 +222,24 @@ def test_answers_of_an_endpoint_that_went_are_translated_until_conntrack_has_for
     assert has(of(1, endpoint(2)), known=False) == {}
 
 
+def test_it_tells_when_a_group_chooses_by_less_of_the_hash_than_before() -> None:
+    services = Services()
+    assert services.narrowed, "perhaps: an agent may have run before"
+    services.narrowed = False
+    web = service(0)
+
+    def narrowed(count: int, known: bool = True) -> bool:
+        one = piece(0, 0, tuple(endpoint(number) for number in range(count)))
+        services.update({web.key: web} if known else {}, {one.key: one}, HERE)
+        found, services.narrowed = services.narrowed, False
+        return found
+
+    assert [narrowed(count) for count in (1, 2, 3, 4, 3, 2, 1, 0)] == [False] * 5 + [True] * 3
+    assert not narrowed(4)
+    assert narrowed(4, known=False)
+    assert not narrowed(0)
+
+
 def forget(services: Services) -> set[str]:
     """What conntrack is to forget, as if it had; the endpoints."""
     ways = set(services.departures.left)

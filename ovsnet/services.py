@@ -62,8 +62,8 @@ class Services:
         self.narrowed = True
         """Since somebody reset this, a group chooses by less of the datapath's hash than before, or is gone; or nobody
         knows yet what was before."""
-        self._forgotten = False
-        """Conntrack has forgotten some of those since `update` looked last."""
+        self.stale = False
+        """Conntrack has forgotten some of those that slices show: `update` has something to do."""
         self._lingering: set[str] = set()
         """Slices that show endpoints which they have no more, because conntrack has not forgotten them yet."""
         self._news: dict[str, ServiceObject | None] = {}
@@ -86,7 +86,7 @@ class Services:
     ) -> None:
         """Derives anew what changed."""
         same = services is self._services and slices is self._slices and here == self._here
-        if same and not self._forgotten:
+        if same and not self.stale:
             return
         dirty = set(_changed(self._services, services))
         touched = set(_changed(self._slices, slices))
@@ -118,7 +118,7 @@ class Services:
     def forgot(self, way: Way) -> None:
         """Conntrack sends nothing there any more; to be shown by the next `update`."""
         self.departures.left.discard(way)
-        self._forgotten = bool(self._lingering)
+        self.stale = bool(self._lingering)
 
     @property
     def ways(self) -> Iterator[Way]:
@@ -178,7 +178,7 @@ class Services:
         conntrack may still send them datagrams. Their answers are translated as long."""
         touched: set[str] = set()
         going = self.departures.endpoints
-        keys, self._lingering, self._forgotten = keys | self._lingering, set(), False
+        keys, self._lingering, self.stale = keys | self._lingering, set(), False
         for key in keys:
             there = list(self._members(self._slices.get(key)))
             late = [

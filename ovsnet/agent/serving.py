@@ -33,6 +33,8 @@ log = logging.getLogger("ovsnet.services")
 _FRONTEND = re.compile(r"(tcp|udp|sctp)6?,(?:\S*,)?(?:nw|ipv6)_dst=([0-9a-f.:]+),(?:\S*,)?tp_dst=(\d+)")
 _AT_ONCE = 40
 """Ways that conntrack forgets in one go, of some 5 ms each: what else has changed meanwhile need not wait for all."""
+_FEW = 8
+"""Ways of which each is forgotten whether anybody took it or not; of more, conntrack is asked first which it knows."""
 _KINDS = ("service", "endpointslice")
 
 
@@ -125,16 +127,19 @@ class Serving:
             await control.renew_entries(self._remote)
         self._services.narrowed = False
         left = self._services.departures.left
-        if not self._looked:
-            # Endpoints may have gone while no agent ran.
+        if not self._looked or len(left) > _FEW:
             found = await conntrack.connections(self._remote, datapath)
-            left |= dead(found, self._services.ways)
-            self._looked = True
+            if not self._looked:
+                # Endpoints may have gone while no agent ran.
+                left |= dead(found, self._services.ways)
+                self._looked = True
+            for way in left - {each.way for each in found}:
+                self._services.forgot(way)
         ways = list(itertools.islice(left, _AT_ONCE))
         for way in ways:
             await self._openflow.forget(SERVICE_ZONE, *conntrack.tuples(way))
             self._services.forgot(way)
-        if ways:
+        if left or self._services.stale:
             # For others, and for the flows of answers, which nobody waits for any more.
             self._wake()
 

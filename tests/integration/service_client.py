@@ -154,12 +154,12 @@ class Client:
                     names[sock.getpeername()[0]] = json.loads(data)["name"]
 
         print("ready", flush=True)
-        for number in itertools.count(200):
+        for number in itertools.cycle(range(200, 1300)):
             for sock, numbers in waiting.items():
                 sock.send(bytes(number))
                 numbers.add(number)
                 gather(self.options.get("gap", 0.02) / len(socks))
-            if ended(0) or number == 1300:
+            if ended(0):
                 break
         gather(self.options["seconds"])
         return {"names": names, "lost": {host: len(waiting[sock]) for host, sock in socks.items()}}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cni_world import Cni, launch_agent
-from lab_world import agent_log, dump, eventually, ovsnet_json
+from lab_world import SLOWER, agent_log, dump, eventually, ovsnet_json
 from services_world import FAMILIES, PORT, Cluster, Load, assert_clean, cluster_of, outer, vip
 
 from ovsnet import names
@@ -148,10 +148,12 @@ def test_who_keeps_sending_datagrams_is_answered_by_an_endpoint_that_left_or_by_
     what is on its way as it does may be lost: of datagrams 20 ms apart one, or two."""
     hosts = [vip(NUMBER, 4), *(f"203.0.113.{each}" for each in range(100, 124))]
     put(cluster, "b1", externalIPs=hosts[1:])
-    with cluster.going("stream", "a1", hosts[0], protocol="udp", hosts=hosts) as client:
+    with cluster.going("stream", "a1", hosts[0], protocol="udp", hosts=hosts, gap=0.02 * SLOWER) as client:
         time.sleep(0.2)
         put(cluster, "b2", externalIPs=hosts[1:])
-        eventually(lambda: not remembered(cluster.lab.node("node-a"), f"{cluster.address('b1', 4)}:{PORT}"))
+        eventually(
+            lambda: not remembered(cluster.lab.node("node-a"), f"{cluster.address('b1', 4)}:{PORT}"), 30
+        )
         time.sleep(0.2)
         done = client.stop()
     assert done["names"] == dict.fromkeys(hosts, "b2")

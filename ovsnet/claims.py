@@ -43,6 +43,10 @@ class Claims(Generic[Thing]):
             self._named[who] = wanted
         return touched
 
+    def named(self, who: str) -> tuple[Thing, ...]:
+        """What `who` names, whether it has it or not."""
+        return self._named.get(who, ())
+
     def held(self, who: str) -> tuple[Thing, ...]:
         """What `who` has, in the order in which it was named."""
-        return tuple(thing for thing in self._named.get(who, ()) if self._claimants[thing][0] == who)
+        return tuple(thing for thing in self.named(who) if self._claimants[thing][0] == who)

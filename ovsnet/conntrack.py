@@ -1,14 +1,14 @@
 """Connections that conntrack follows for Services: what Open vSwitch prints of them, and which lead nowhere any more.
 
 Pure. A UDP "connection" lives as long as packets come: a client that keeps sending would never leave an endpoint that
-is gone; those of TCP end by themselves. Called by the agent, and by `ovsnet conntrack`.
+is gone; those of TCP end by themselves. Called by `services`, the agent, and `ovsnet conntrack`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from ovsnet.frontends import ServiceObject
 from ovsnet.model import Frozen, IPAddress
@@ -89,3 +89,38 @@ def dead(connections: Iterable[Connection], alive: Iterable[Way]) -> set[Way]:
         and (each.way.address, each.way.port) != (each.way.endpoint, each.way.endpoint_port)
         and each.way not in known
     }
+
+
+class Departures:
+    """Ways of UDP to endpoints that are gone, until conntrack has forgotten them."""
+
+    def __init__(self) -> None:
+        self.left: set[Way] = set()
+        """Those that conntrack still sends datagrams, of whoever has sent some from the same port before."""
+        self._ending: dict[str, set[Way]] = {}
+        """Ways to endpoints that get no new connections and still answer those that they have, by Service."""
+
+    def note(
+        self,
+        key: str,
+        before: ServiceObject | None,
+        after: ServiceObject | None,
+        serving: Container[tuple[IPAddress, int]],
+    ) -> None:
+        """The Service of this key changed. serving: endpoints that answer, whether they get new connections or not."""
+        lost = self._ending.pop(key, set())
+        if before is not None:
+            lost.update(ways(before))
+        if after is not None:
+            there = set(ways(after))
+            lost -= there
+            self.left -= there
+            if ending := {way for way in lost if (way.endpoint, way.endpoint_port) in serving}:
+                self._ending[key] = ending
+                lost -= ending
+        self.left |= lost
+
+    @property
+    def endpoints(self) -> set[tuple[IPAddress, int]]:
+        """Where datagrams may still go that should not, and come from with an answer."""
+        return {(way.endpoint, way.endpoint_port) for way in self.left}

@@ -59,6 +59,15 @@ class Group(Frozen):
         first, *others = self.backends
         return (first, weight - 1), (first, 1), *((backend, weight) for backend in others)
 
+    @property
+    def slots(self) -> int:
+        """How many parts of the datapath's hash Open vSwitch tells apart, with an entry each; 0: of another hash."""
+        if self.sticky or self.nested:
+            return 0
+        weights = [weight for _, weight in self.shares or self.members]
+        needed = -(-sum(weights) // min(weights))
+        return max(SLOTS, 1 << (needed - 1).bit_length())
+
 
 class Frontend(Frozen):
     """An address and port where a Service is reached."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ovsnet import conntrack, pipeline
 from ovsnet.claims import Claims
-from ovsnet.conntrack import Way
+from ovsnet.conntrack import Departures, Way
 from ovsnet.endpoints import Here
 from ovsnet.frontends import Maker, ServiceObject
 from ovsnet.mappings import different
@@ -57,10 +57,14 @@ class Services:
 
     def __init__(self) -> None:
         self.reach = Reach()
-        self.left: set[Way] = set()
-        """Ways to endpoints that UDP took and that are gone since somebody emptied this."""
-        self._ending: dict[str, set[Way]] = {}
-        """Ways to endpoints that get no new connections and still answer those that they have, by Service."""
+        self.departures = Departures()
+        self.narrowed = True
+        """Since somebody reset this, a group chooses by less of the datapath's hash than before, or is gone; or nobody
+        knows yet what was before."""
+        self.stale = False
+        """Conntrack has forgotten some of those that slices show: `update` has something to do."""
+        self._lingering: set[str] = set()
+        """Slices that show endpoints which they have no more, because conntrack has not forgotten them yet."""
         self._news: dict[str, ServiceObject | None] = {}
         self._slice_news: dict[str, SliceObject | None] = {}
         """What is different since somebody asked; None: gone."""
@@ -80,7 +84,8 @@ class Services:
         self, services: Mapping[str, Service], slices: Mapping[str, EndpointSlice], here: Here
     ) -> None:
         """Derives anew what changed."""
-        if services is self._services and slices is self._slices and here == self._here:
+        same = services is self._services and slices is self._slices and here == self._here
+        if same and not self.stale:
             return
         dirty = set(different(self._services, services))
         touched = set(different(self._slices, slices))
@@ -108,6 +113,11 @@ class Services:
         news, self._news = self._news, {}
         slice_news, self._slice_news = self._slice_news, {}
         return news, slice_news
+
+    def forgot(self, way: Way) -> None:
+        """Conntrack sends nothing there any more; to be shown by the next `update`."""
+        self.departures.left.discard(way)
+        self.stale = bool(self._lingering)
 
     @property
     def ways(self) -> Iterator[Way]:
@@ -147,32 +157,37 @@ class Services:
     def _make(self, key: str) -> None:
         service = self._services.get(key)
         before = self._objects.get(key)
-        lost = self._ending.pop(key, set())
-        if before is not None:
-            lost.update(conntrack.ways(before))
         if service is None:
-            self.left |= lost
+            self.departures.note(key, before, None, ())
+            self.narrowed |= _narrowed(before, None)
             if self._objects.pop(key, None) is not None:
                 self._news[key] = None
                 self._moved = True
             self._numbers.keep(key, ())
             return
         made = Maker(service, list(self._of.get(key, {}).values()), self._here, self._numbers).make()
-        lost.difference_update(conntrack.ways(made))
-        serving = _serving(self._of.get(key, {}).values())
-        if ending := {way for way in lost if (way.endpoint, way.endpoint_port) in serving}:
-            self._ending[key] = ending
-        self.left.difference_update(conntrack.ways(made))
-        self.left |= lost - ending
+        self.departures.note(key, before, made, _serving(self._of.get(key, {}).values()))
         if made != before:
+            self.narrowed |= _narrowed(before, made)
             self._objects[key] = self._news[key] = made
             self._moved |= before is None or before.frontends != made.frontends
 
-    def _show(self, keys: Iterable[str]) -> None:
-        """What of the slices' endpoints each of them renders."""
+    def _show(self, keys: set[str]) -> None:
+        """What of the slices' endpoints each of them renders: those that it has, and those that have just gone while
+        conntrack may still send them datagrams. Their answers are translated as long."""
         touched: set[str] = set()
+        going = self.departures.endpoints
+        keys, self._lingering, self.stale = keys | self._lingering, set(), False
         for key in keys:
-            touched |= self._claims.name(key, self._members(self._slices.get(key)))
+            there = list(self._members(self._slices.get(key)))
+            late = [
+                (address, protocol, port)
+                for address, protocol, port in self._claims.named(key)
+                if protocol is Protocol.UDP and (address, port) in going
+            ]
+            touched |= self._claims.name(key, (*there, *late))
+            if not set(late).issubset(there):
+                self._lingering.add(key)
         for key in sorted(touched):
             held = self._claims.held(key)
             if not held:
@@ -190,6 +205,11 @@ class Services:
         for port in piece.ports:
             for endpoint in piece.endpoints:
                 yield endpoint.address, port.protocol, port.port
+
+
+def _narrowed(before: ServiceObject | None, after: ServiceObject | None) -> bool:
+    slots = {group.number: group.slots for group in after.groups} if after is not None else {}
+    return before is not None and any(group.slots > slots.get(group.number, 0) for group in before.groups)
 
 
 def _serving(slices: Iterable[EndpointSlice]) -> set[tuple[IPAddress, int]]:

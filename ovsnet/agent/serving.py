@@ -26,7 +26,7 @@ from ovsnet.render import Lines, Rendered, Renderer
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import Reach, Services, SliceObject, reach_of
 from ovsnet.store import Snapshot
-from ovsnet.switch import conntrack
+from ovsnet.switch import conntrack, control
 from ovsnet.switch.openflow import OpenFlow
 
 log = logging.getLogger("ovsnet.services")
@@ -34,6 +34,8 @@ log = logging.getLogger("ovsnet.services")
 _FRONTEND = re.compile(r"(tcp|udp|sctp)6?,(?:\S*,)?(?:nw|ipv6)_dst=([0-9a-f.:]+),(?:\S*,)?tp_dst=(\d+)")
 _AT_ONCE = 40
 """Ways that conntrack forgets in one go, of some 5 ms each: what else has changed meanwhile need not wait for all."""
+_FEW = 8
+"""Ways of which each is forgotten whether anybody took it or not; of more, conntrack is asked first which it knows."""
 _KINDS = ("service", "endpointslice")
 
 
@@ -119,22 +121,34 @@ class Serving:
         self._checks.close()
 
     async def forget(self, datapath: str) -> None:
-        """Has conntrack forget UDP connections to endpoints that are gone; of many some each time. Called when no flow
-        leads there any more. datapath: the bridge's datapath_type.
+        """Ends what remembers endpoints that are gone: in user space entries of the datapath, and UDP connections in
+        conntrack, of many some each time. Called when no flow leads there any more. datapath: the bridge's
+        datapath_type.
 
         Raises SwitchUnavailable, or OvsnetError with vswitchd's words.
         """
         if self._kept:
             return
-        if not self._looked:
-            # Endpoints may have gone while no agent ran.
+        if self._services.narrowed and datapath == "netdev":
+            # Entries for fewer slots of a group overlap with those for more that are there still. Of two such entries
+            # Open vSwitch 3.1.0 alters one, and the other sends new connections to an endpoint that left.
+            await control.renew_entries(self._remote)
+        self._services.narrowed = False
+        left = self._services.departures.left
+        if not self._looked or len(left) > _FEW:
             found = await conntrack.connections(self._remote, datapath)
-            self._services.left |= dead(found, self._services.ways)
-            self._looked = True
-        for way in list(itertools.islice(self._services.left, _AT_ONCE)):
+            if not self._looked:
+                # Endpoints may have gone while no agent ran.
+                left |= dead(found, self._services.ways)
+                self._looked = True
+            for way in left - {each.way for each in found}:
+                self._services.forgot(way)
+        ways = list(itertools.islice(left, _AT_ONCE))
+        for way in ways:
             await self._openflow.forget(SERVICE_ZONE, *conntrack.tuples(way))
-            self._services.left.discard(way)
-        if self._services.left:
+            self._services.forgot(way)
+        if left or self._services.stale:
+            # For others, and for the flows of answers, which nobody waits for any more.
             self._wake()
 
     def with_kept(self, rendered: Rendered) -> Rendered:

@@ -1,4 +1,4 @@
-"""ovs-vswitchd's control socket, through ovs-appctl. Called by `trace` and by the doctor."""
+"""ovs-vswitchd's control socket, through ovs-appctl. Called by `trace`, the agent and the doctor."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ async def appctl(remote: str, *arguments: str) -> str:
     if finished.code != 0:
         raise OvsnetError(f"{' '.join(arguments)}: {finished.err.strip()}", "is ovs-vswitchd running?")
     return finished.out
+
+
+async def renew_entries(remote: str) -> None:
+    """Has vswitchd delete all entries of its datapaths; the next packets make new ones. Raises like `appctl`."""
+    await appctl(remote, "revalidator/purge")
 
 
 def run_folder(remote: str) -> str:

@@ -1,7 +1,10 @@
 """A client of `service_server` that runs in a namespace: prints what each connection was answered, as JSON.
 
     ask    so many connections, one after the other
-    load   new connections until standard input ends; how many had no answer, and when
+    load   new connections until standard input ends, over UDP from another port each: a datagram from a port that was
+           used before may be of a connection that conntrack remembers; how many had no answer, and when
+    stream datagrams to each of "hosts" in turn until standard input ends, each from one port all the time, whether
+           others are answered or not; how many were not, by host
     hold   one connection that asks again and again until standard input ends; "first" is how much it sends at first
 
 Run as a script (`python -I -S service_client.py '{"do": ..., "host": ...}'`), so standard library only. A connection
@@ -13,7 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
+import random
 import select
 import socket
 import struct
@@ -21,6 +26,8 @@ import sys
 import time
 from typing import Any
 
+PORTS = range(32768, 61000)
+"""What Linux chooses ports of clients from."""
 WORDS = {errno.ECONNREFUSED: "refused", errno.ECONNRESET: "reset", errno.EHOSTUNREACH: "unreachable"}
 Answer = dict[str, Any]
 
@@ -98,9 +105,13 @@ class Client:
     def load(self) -> Answer:
         """New connections until told to end; those without an answer, by the second at which they began."""
         begun, good, failed, names = time.monotonic(), 0, [], set()
+        ports = itertools.cycle(PORTS)
+        next(itertools.islice(ports, random.randrange(len(PORTS)), None))
         print("ready", flush=True)
         while not ended(self.options.get("gap", 0.002)):
             at = time.monotonic() - begun
+            if self.udp:
+                self.options["bind"] = ("", next(ports))
             answer = self.once()
             if "error" in answer:
                 failed.append([round(at, 3), answer["error"]])
@@ -125,6 +136,34 @@ class Client:
                 count, longest = count + 1, max(longest, time.monotonic() - begun)
         return {**first, "count": count, "longest": round(longest, 3), "last": last}
 
+    def stream(self) -> Answer:
+        """A datagram's length is its number, and that of its answer."""
+        socks: dict[str, socket.socket] = {}
+        for host in self.options["hosts"]:
+            self.target = (host, self.options["port"])
+            socks[host] = self.connect()
+        waiting = {sock: set[int]() for sock in socks.values()}
+        names: dict[str, str] = {}
+
+        def gather(seconds: float) -> None:
+            until = time.monotonic() + seconds
+            while (left := until - time.monotonic()) > 0:
+                for sock in select.select([*waiting], [], [], left)[0]:
+                    data = sock.recv(65536)
+                    waiting[sock].discard(len(data))
+                    names[sock.getpeername()[0]] = json.loads(data)["name"]
+
+        print("ready", flush=True)
+        for number in itertools.cycle(range(200, 1300)):
+            for sock, numbers in waiting.items():
+                sock.send(bytes(number))
+                numbers.add(number)
+                gather(self.options.get("gap", 0.02) / len(socks))
+            if ended(0):
+                break
+        gather(self.options["seconds"])
+        return {"names": names, "lost": {host: len(waiting[sock]) for host, sock in socks.items()}}
+
 
 def ended(seconds: float) -> bool:
     """Waits so long; whether standard input has come to its end."""
@@ -136,7 +175,7 @@ def main(options: dict[str, Any]) -> object:
     if options["do"] == "ask":
         return [client.once() for _ in range(options.get("count", 1))]
     with contextlib.suppress(BrokenPipeError):
-        return client.load() if options["do"] == "load" else client.hold()
+        return {"load": client.load, "hold": client.hold, "stream": client.stream}[options["do"]]()
     return None
 
 

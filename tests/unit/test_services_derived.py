@@ -32,12 +32,14 @@ def service(number: int, **said: Any) -> Service:
     return Service(namespace="default", name=f"s{number}", **asked)
 
 
-def piece(number: int, owner: int, endpoints: tuple[Endpoint, ...]) -> EndpointSlice:
+def piece(
+    number: int, owner: int, endpoints: tuple[Endpoint, ...], protocol: Protocol = Protocol.TCP
+) -> EndpointSlice:
     return EndpointSlice(
         namespace="default",
         name=f"e{number}",
         service=f"s{owner}",
-        ports=(EndpointPort(port=8080),),
+        ports=(EndpointPort(port=8080, protocol=protocol),),
         endpoints=endpoints,
     )
 
@@ -64,26 +66,42 @@ ENDPOINTS = st.lists(
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> tuple[dict[str, Service], dict[str, EndpointSlice], Here]:
+    protocols = st.sampled_from([Protocol.TCP, Protocol.UDP])
     services = [
-        service(number, internal_local=draw(st.booleans()), affinity=draw(st.sampled_from([0, 60])))
+        service(
+            number,
+            internal_local=draw(st.booleans()),
+            affinity=draw(st.sampled_from([0, 60])),
+            ports=(ServicePort(port=80, node_port=30000 + number, protocol=draw(protocols)),),
+        )
         for number in draw(st.sets(st.integers(0, 2)))
     ]
     slices = [
-        piece(number, draw(st.integers(0, 2)), tuple(draw(ENDPOINTS)))
+        piece(number, draw(st.integers(0, 2)), tuple(draw(ENDPOINTS)), draw(protocols))
         for number in draw(st.sets(st.integers(0, 3)))
     ]
     return keyed(services), keyed(slices), draw(st.sampled_from([HERE, Here(node="n1", zone="z1")]))
 
 
 @settings(deadline=None)
-@given(st.lists(snapshots(), min_size=1, max_size=6), st.sampled_from([40, 0xFFFFFEFF]))
+@given(
+    st.lists(st.tuples(snapshots(), st.booleans()), min_size=1, max_size=6),
+    st.sampled_from([40, 0xFFFFFEFF]),
+)
 def test_any_history_ends_in_what_is_derived_at_once(history: list[Any], last: int) -> None:
-    """Also where numbers collide all the time: of 40 there are up to 9 in use."""
+    """Also where numbers collide all the time: of 40 there are up to 9 in use. Until conntrack has forgotten what left,
+    answers from there are translated."""
     lived, fresh = Services(), Services()
     lived._numbers, fresh._numbers = Numbers(last), Numbers(last)
-    for snapshot in history:
+    for snapshot, forgets in history:
         lived.update(*snapshot)
-    fresh.update(*history[-1])
+        translated = {(address, port) for each in lived.slices for address, _, port in each.members}
+        assert lived.departures.endpoints <= translated
+        if forgets:
+            forget(lived)
+    forget(lived)
+    lived.update(*history[-1][0])
+    fresh.update(*history[-1][0])
     assert lived.objects == fresh.objects
     assert lived.reach == fresh.reach
     assert RENDERER.state(lived.objects) == Renderer(resources.flows_dir()).state(fresh.objects)
@@ -156,8 +174,7 @@ def test_udp_leaves_an_endpoint_when_it_serves_no_more() -> None:
         port = EndpointPort(port=8080, protocol=Protocol.UDP)
         one = EndpointSlice(namespace="default", name="e", service="s0", ports=(port,), endpoints=endpoints)
         services.update({dns.key: dns}, {one.key: one}, HERE)
-        found, services.left = services.left, set()
-        return {str(way.endpoint) for way in found}
+        return forget(services)
 
     ending = {"ready": False, "terminating": True}
     assert left(endpoint(1), endpoint(2)) == set()
@@ -167,4 +184,65 @@ def test_udp_leaves_an_endpoint_when_it_serves_no_more() -> None:
     assert left() == {"10.244.0.3"}
     assert left(endpoint(2)) == set()
     services.update({}, {}, HERE)
-    assert {str(way.endpoint) for way in services.left} == {"10.244.0.3"}
+    assert forget(services) == {"10.244.0.3"}
+
+
+def test_answers_of_an_endpoint_that_went_are_translated_until_conntrack_has_forgotten_it() -> None:
+    """A client that sends from a port of which conntrack remembers the choice still reaches it."""
+    services = Services()
+    dns = service(0, ports=(ServicePort(port=53, protocol=Protocol.UDP),), cluster_ips=(VIP,))
+    first, second = (f"10.244.0.{number}" for number in (2, 3))
+
+    def shown() -> dict[str, set[str]]:
+        return {each.key: {str(address) for address, _, _ in each.members} for each in services.slices}
+
+    def has(*pieces: EndpointSlice, known: bool = True) -> dict[str, set[str]]:
+        services.update({dns.key: dns} if known else {}, keyed(list(pieces)), HERE)
+        return shown()
+
+    def of(number: int, *endpoints: Endpoint) -> EndpointSlice:
+        return piece(number, 0, endpoints, Protocol.UDP)
+
+    assert has(of(0, endpoint(1), endpoint(2))) == {"default/e0": {first, second}}
+    alone = of(0, endpoint(2))
+    assert has(alone) == {"default/e0": {first, second}}
+    services.news()
+    assert forget(services) == {first}
+    # Nothing that the store says is different.
+    services.update(services_of := {dns.key: dns}, slices_of := keyed([alone]), HERE)
+    assert (shown(), set(services.news()[1])) == ({"default/e0": {second}}, {"default/e0"})
+    services.update(services_of, slices_of, HERE)
+    assert services.news() == ({}, {})
+
+    assert has() == {"default/e0": {second}}, "its slice is gone"
+    assert has(of(1, endpoint(2))) == {"default/e1": {second}}, "another slice has it now"
+    assert forget(services) == set()
+    assert has(of(1, endpoint(2)), known=False) == {"default/e1": {second}}, "its Service is gone"
+    forget(services)
+    assert has(of(1, endpoint(2)), known=False) == {}
+
+
+def test_it_tells_when_a_group_chooses_by_less_of_the_hash_than_before() -> None:
+    services = Services()
+    assert services.narrowed, "perhaps: an agent may have run before"
+    services.narrowed = False
+    web = service(0)
+
+    def narrowed(count: int, known: bool = True) -> bool:
+        one = piece(0, 0, tuple(endpoint(number) for number in range(count)))
+        services.update({web.key: web} if known else {}, {one.key: one}, HERE)
+        found, services.narrowed = services.narrowed, False
+        return found
+
+    assert [narrowed(count) for count in (1, 2, 3, 4, 3, 2, 1, 0)] == [False] * 5 + [True] * 3
+    assert not narrowed(4)
+    assert narrowed(4, known=False)
+    assert not narrowed(0)
+
+
+def forget(services: Services) -> set[str]:
+    """What conntrack is to forget, as if it had; the endpoints."""
+    ways = set(services.departures.left)
+    for way in ways:
+        services.forgot(way)
+    return {str(way.endpoint) for way in ways}

@@ -40,3 +40,16 @@ def test_none_one_and_too_many_to_weigh(count: int) -> None:
 def test_where_open_vswitch_hashes_by_itself_weights_are_plain(sticky: bool, nested: bool) -> None:
     group = Group(number=1, mark=1, backends=backends(3), sticky=sticky, nested=nested)
     assert group.shares == tuple((backend, 1) for backend in backends(3))
+
+
+@pytest.mark.parametrize(
+    ("count", "slots"), [(1, 16), (2, 32), (3, 64), (4, 64), (5, 128), (9, 256), (256, 256)]
+)
+def test_slots_are_a_power_of_two(count: int, slots: int) -> None:
+    assert Group(number=1, mark=1, backends=backends(count)).slots == slots
+
+
+def test_slots_are_of_the_datapaths_hash_alone() -> None:
+    assert Group(number=1, mark=1, members=((2, 120), (3, 137))).slots == 16
+    assert Group(number=1, mark=1, backends=backends(3), sticky=True).slots == 0
+    assert Group(number=1, mark=1, backends=backends(3), nested=True).slots == 0

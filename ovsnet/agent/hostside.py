@@ -26,13 +26,14 @@ from ovsnet.host.types import (
     Uplink,
     UplinkChoice,
 )
-from ovsnet.model import Encap, IPAddress
+from ovsnet.model import Encap, IPAddress, IPNetwork
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import Reach
 from ovsnet.state import Topology
 
 log = logging.getLogger("ovsnet.host")
 
+_ANYWHERE: dict[int, IPNetwork] = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 _TRANSLATED = tuple(
     ipaddress.ip_network(address)
     for each in (pipeline.CLIENT, pipeline.NODE_PORTS, pipeline.LOCAL_NODE_PORTS)
@@ -115,8 +116,9 @@ class HostSide:
 def gateway_spec(topo: Topology, reach: Reach) -> GatewaySpec:
     """The gateway port with the addresses of this node's ranges and the routes to the peers' and to Services.
 
-    Those to external addresses are for packets to the Services' ports alone, which the rules of nftables mark: the rest
-    of the address may be a host's, or a node's that tunnels end at.
+    To external addresses leads a table of its own, for packets to the Services' ports alone, which the rules of
+    nftables mark: the rest of the address may be a host's, or a node's that tunnels end at. It is one default route,
+    because Open vSwitch 3.1 takes routes of all tables for where its own tunnels go, the longest prefix first.
     """
     addresses = tuple(
         ipaddress.ip_interface((address, cidr.prefixlen))
@@ -124,23 +126,21 @@ def gateway_spec(topo: Topology, reach: Reach) -> GatewaySpec:
     )
     source = {address.version: address for address in reversed(topo.gateways)}
     hop: dict[int, IPAddress] = {4: pipeline.ROUTER.ipv4, 6: pipeline.ROUTER.ipv6}
-    external = dict.fromkeys(ipaddress.ip_network(address) for address, _, _ in reach.external)
-    uses = {
-        **dict.fromkeys(external, "an external address of Services"),
+    steered = sorted({address.version for address, _, _ in reach.external if address.version in source})
+    uses: dict[IPNetwork, str] = {
         **dict.fromkeys(reach.networks, "ClusterIPs of Services"),
         **dict.fromkeys(_TRANSLATED, "what is translated for Services"),
         **{cidr: f"pods of node {peer.name}" for peer in topo.peers for cidr in peer.cidrs},
     }
     places = [
-        *((cidr, MAIN_TABLE) for cidr in uses if cidr not in external or cidr in reach.networks),
-        *((cidr, STEERED_TABLE) for cidr in external),
+        *((cidr, MAIN_TABLE) for cidr in uses),
+        *((_ANYWHERE[version], STEERED_TABLE) for version in steered),
     ]
     routes = tuple(
         RouteSpec(cidr=cidr, next_hop=hop[cidr.version], source=source[cidr.version], table=table)
         for cidr, table in places
         if cidr.version in source
     )
-    steered = {route.cidr.version for route in routes if route.table == STEERED_TABLE}
     # Not every datapath can answer for the router in IPv6.
     router = (NeighbourSpec(address=hop[6], mac=pipeline.ROUTER.mac),) if 6 in source else ()
     return GatewaySpec(
@@ -150,8 +150,8 @@ def gateway_spec(topo: Topology, reach: Reach) -> GatewaySpec:
         addresses=addresses,
         routes=routes,
         neighbours=router,
-        rules=tuple(RuleSpec(version=version) for version in sorted(steered)),
-        uses=uses,
+        rules=tuple(RuleSpec(version=version) for version in steered),
+        uses={**uses, **dict.fromkeys(_ANYWHERE.values(), "external addresses of Services")},
     )
 
 

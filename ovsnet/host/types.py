@@ -15,7 +15,8 @@ IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 MAIN_TABLE = 254
 """RT_TABLE_MAIN."""
 STEERED_TABLE = 7077
-"""Routes for packets with STEERED_MARK alone; the number means nothing, and no program known to us has it."""
+"""Routes for packets with STEERED_MARK alone. No program known to us has the number. Its last byte is less than main's:
+the kernel lists tables in that order, and of two equal routes Open vSwitch 3.1 keeps the one that it reads last."""
 STEERED_MARK = 0x1000
 """The one bit of packets' marks that is ours: kube-proxy has 0x4000 and 0x8000, the portmap plugin 0x2000, Calico and
 Tailscale what is above 0xffff."""

@@ -106,7 +106,11 @@ def test_an_echo_is_believed_for_as_many_changes_as_were_made_and_not_for_long()
     echo.sent(["flow add cookie=0x1,table=0 actions=drop"])
     clock.now += 30
     echo.answered()
-    clock.now += 1.5
+    clock.now += 2
+    assert echo.is_ours(1)
+    echo.sent(["flow add cookie=0x1,table=0 actions=drop"])
+    echo.answered()
+    clock.now += 4
     assert not echo.is_ours(1)
     echo.sent(["group modify group_id=5,type=all,bucket=drop"])
     echo.answered()

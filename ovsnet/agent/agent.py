@@ -32,7 +32,7 @@ from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefus
 from ovsnet.host.nft import TABLE
 from ovsnet.host.notices import Notices
 from ovsnet.objects import Object
-from ovsnet.render import Renderer
+from ovsnet.render import Renderer, kind_of
 from ovsnet.rows import PortRow
 from ovsnet.services import Reach
 from ovsnet.state import Topology
@@ -218,7 +218,7 @@ class Agent:
             await self.sync()
             return
         if changed:
-            await self.installer.change(changed)
+            await self.installer.serve(changed)
         await self._served(snapshot)
 
     def _store_changed(self) -> None:
@@ -302,6 +302,7 @@ class Agent:
     async def _served(self, snapshot: Snapshot | None) -> None:
         """What this snapshot says is in."""
         self.complaints.only("service", self.serving.problems)
+        self.complaints.only("refused", self._refusals())
         if snapshot is self.store.snapshot():
             heard, self._heard = self._heard, None
             if snapshot is not None and heard is not None:
@@ -315,6 +316,17 @@ class Agent:
             asyncio.get_running_loop().call_later(_PERIOD, self._again)
         else:
             self.complaints.over("conntrack")
+
+    def _refusals(self) -> list[str]:
+        """Objects that the switch refuses, in words."""
+        if not self.installer.refused:
+            return []
+        objects = self.renderer.objects
+        return [
+            f"{kind_of(obj)} {obj.title} has no flows: {error}"
+            for cookie, error in self.installer.refused.items()
+            if (obj := objects.get(cookie)) is not None
+        ]
 
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)

@@ -35,7 +35,6 @@ _AT_ONCE = 40
 """Ways that conntrack forgets in one go, of some 5 ms each: what else has changed meanwhile need not wait for all."""
 _FEW = 8
 """Ways of which each is forgotten whether anybody took it or not; of more, conntrack is asked first which it knows."""
-_KINDS = ("service", "endpointslice")
 
 
 class Serving:
@@ -161,7 +160,7 @@ class Serving:
         kept: dict[int, tuple[str, ...]] = {}
         flows: list[str] = []
         groups: dict[int, str] = {}
-        for kind in _KINDS:
+        for kind in names.SERVED:
             found, groups = await self._openflow.remembered(*names.cookies_of(kind))
             flows += found
         for line in flows:

@@ -43,6 +43,8 @@ class Sticky:
         bridge = self.wire.bridge
         bridge.ovs.ofctl("bundle", bridge.ovs.mgmt(bridge.name), "-", stdin=bundle)
         self._installed = wanted
+        # Entries of the datapath that were made of the flows before.
+        self.wire.ask("revalidator/wait")
 
     def call(self, port: str, client: str, target: str, *, protocol: int = 6) -> str:
         """The endpoint that a new connection gets."""

@@ -105,12 +105,11 @@ def test_clients_that_are_made_up_take_a_limited_number_of_flows_and_are_served(
     monkeypatch.setattr("ovsnet.render.CLIENTS", LIMIT)
     with Sandbox() as running:
         sticky = Sticky(running)
-        sticky.serve(
-            POD_1,
-            ON_PEER,
-            external_local=False,
-            ports=(ServicePort(port=80, protocol=Protocol.UDP),),
+        both = POD_1, ON_PEER
+        service = replace(
+            STICKY_KEPT, external_local=False, ports=(ServicePort(port=80, protocol=Protocol.UDP),)
         )
+        sticky.serve(*both, service=service)
         target = STICKY_EXTERNAL[family]
         forged = [("198.51.100.{}", "2001:db8:100::{:x}")[family].format(each) for each in range(1, 41)]
         met = [sticky.call("gateway", each, target, protocol=UDP) for each in forged]
@@ -125,3 +124,11 @@ def test_clients_that_are_made_up_take_a_limited_number_of_flows_and_are_served(
         assert (len(pod), len(other), len(sticky.learned())) == (1, 1, LIMIT + 2)
         cookies = {re.findall(r"cookie=(0x\w+)", line)[0] for line in sticky.learned()}
         assert len(cookies) == 3
+        # Those that have a flow are told from others when their endpoint goes.
+        assert ON_PEER[family] in met[:LIMIT]
+        for endpoints in ([POD_1], both):
+            sticky.serve(*endpoints, service=service)
+            for client in forged[:LIMIT]:
+                found = {sticky.call("gateway", client, target, protocol=UDP) for _ in range(6)}
+                assert found == {POD_1[family]}, client
+        assert len(sticky.learned()) == LIMIT + 2

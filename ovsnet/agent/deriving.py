@@ -51,10 +51,10 @@ class Deriving:
             )
         nodes = self._nodes(snapshot)
         own = nodes.get(self._name)
-        self.here = Here(node=self._name, zone=own.zone if own else "")
         uplink = await self._host.uplink(self._config.node_address, own.addresses if own else ())
         self._notices.uplink = uplink.interface
         topo = state.topology(self._config, self._name, uplink.addresses, uplink.mtu, nodes)
+        self.here = Here(node=self._name, zone=own.zone if own else "", addresses=topo.internal)
         self._notices.mtu = topo.mtu
         self._complaints.only("topology", topo.problems)
         failed = [row for row in self._ovsdb.ports().values() if row.role is not None and row.ofport == -1]

@@ -108,9 +108,10 @@ def describe(
     """
     by_flow: dict[str, dict[str, str]] = {}
     for line in differences:
+        if names.kind_of(cookie_in(line)) == names.AFFINITY:
+            continue
         by_flow.setdefault(_place(line[1:]), {})[line[:1]] = line
-    drifts = [_drift(found, objects, tables) for found in by_flow.values()]
-    return [each for each in drifts if names.kind_of(cookie_in(each.lines[0])) != names.AFFINITY]
+    return [_drift(found, objects, tables) for found in by_flow.values()]
 
 
 def _place(line: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
+import struct
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -25,6 +27,8 @@ EGRESS = EgressSpec(
     no_masquerade=(ip_network("10.244.0.0/16"), ip_network("198.51.100.0/24"), ip_network("10.244.0.0/15")),
 )
 INET, INET6 = socket.AF_INET, socket.AF_INET6
+INIT = bytes.fromhex("9c400050 00000000 6c681fc5 01000014 00001234 0000ffff 000a000a 00000007")
+"""Of SCTP (RFC 9260, 3.3.2), from port 40000 to 80, with its checksum: conntrack follows nothing with a wrong one."""
 
 
 @pytest.fixture
@@ -238,6 +242,34 @@ async def test_one_family_alone(world: World) -> None:
     assert "ip6" not in run("nft list table inet ovsnet")
     await rules.reconcile(six)
     assert seen(world, "a", "outside", INET6, "2001:db8::1") == "2001:db8::7"
+
+
+@pytest.mark.parametrize(("family", "service"), [(INET, "10.96.0.9"), (INET6, "fd00:10:96::9")])
+async def test_sctp_that_the_bridge_hands_back_is_refused(world: World, family: int, service: str) -> None:
+    """With what ends a client's attempt: from a kernel that has SCTP an ABORT, else that it has not."""
+    assert await Ruleset(TEMPLATES).reconcile(EGRESS)
+    run("ip route add 10.96.0.0/16 dev ovsnet0")
+    run("ip route add fd00:10:96::/112 dev ovsnet0")
+    errors = socket.getprotobyname("icmp" if family == INET else "ipv6-icmp")
+    with (
+        world.socket("a", family, socket.SOCK_RAW, errors) as told,
+        world.socket("a", family, socket.SOCK_RAW, socket.IPPROTO_SCTP) as client,
+    ):
+        client.sendto(INIT, (service, 0))
+        answer, by, neighbours = b"", told, range(133, 138)
+        while not answer or (by is told and answer[0] in neighbours):
+            readable, _, _ = select.select([told, client], [], [], 2)
+            assert readable, "silence"
+            by = readable[0]
+            answer, sender = by.recvfrom(2048)
+            answer = answer[20:] if family == INET else answer
+    assert sender[0] == service
+    if by is client:
+        assert answer[:4] == struct.pack("!HH", 80, 40000)
+        assert answer[12] == 6, "ABORT (RFC 9260, 3.3.7)"
+    else:
+        # Protocol unreachable (RFC 792); unrecognized next header (RFC 4443).
+        assert tuple(answer[:2]) == ((3, 2) if family == INET else (4, 1))
 
 
 async def test_what_nft_refuses_is_told_in_its_words(world: World) -> None:

@@ -21,7 +21,7 @@ from ovsnet.services import Services
 
 CLUSTER_IP: Pair = vip(22)
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
-LIMIT = 6
+LIMIT = 16
 
 
 class Sticky:

@@ -171,7 +171,7 @@ def test_who_goes_on_sending_to_a_udp_node_port_is_served_as_soon_as_there_is_an
     bind = (cluster.address(source, version), 45000)
 
     def answered() -> set[str]:
-        asked = {"protocol": "udp", "bind": bind, "count": 1, "seconds": 0.3}
+        asked: dict[str, Any] = {"protocol": "udp", "bind": bind, "count": 1, "seconds": 0.3}
         return cluster.names(source, host, NODE_PORT, **asked)
 
     for endpoints in ([], ["a1"], [], ["b1"]):

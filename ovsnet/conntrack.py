@@ -120,6 +120,16 @@ class Departures:
                 lost -= ending
         self.left |= lost
 
+    def met(self, key: str, way: Way, *, ending: bool) -> None:
+        """A connection goes that way, to an endpoint that the Service of this key does not choose any more.
+
+        ending: it still answers.
+        """
+        if ending:
+            self._ending.setdefault(key, set()).add(way)
+        else:
+            self.left.add(way)
+
     @property
     def endpoints(self) -> set[tuple[IPAddress, int]]:
         """Where datagrams may still go that should not, and come from with an answer."""

@@ -15,10 +15,11 @@ from ovsnet.servicemodel import Endpoint, EndpointSlice, ServicePort
 
 
 class Here(Frozen):
-    """This node. zone: label topology.kubernetes.io/zone, "" if it has none."""
+    """This node. zone: label topology.kubernetes.io/zone, "" if it has none. addresses: its InternalIPs."""
 
     node: str
     zone: str = ""
+    addresses: tuple[IPAddress, ...] = ()
 
 
 class Backend(Frozen):

@@ -27,6 +27,9 @@ FILL = 128
 """Of each group where there are several, on average: endpoints come and go without others changing their group."""
 LONGEST_AFFINITY = 65535
 """Seconds: what a flow's idle_timeout can say (OpenFlow 1.5, section 7.3.4.3); Kubernetes allows 86,400."""
+CLIENTS = 4096
+"""Clients from outside of the cluster whose endpoint the switch remembers, for each frontend: their addresses may be
+forged, and each takes a flow for as long as the affinity lasts. Those inside are as many as the node has pods."""
 
 
 class Group(Frozen):
@@ -89,6 +92,23 @@ class Frontend(Frozen):
     """Their connections get this node's address, as the endpoint may be on another one."""
     sources: tuple[IPNetwork, ...] | None = None
     """Clients only from there; None: from everywhere."""
+    admits_node: bool = True
+    """This node is one of them, by its InternalIPs: whatever address its kernel takes for a connection."""
+
+    @property
+    def group_outside(self) -> int:
+        """Of clients outside of the cluster, which reach ClusterIPs as well if they have a route to a node."""
+        return self.outside_group if self.external else self.group
+
+
+class Entry(Frozen):
+    """A group that clients choose from by themselves; not what it is made of."""
+
+    group: Group
+    protocol: str
+    """As in a match."""
+    inside: bool
+    """Pods and nodes do, not only clients outside of the cluster."""
 
 
 class ServiceObject(Frozen):
@@ -124,28 +144,28 @@ class ServiceObject(Frozen):
 
     @property
     def learned(self) -> int:
-        """The cookie of flows that are learned of its clients."""
+        """The cookie of flows that are learned of its clients in the cluster."""
         return names.cookie(names.AFFINITY, self.key)
 
-    @property
-    def stickers(self) -> list[tuple[int, str, int]]:
-        """(mark, protocol as in a match, IP version) of what clients can stay with."""
-        found = {
-            (each.mark, _protocol(each.protocol, each.address.version), each.address.version)
-            for each in self.frontends
-        }
-        return sorted(found)
+    def learned_outside(self, frontend: Frontend) -> int:
+        """The cookie of those that are learned of other clients: the switch counts flows by their cookie."""
+        end = names.socket(frontend.address, frontend.port)
+        return names.cookie(names.AFFINITY, f"{self.key}|{frontend.protocol.value}|{end}")
 
     @property
-    def stickable(self) -> list[tuple[int, str, Backend]]:
-        """(mark, protocol as in a match, endpoint) of every endpoint that a client can stay with."""
-        protocols = {(mark, version): protocol for mark, protocol, version in self.stickers}
-        found = {
-            (group.mark, protocols[group.mark, group.version], backend): None
-            for group in self.groups
-            for backend in group.backends
+    def entries(self) -> list[Entry]:
+        """What clients stay with endpoints of: the groups that frontends use."""
+        inside = {each.group for each in self.frontends}
+        protocols = {
+            number: _protocol(each.protocol, each.address.version)
+            for each in self.frontends
+            for number in (each.group, each.group_outside)
         }
-        return list(found)
+        return [
+            Entry(group=group, protocol=protocols[group.number], inside=group.number in inside)
+            for group in self.groups
+            if group.number in protocols
+        ]
 
 
 def _protocol(protocol: Protocol, version: int) -> str:
@@ -210,13 +230,28 @@ class Maker:
         external = replace(every, external=True, outside_group=outside, masquerade=not service.external_local)
         for address in _of(version, service.external_ips):
             yield replace(external, address=address)
-        sources = tuple(each for each in service.source_ranges if each.version == version)
         for address in _of(version, service.load_balancer_ips):
             if address not in service.external_ips:
-                yield replace(external, address=address, sources=sources if service.source_ranges else None)
+                yield self._guarded(replace(external, address=address))
         if port.node_port and chosen.any:
             # Without endpoints the node's kernel refuses by itself.
             yield from self._node_port(replace(external, port=port.node_port), version)
+
+    def _guarded(self, external: Frontend) -> Frontend:
+        """With its Service's loadBalancerSourceRanges, of which those of another family admit nobody."""
+        ranges = self._service.source_ranges
+        if not ranges:
+            return external
+        return replace(
+            external,
+            sources=tuple(each for each in ranges if each.version == external.address.version),
+            admits_node=any(
+                address in each
+                for each in ranges
+                for address in self._here.addresses
+                if address.version == external.address.version
+            ),
+        )
 
     def _node_port(self, external: Frontend, version: int) -> Iterator[Frontend]:
         yield replace(

@@ -42,6 +42,8 @@ AFFINITY = "affinity"
 KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY)
 """Kinds of object that templates have macros for, and what flows learn; the index + 1 is the top byte of a cookie."""
 
+SERVED = ("service", "endpointslice")
+"""Those that may be missing, and pods still have their network."""
 
 _HOST_INTERFACE = re.compile(r"pod-[0-9a-f]{8}")
 

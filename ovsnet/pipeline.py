@@ -25,9 +25,9 @@ OUTSIDE = "reg3"
 and has one of its addresses on the underlay."""
 ANSWER = "reg4"
 """Register: 1 for an answer in a connection that conntrack follows."""
-ENDPOINT_PORT, MARK, LEARNED, ENDPOINT = "reg5", "reg6", "reg7", "reg8"
-"""Registers, for Services whose clients stay with their endpoint: the endpoint's port; the mark of the connection; 1 if
-it was learned or has just been chosen; the endpoint's address (IPv6: xxreg2, which begins with it)."""
+ENDPOINT_PORT, GROUP, LEARNED, ENDPOINT = "reg5", "reg6", "reg7", "reg8"
+"""Registers, for Services whose clients stay with their endpoint: the endpoint's port; the group that it must be of;
+1 if it was learned or has just been chosen; the endpoint's address (IPv6: xxreg2, which begins with it)."""
 WHOLE = "reg11"
 """Register: 1 for fragments that conntrack has put together, as far as the datapath does."""
 KEEP_CLIENT = {4: "move:NXM_OF_IP_SRC[]->NXM_NX_REG12[]", 6: "move:NXM_NX_IPV6_SRC[]->NXM_NX_XXREG3[]"}

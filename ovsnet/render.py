@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 
 from ovsnet import names, pipeline
-from ovsnet.frontends import ServiceObject
+from ovsnet.frontends import CLIENTS, ServiceObject
 from ovsnet.model import IPAddress, LocalNode, Peer, Pod
 from ovsnet.objects import Object
 from ovsnet.servicemodel import Protocol
@@ -117,6 +117,7 @@ class Renderer:
             errors=pipeline.ERRORS,
             keep_client=pipeline.KEEP_CLIENT,
             masquerade_ports=pipeline.MASQUERADE_PORTS,
+            clients=CLIENTS,
             zone={"service": pipeline.SERVICE_ZONE, "back": pipeline.BACK_ZONE},
         )
         self._macros: dict[str, list[tuple[str, Callable[[Object], str]]]] = {

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ovsnet import conntrack, pipeline
 from ovsnet.claims import Claims
-from ovsnet.conntrack import Departures, Way
+from ovsnet.conntrack import Connection, Departures, Way
 from ovsnet.endpoints import Here
 from ovsnet.frontends import Maker, ServiceObject
 from ovsnet.mappings import different
@@ -69,7 +69,7 @@ class Services:
         self._slice_news: dict[str, SliceObject | None] = {}
         """What is different since somebody asked; None: gone."""
         self._moved = False
-        """Frontends are different, not only what is behind them."""
+        """Frontends are other ones; what is behind them does not matter."""
         self._numbers = Numbers()
         self._here = Here(node="")
         self._services: Mapping[str, Service] = {}
@@ -99,14 +99,15 @@ class Services:
             self._make(key)
         for key in self._numbers.moved():
             self._make(key)
+        for key in dirty & self._objects.keys():
+            # Whichever was made first: what one Service lost another may have now.
+            self.departures.left.difference_update(conntrack.ways(self._objects[key]))
         self._show(touched | {key for name in dirty for key in self._of.get(name, ())})
         if self._moved:
             self._moved = False
-            self.reach = reach_of(
-                (each.address, each.protocol, each.port, each.external)
-                for made in self._objects.values()
-                for each in made.frontends
-            )
+            reach = reach_of(each for made in self._objects.values() for each in _reached(made))
+            if reach != self.reach:
+                self.reach = reach
 
     def news(self) -> tuple[dict[str, ServiceObject | None], dict[str, SliceObject | None]]:
         """Objects that are new or others than when this was called last, by key; None for one that is gone."""
@@ -119,10 +120,21 @@ class Services:
         self.departures.left.discard(way)
         self.stale = bool(self._lingering)
 
-    @property
-    def ways(self) -> Iterator[Way]:
-        """All that UDP may take."""
-        return (way for made in self._objects.values() for way in conntrack.ways(made))
+    def found(self, connections: Iterable[Connection]) -> None:
+        """What conntrack knew when nobody knew yet what had changed before: of UDP, what leads to endpoints that are
+        gone is to be forgotten, and what leads to those that still serve later, as if it had been seen from the start.
+        """
+        alive = {way for made in self._objects.values() for way in conntrack.ways(made)}
+        owners = {
+            (each.address, each.port): key
+            for key, made in self._objects.items()
+            for each in made.frontends
+            if each.protocol is Protocol.UDP
+        }
+        for way in conntrack.dead(connections, alive):
+            key = owners.get((way.address, way.port), "")
+            serving = _serving(self._of.get(key, {}).values())
+            self.departures.met(key, way, ending=(way.endpoint, way.endpoint_port) in serving)
 
     @property
     def services(self) -> Collection[ServiceObject]:
@@ -170,7 +182,7 @@ class Services:
         if made != before:
             self.narrowed |= _narrowed(before, made)
             self._objects[key] = self._news[key] = made
-            self._moved |= before is None or before.frontends != made.frontends
+            self._moved |= before is None or _reached(before) != _reached(made)
 
     def _show(self, keys: set[str]) -> None:
         """What of the slices' endpoints each of them renders: those that it has, and those that have just gone while
@@ -205,6 +217,11 @@ class Services:
         for port in piece.ports:
             for endpoint in piece.endpoints:
                 yield endpoint.address, port.protocol, port.port
+
+
+def _reached(service: ServiceObject) -> list[tuple[IPAddress, Protocol, int, bool]]:
+    """For `reach_of`."""
+    return [(each.address, each.protocol, each.port, each.external) for each in service.frontends]
 
 
 def _narrowed(before: ServiceObject | None, after: ServiceObject | None) -> bool:

@@ -32,7 +32,7 @@ from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefus
 from ovsnet.host.nft import TABLE
 from ovsnet.host.notices import Notices
 from ovsnet.objects import Object
-from ovsnet.render import Renderer
+from ovsnet.render import Renderer, kind_of
 from ovsnet.rows import PortRow
 from ovsnet.services import Reach
 from ovsnet.state import Topology
@@ -81,7 +81,7 @@ class Agent:
         self.pods = pods
         self.upkeep = upkeep
         self.recovery = recovery
-        self.serving = Serving(openflow, renderer, config.ovsdb, self.wake)
+        self.serving = Serving(openflow, renderer, config.ovsdb, self._again)
         self.topology: Topology | None = None
         self._reach = Reach()
         self._heard: float | None = None
@@ -108,7 +108,6 @@ class Agent:
         self._deriving = Deriving(
             config,
             name,
-            store=store,
             ovsdb=ovsdb,
             host=host,
             notices=self._notices,
@@ -213,20 +212,22 @@ class Agent:
         if snapshot.nodes is not before.nodes or snapshot.unread != before.unread:
             await self.sync()
             return
-        heard, self._heard = self._heard, None
         changed = await self.serving.follow(snapshot, self._deriving.here, unknown=False)
         if self.serving.reach is not self._reach:
             # The node's kernel is concerned as well.
-            self._heard = heard
             await self.sync()
             return
         if changed:
-            await self.installer.change(changed)
-        await self._served(snapshot, heard)
+            await self.installer.serve(changed)
+        await self._served(snapshot)
 
     def _store_changed(self) -> None:
         if self._heard is None:
             self._heard = time.monotonic()
+        self._again()
+
+    def _again(self) -> None:
+        """Services are to be looked at, and nothing else."""
         self._wake.set()
 
     def _links_changed(self) -> None:
@@ -256,7 +257,9 @@ class Agent:
         Raises NotReady or another OvsnetError that says what is missing; what was done stays.
         """
         started = time.monotonic()
-        topo = await self._deriving.topology()
+        # One for all that follows: what comes meanwhile is news for the next time.
+        snapshot = self.store.snapshot()
+        topo = await self._deriving.topology(snapshot)
         if await self._bridge.ensure():
             # vswitchd flushes the flows when the fail mode changes, without closing a connection.
             self.installer.invalidate()
@@ -276,7 +279,7 @@ class Agent:
         if self.installer.stale:
             await self._bridge.require()
         objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.pods.all())
-        await self._program(topo, objects)
+        await self._program(topo, objects, snapshot)
         if not self.installer.stale:
             await self._bridge.settled()
         self._tell(topo, time.monotonic() - started)
@@ -286,25 +289,44 @@ class Agent:
             self.on_ready()
         self.topology = topo
 
-    async def _program(self, topo: Topology, objects: list[Object]) -> None:
+    async def _program(self, topo: Topology, objects: list[Object], snapshot: Snapshot | None) -> None:
         """Flows and the host's side, for these objects and for Services."""
-        heard, self._heard = self._heard, None
-        snapshot = self.store.snapshot()
         await self.serving.follow(snapshot, self._deriving.here, unknown=self.installer.stale)
         rendered = self.renderer.state(objects, self.serving.rendered)
         settled = self.installer.settle(self.serving.with_kept(rendered))
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
-        await self._served(snapshot, heard)
+        await self._served(snapshot)
 
-    async def _served(self, snapshot: Snapshot | None, heard: float | None) -> None:
-        """The flows of Services are in. heard: when the first of these changes was."""
+    async def _served(self, snapshot: Snapshot | None) -> None:
+        """What this snapshot says is in."""
         self.complaints.only("service", self.serving.problems)
-        await self.serving.forget(self._bridge.datapath)
-        if snapshot is not None and heard is not None:
-            self.on_programmed(_changed(self._programmed, snapshot), time.monotonic() - heard)
+        self.complaints.only("refused", self._refusals())
+        if snapshot is self.store.snapshot():
+            heard, self._heard = self._heard, None
+            if snapshot is not None and heard is not None:
+                self.on_programmed(_changed(self._programmed, snapshot), time.monotonic() - heard)
         self._programmed = snapshot
+        try:
+            await self.serving.forget(self._bridge.datapath)
+        except OvsnetError as error:
+            # Flows are in: pods can be served all the same.
+            self.complaints.about("conntrack", f"connections to endpoints that are gone stay known: {error}")
+            asyncio.get_running_loop().call_later(_PERIOD, self._again)
+        else:
+            self.complaints.over("conntrack")
+
+    def _refusals(self) -> list[str]:
+        """Objects that the switch refuses, in words."""
+        if not self.installer.refused:
+            return []
+        objects = self.renderer.objects
+        return [
+            f"{kind_of(obj)} {obj.title} has no flows: {error}"
+            for cookie, error in self.installer.refused.items()
+            if (obj := objects.get(cookie)) is not None
+        ]
 
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)

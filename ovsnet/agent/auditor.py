@@ -26,6 +26,8 @@ _GATHER = 0.02
 """Seconds between a change and the comparison: whoever deletes one flow mostly deletes some more."""
 _BETWEEN = 0.25
 """Seconds between two comparisons, however much happens."""
+_PAUSE = 3
+"""Times that a comparison took until the next one begins, whatever is heard."""
 _REST = 50
 """Times that a comparison took until one is made without news: of many flows it is a good deal of work."""
 _NAMED = 10
@@ -72,7 +74,7 @@ class Auditor:
 
     def _expect(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        when = max(loop.time() + seconds, self._last + _BETWEEN)
+        when = max(loop.time() + seconds, self._last + max(_BETWEEN, _PAUSE * self._took))
         if self._timer is not None and self._timer.when() <= when:
             return
         if self._timer is not None:

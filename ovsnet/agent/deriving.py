@@ -17,7 +17,7 @@ from ovsnet.errors import NotReady, SwitchUnavailable
 from ovsnet.host.notices import Notices
 from ovsnet.model import Node
 from ovsnet.state import Topology
-from ovsnet.store import Store, choice
+from ovsnet.store import Snapshot, choice
 from ovsnet.switch.ovsdb import Ovsdb
 
 
@@ -29,7 +29,6 @@ class Deriving:
         config: Config,
         name: str,
         *,
-        store: Store,
         ovsdb: Ovsdb,
         host: HostSide,
         notices: Notices,
@@ -37,7 +36,6 @@ class Deriving:
     ) -> None:
         self._config = config
         self._name = name
-        self._store = store
         self._ovsdb = ovsdb
         self._host = host
         self._notices = notices
@@ -45,30 +43,29 @@ class Deriving:
         self.here = Here(node=name)
         """Where the node is, as `topology` saw it last."""
 
-    async def topology(self) -> Topology:
-        """Raises SwitchUnavailable, NotReady or HostFailure."""
+    async def topology(self, snapshot: Snapshot | None) -> Topology:
+        """What follows from a snapshot of the store. Raises SwitchUnavailable, NotReady or HostFailure."""
         if not self._ovsdb.connected:
             raise SwitchUnavailable(
                 f"ovsdb-server at {self._config.ovsdb} does not answer", "start Open vSwitch on this node"
             )
-        nodes = self._nodes()
+        nodes = self._nodes(snapshot)
         own = nodes.get(self._name)
-        self.here = Here(node=self._name, zone=own.zone if own else "")
         uplink = await self._host.uplink(self._config.node_address, own.addresses if own else ())
         self._notices.uplink = uplink.interface
         topo = state.topology(self._config, self._name, uplink.addresses, uplink.mtu, nodes)
+        self.here = Here(node=self._name, zone=own.zone if own else "", addresses=topo.internal)
         self._notices.mtu = topo.mtu
         self._complaints.only("topology", topo.problems)
         failed = [row for row in self._ovsdb.ports().values() if row.role is not None and row.ofport == -1]
         self._complaints.only("port", [f"port {row.name} does not work: {row.error}" for row in failed])
         return topo
 
-    def _nodes(self) -> Mapping[str, Node]:
+    def _nodes(self, snapshot: Snapshot | None) -> Mapping[str, Node]:
         """The store's nodes; what rows remember fills in what the store could not read yet.
 
         Raises NotReady when neither says enough to go by: nothing is withdrawn then.
         """
-        snapshot = self._store.snapshot()
         if snapshot is not None:
             self._complaints.over("store")
             return recall.nodes(self._ovsdb.ports(), snapshot.nodes) if snapshot.unread else snapshot.nodes

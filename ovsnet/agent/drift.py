@@ -22,8 +22,11 @@ from ovsnet.switch.monitor import FlowChange, GroupChange
 
 _COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
 _TABLE = re.compile(r"^.table=(\d+)[ ,]")
-_ECHO = 0.25
-"""Seconds after the last of our own changes within which vswitchd has told of it, which it does with its answer."""
+_ECHO = 3.0
+"""Seconds after the last of our own changes within which vswitchd has told of it. It does so with its answer, but says
+nothing while it answers dumps of many flows; what is taken for others' then leads to more of these."""
+_ECHO_OF_ALL = 0.25
+"""The same after everything was written, when nothing is known of any single change."""
 
 
 class Echo:
@@ -49,7 +52,7 @@ class Echo:
     def answered(self) -> None:
         """vswitchd has answered, or it won't."""
         self._until = min(self._until, self._clock() + _ECHO)
-        self._everything = min(self._everything, self._clock() + _ECHO)
+        self._everything = min(self._everything, self._clock() + _ECHO_OF_ALL)
 
     def is_ours(self, news: int | GroupChange) -> bool:
         """Whether a change, just heard of, can be one of ours: of that group, or of a flow with that cookie."""
@@ -105,9 +108,10 @@ def describe(
     """
     by_flow: dict[str, dict[str, str]] = {}
     for line in differences:
+        if names.kind_of(cookie_in(line)) == names.AFFINITY:
+            continue
         by_flow.setdefault(_place(line[1:]), {})[line[:1]] = line
-    drifts = [_drift(found, objects, tables) for found in by_flow.values()]
-    return [each for each in drifts if names.kind_of(cookie_in(each.lines[0])) != names.AFFINITY]
+    return [_drift(found, objects, tables) for found in by_flow.values()]
 
 
 def _place(line: str) -> str:

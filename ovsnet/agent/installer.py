@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from ovsnet import flowplan
+from ovsnet import flowplan, names
 from ovsnet.agent.drift import Drift, Echo, cookie_in, group_in, remedy
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.render import Lines, Rendered
@@ -42,6 +42,8 @@ class Installer:
         the last audit began."""
         self.on_loss: Callable[[], None] = lambda: None
         """Called when everything is to be written again."""
+        self.refused: dict[int, OvsnetError] = {}
+        """Objects whose flows the switch refused when they were last sent, with its words."""
         self.modifications = 0
         """Flow modifications sent since the start."""
         self._wanted: dict[int, Lines] = {}
@@ -94,10 +96,19 @@ class Installer:
             self._worker = asyncio.create_task(self._work())
 
     async def settle(self, desired: Rendered) -> None:
-        """Makes the switch hold exactly `desired`, by difference where it is known what it holds."""
+        """Makes the switch hold exactly `desired`, by difference where it is known what it holds.
+
+        Raises like `change`, but not for Services: see `refused`.
+        """
         if self.stale:
-            await self._replace(desired)
-            return
+            try:
+                await self._replace(desired)
+            except SwitchUnavailable:
+                raise
+            except OvsnetError:
+                # Whatever is wrong with a Service, pods get their flows.
+                rest = {key: each for key, each in desired.items() if names.kind_of(key) not in names.SERVED}
+                await self._replace(rest)
         keys = self.installed.keys() | desired.keys()
         changed = {
             key: lines
@@ -106,8 +117,21 @@ class Installer:
             if (lines := desired.get(key, ())) is not (before := self.installed.get(key, ()))
             and lines != before
         }
+        for key in self.refused.keys() - desired.keys():
+            del self.refused[key]
         if changed:
+            await self.serve(changed)
+
+    async def serve(self, changed: Mapping[int, Lines]) -> None:
+        """Like `change`, but that Services' flows are refused is only noted, see `refused`."""
+        try:
             await self.change(changed)
+        except SwitchUnavailable:
+            raise
+        except OvsnetError:
+            for cookie in changed.keys() & self.refused.keys():
+                if names.kind_of(cookie) not in names.SERVED:
+                    raise
 
     async def audit(self) -> list[str] | None:
         """How the switch differs from what was installed, as `ovs-ofctl diff-flows` says it: - has, + lacks.
@@ -195,12 +219,7 @@ class Installer:
     async def _apply(
         self, wanted: dict[int, Lines], waiters: list[tuple[frozenset[int], asyncio.Future[None]]]
     ) -> None:
-        failed = await self._try(wanted)
-        if failed is not None and len(wanted) > 1 and not isinstance(failed, SwitchUnavailable):
-            # A bundle is all or nothing: find out which object is to blame, and serve the others.
-            blame = {key: error for key, lines in wanted.items() if (error := await self._try({key: lines}))}
-        else:
-            blame = dict.fromkeys(wanted, failed) if failed is not None else {}
+        blame = await self._blame(wanted)
         for keys, waiter in waiters:
             error = next((blame[key] for key in keys if key in blame), None)
             if waiter.done():
@@ -209,6 +228,17 @@ class Installer:
                 waiter.set_result(None)
             else:
                 waiter.set_exception(error)
+
+    async def _blame(self, wanted: dict[int, Lines]) -> dict[int, OvsnetError]:
+        """Applies what can be, and tells who is refused: a bundle is all or nothing, and halved until that shows."""
+        failed = await self._try(wanted)
+        if failed is None:
+            return {}
+        if len(wanted) == 1 or isinstance(failed, SwitchUnavailable):
+            return dict.fromkeys(wanted, failed)
+        items = list(wanted.items())
+        half = len(items) // 2
+        return {**await self._blame(dict(items[:half])), **await self._blame(dict(items[half:]))}
 
     async def _try(self, wanted: Mapping[int, Lines]) -> OvsnetError | None:
         before = {key: self.installed[key] for key in wanted if key in self.installed}
@@ -219,10 +249,11 @@ class Installer:
             except OvsnetError as error:
                 if isinstance(error, SwitchUnavailable):
                     self.invalidate()
-                log.error("flows not installed: %s", error)
+                self.refused |= dict.fromkeys(wanted, error)
                 return error
             self.modifications += len(lines)
         for key, value in wanted.items():
+            self.refused.pop(key, None)
             if value:
                 self.installed[key] = value
             else:

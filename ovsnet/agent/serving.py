@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ovsnet import names, pipeline
 from ovsnet.agent.healthchecks import HealthChecks
-from ovsnet.conntrack import dead
 from ovsnet.endpoints import Here
 from ovsnet.frontends import ServiceObject
 from ovsnet.host import sockets
@@ -36,7 +35,6 @@ _AT_ONCE = 40
 """Ways that conntrack forgets in one go, of some 5 ms each: what else has changed meanwhile need not wait for all."""
 _FEW = 8
 """Ways of which each is forgotten whether anybody took it or not; of more, conntrack is asked first which it knows."""
-_KINDS = ("service", "endpointslice")
 
 
 class Serving:
@@ -55,6 +53,7 @@ class Serving:
         """What can't be served, in words."""
         self._services = Services()
         self._kept: Rendered = {}
+        self._remembered = False
         self.reach = Reach()
         self.rendered: dict[int, Lines] = {}
         """Flows and groups of Services, by cookie."""
@@ -65,8 +64,10 @@ class Serving:
         unknown: nobody knows yet what the switch holds. Raises SwitchUnavailable.
         """
         if snapshot is None:
-            if unknown:
+            if unknown and not self._remembered:
+                # Once: a switch that has lost its flows since has nothing to remember, and gets back what was there.
                 await self._remember()
+                self._remembered = True
             return {}
         self._services.update(snapshot.services, snapshot.slices, here)
         self._kept = {}
@@ -74,7 +75,7 @@ class Serving:
             self.reach = self._services.reach
             self._conflicts = self._taken()
         services, slices = self._services.news()
-        if services:
+        if services or self._unanswered:
             self._unanswered = await self._checks.serve(services)
         self.problems = [*self._unanswered, *self._conflicts]
         return self._render(services, slices)
@@ -143,7 +144,7 @@ class Serving:
             found = await conntrack.connections(self._remote, datapath)
             if not self._looked:
                 # Endpoints may have gone while no agent ran.
-                left |= dead(found, self._services.ways)
+                self._services.found(found)
                 self._looked = True
             for way in left - {each.way for each in found}:
                 self._services.forgot(way)
@@ -163,7 +164,7 @@ class Serving:
         kept: dict[int, tuple[str, ...]] = {}
         flows: list[str] = []
         groups: dict[int, str] = {}
-        for kind in _KINDS:
+        for kind in names.SERVED:
             found, groups = await self._openflow.remembered(*names.cookies_of(kind))
             flows += found
         for line in flows:

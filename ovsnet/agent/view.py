@@ -67,7 +67,8 @@ async def look(config: Config) -> View:
     bridge, rows = await _database(config)
     numbers = plan.ports(plan.desired_ports(config, topo), rows).numbers
     services = Services()
-    services.update(snapshot.services, snapshot.slices, Here(node=name, zone=own.zone if own else ""))
+    here = Here(node=name, zone=own.zone if own else "", addresses=topo.internal)
+    services.update(snapshot.services, snapshot.slices, here)
     objects = [*state.objects(topo, config.tunnels, numbers, state.pods(rows)), *services.objects]
     renderer = Renderer(resources.flows_dir())
     return View(

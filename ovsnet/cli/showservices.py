@@ -34,6 +34,7 @@ def _frontend(service: ServiceObject, frontend: Frontend) -> dict[str, Any]:
         "endpoints": _endpoints(service, frontend.group),
         "endpointsForOutside": _endpoints(service, frontend.outside_group) if frontend.external else None,
         "sourceRanges": None if frontend.sources is None else [str(each) for each in frontend.sources],
+        "admitsNode": frontend.admits_node,
         "refused": frontend.refused,
     }
 
@@ -81,5 +82,6 @@ def _words(frontend: dict[str, Any]) -> str:
     if outside is not None and outside != frontend["endpoints"]:
         words += f"; from outside {' '.join(outside) or 'dropped'}"
     if frontend["sourceRanges"] is not None:
-        words += f"; only from {' '.join(frontend['sourceRanges']) or 'this node'}"
+        words += f"; only from {' '.join(frontend['sourceRanges']) or 'nowhere'}"
+        words += f", this node {'included' if frontend['admitsNode'] else 'excluded'}"
     return words

@@ -25,9 +25,12 @@ import chart
 import documents
 import figures
 import guest
+import guest_init
 import kernel_paths
+import kernel_services
 import kernel_traffic
 import kernel_upcalls
+import kube_proxy
 import send_on_node
 from bench_lab import running
 from figures import Figure
@@ -44,6 +47,7 @@ PARTS = {
     "tcp": kernel_traffic.tcp,
     "pairs": kernel_upcalls.pairs,
     "connections": kernel_upcalls.connections,
+    "services": kernel_services.services,
 }
 
 
@@ -70,6 +74,8 @@ def main() -> None:
 
 def outside(options: Options) -> None:
     begun = time.monotonic()
+    if "services" in (options.parts or PARTS):
+        os.environ[kube_proxy.VARIABLE] = str(kube_proxy.program())
     about = figures.machine()
     found: list[Figure] = []
 
@@ -99,7 +105,10 @@ def here(options: Options, say: Say) -> Iterator[tuple[str, Any]]:
 def in_guest(options: Options, say: Say) -> Iterator[tuple[str, Any]]:
     """What the guest reports, as `here`. Exits with its console if it does not come to an end."""
     argv = [sys.executable, __file__, "--inside", f"--rounds={options.rounds}", *options.parts]
-    with guest.of_checkout(argv, ROOT, {}) as booted:
+    environment = {}
+    if program := os.environ.get(kube_proxy.VARIABLE):
+        environment[kube_proxy.VARIABLE] = f"{guest_init.MACHINE}{program}"
+    with guest.of_checkout(argv, ROOT, environment) as booted:
         try:
             for event, content in booted.events(SILENCE):
                 if event == "end":

@@ -49,12 +49,18 @@ which counts and drops them as they come in; a rate is what was counted there. T
 nothing on the way segments or merges (GSO, TSO and GRO are off). First packets: of pairs of pods that the kernel has no
 flow for, so that ovs-vswitchd has to be asked for each.
 
+Through a Service: the same packets and the same streams, sent to a ClusterIP by pods that an echo, or TCP itself, has a
+connection with; the Service is one of ten and has one endpoint, on the same node or the other. Opening a connection is
+the time that `connect` takes, each from another port and reset at once; a sample is the median of 300.
+
 References, on nodes of their own without ovsnet: a Linux bridge; an Open vSwitch bridge with two flows, and between
 nodes a VXLAN tunnel; flannel's way, which is a Linux bridge, routes and a VXLAN device with static neighbours and
 forwarding entries; host routes, the same without encapsulation. "Masquerading" is the same on nodes that have flannel's
 rules for what leaves the cluster, as ovsnet's nodes have theirs: because of such rules every packet of a tunnel passes
 the hooks of connection tracking and NAT. The other references' nodes have no rules at all. For first packets the bare
-bridge has one flow for each pod, so that it too makes one in the kernel for each pair.
+bridge has one flow for each pod, so that it too makes one in the kernel for each pair. For Services it is upstream's
+kube-proxy in nftables mode, of the version that the lab's Kubernetes has, which gets the same Services from an API: on
+nodes with flannel's way and its rules, whose bridges hand packets to netfilter (br_netfilter), as kube-proxy needs it.
 """,
 )
 SERVICES = Section(

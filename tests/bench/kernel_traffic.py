@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import kernel_paths as ways
 import send_on_node
@@ -52,7 +53,7 @@ def packets(_ours: Lab, _others: Lab, found: Ways, rounds: int, say: Say) -> Ite
     everything = [(place, who, path) for place, paths in found.items() for who, path in paths.items()]
     jobs = {path: job(path) for _, _, path in everything}
     for path in {path[2:4]: path for path in jobs}.values():
-        count_and_drop(path)
+        count_and_drop(path, f"udp dport {PORT} counter drop", f"udp dport {PORT - 1} drop")
     for number in range(rounds):
         for place, who, path in everything if number % 2 else reversed(everything):
             samples[place, who].append(generate(path, jobs[path]) / 1000)
@@ -90,13 +91,17 @@ def job(path: Path) -> dict[str, object]:
     """For `send_on_node`: packets as the sender's kernel would make them, after a first exchange."""
     ping = ["ping", "-q", "-c3", "-i0.2", path.address]
     path.source.run(ping, netns=path.source_netns, check=True)
+    runs = [{"count": count, "port": PORT - 1} for count in (FIRST, WARM_UP)]
+    runs.append({"count": COUNT, "port": PORT})
+    return {"do": "generate", "size": SIZE, "runs": runs, **ends(path)}
+
+
+def ends(path: Path) -> dict[str, object]:
+    """Addresses of the sender's packets, of whom it has sent one before."""
     route = json_of(path, ["ip", "-j", "route", "get", path.address])[0]
     hop = route.get("gateway", path.address)
     mac = json_of(path, ["ip", "-j", "neighbour", "show", "to", hop])[0]["lladdr"]
-    runs = [{"count": count, "port": PORT - 1} for count in (FIRST, WARM_UP)]
-    runs.append({"count": COUNT, "port": PORT})
-    addresses = {"source": route["prefsrc"], "target": path.address, "mac": mac}
-    return {"do": "generate", "size": SIZE, "runs": runs, **addresses}
+    return {"source": route["prefsrc"], "target": path.address, "mac": mac}
 
 
 def json_of(path: Path, command: list[str]) -> list[dict[str, str]]:
@@ -105,11 +110,13 @@ def json_of(path: Path, command: list[str]) -> list[dict[str, str]]:
     return answer
 
 
-def count_and_drop(path: Path) -> None:
-    """At the receiver's ingress, before its stack."""
+def count_and_drop(path: Path, *rules: str) -> None:
+    """At the receiver's ingress, before its stack. The first rule counts; they replace any before."""
     text = (
+        "table netdev bench\ndelete table netdev bench\n"
         "table netdev bench {\n  chain ingress {\n    type filter hook ingress device eth0 priority 0;\n"
-        f"    udp dport {PORT} counter drop\n    udp dport {PORT - 1} drop\n  }}\n}}\n"
+        + "".join(f"    {rule}\n" for rule in rules)
+        + "  }\n}\n"
     )
     path.target.run(["nft", "-f", "-"], netns=path.target_netns, input=text, check=True)
 
@@ -125,14 +132,20 @@ def seen(path: Path) -> int:
 def generate(path: Path, job: dict[str, object]) -> float:
     """Packets per second that the receiver counted. Raises RuntimeError if it misses more than a few."""
     before = seen(path)
-    command = [*PYTHON, send_on_node.__file__]
-    done = path.source.run(command, netns=path.source_netns, input=json.dumps(job), check=True)
-    taken = float(json.loads(done.stdout)["us"][-1])
+    taken = float(send(path, job)["us"][-1])
     time.sleep(_SETTLE)
     counted = seen(path) - before
     if not (1 - _LOSS) * COUNT <= counted <= COUNT:
         raise RuntimeError(f"{counted} of {COUNT} packets came to {path.address}")
     return 1e6 * counted / taken
+
+
+def send(path: Path, job: dict[str, object]) -> dict[str, Any]:
+    """What `send_on_node` answers in the sender's pod."""
+    command = [*PYTHON, send_on_node.__file__]
+    done = path.source.run(command, netns=path.source_netns, input=json.dumps(job), check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def packet_by_packet(labs: list[Lab], found: Ways) -> None:

@@ -1,16 +1,21 @@
 """The part of the kernel's benchmarks that sends: a program that runs on a node of the lab, or in one of its pods.
 
 On the standard library only, so that it starts quickly. Reads one job from standard input, writes one answer.
-Started by `kernel_traffic` and `kernel_upcalls`.
+Started by `kernel_traffic`, `kernel_services` and `kernel_upcalls`.
 
     {"do": "generate", "size", "source", "target", "mac", "runs": [{"count", "port"}, ...]}
         has the kernel's packet generator send UDP frames of so many bytes out of eth0 of the network namespace that
-        it was started in: {"us": of each run}
+        it was started in: {"us": of each run}, which may have a "size" of its own. With "source_port" from that one,
+        and before the first run an echo has come back to it, as of a connection that is established
     {"do": "pairs", "senders", "receivers", "port"}
         on a node: from each named network namespace in `senders` one UDP frame to each in `receivers`, as fast as it
         goes, and waits for the last to arrive: {"seconds": of each sender, "arrived": frames in all}
     {"do": "connect", "target", "port", "count"}
         so many TCP connections one after another: {}
+    {"do": "open", "target", "port", "count"}
+        the same, each reset at once: {"us": of each until it was established}
+    {"do": "echo", "target", "port", "source_port"}
+        UDP until an echo comes back: {}
 """
 
 from __future__ import annotations
@@ -38,9 +43,13 @@ _ETH_IP, _UDP = 0x0800, 17
 
 def generate(job: Job) -> Job:
     """See Documentation/networking/pktgen.rst of Linux. A packet is never sent twice (clone_skb 0)."""
+    port = job.get("source_port", 9)
+    if "source_port" in job:
+        echo({**job, "port": job["runs"][0]["port"]})
     write("kpktgend_0", "rem_device_all", f"add_device {INTERFACE}")
     settings = {
-        "pkt_size": job["size"],
+        "udp_src_min": port,
+        "udp_src_max": port,
         "clone_skb": 0,
         "delay": 0,
         "src_min": job["source"],
@@ -50,11 +59,11 @@ def generate(job: Job) -> Job:
         "dst_mac": job["mac"],
     }
     write(INTERFACE, *(f"{name} {value}" for name, value in settings.items()))
-    return {"us": [run(each["count"], each["port"]) for each in job["runs"]]}
+    return {"us": [run(each["count"], each["port"], each.get("size", job["size"])) for each in job["runs"]]}
 
 
-def run(count: int, port: int) -> int:
-    write(INTERFACE, f"count {count}", f"udp_dst_min {port}", f"udp_dst_max {port}")
+def run(count: int, port: int, size: int) -> int:
+    write(INTERFACE, f"count {count}", f"udp_dst_min {port}", f"udp_dst_max {port}", f"pkt_size {size}")
     write("pgctrl", "start")  # returns when all are sent
     with open(f"{PKTGEN}/{INTERFACE}") as file:
         text = file.read()
@@ -158,6 +167,38 @@ def connect(job: Job) -> Job:
     return {}
 
 
+def open_each(job: Job) -> Job:
+    taken = []
+    for _ in range(job["count"]):
+        with socket.socket() as made:
+            made.settimeout(PATIENCE)
+            # Ends with a reset and leaves nothing behind that the next one would have to look through.
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            begun = time.perf_counter()
+            made.connect((job["target"], job["port"]))
+            taken.append(1e6 * (time.perf_counter() - begun))
+    return {"us": taken}
+
+
+def echo(job: Job) -> Job:
+    end = time.monotonic() + 10 * PATIENCE
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("", job["source_port"]))
+        made.connect((job["target"], job["port"]))
+        made.settimeout(0.2)
+        while True:
+            try:
+                made.send(b"?")
+                made.recv(64)
+            except OSError:  # silence, or a refusal
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+            else:
+                return {}
+
+
 if __name__ == "__main__":
     job = json.loads(sys.stdin.read())
-    print(json.dumps({"generate": generate, "pairs": pairs, "connect": connect}[job["do"]](job)))
+    work = {"generate": generate, "pairs": pairs, "connect": connect, "open": open_each, "echo": echo}
+    print(json.dumps(work[job["do"]](job)))

@@ -18,6 +18,8 @@ FAR = ("203.0.113.9", "2001:db8:f::9")
 _ON = {A1: "node-a", NODE_A: "node-a", B1: "node-b", B2: "node-b", NODE_B: "node-b", FAR: ""}
 LOAD_BALANCER = ("203.0.113.80", "2001:db8:80::80")
 EXTERNAL = ("203.0.113.81", "2001:db8:80::81")
+SHUT_LOAD_BALANCER = ("203.0.113.82", "2001:db8:80::82")
+STICKY_EXTERNAL = ("203.0.113.83", "2001:db8:80::83")
 
 SERVICES: dict[str, Service] = {}
 SLICES: dict[str, EndpointSlice] = {}
@@ -29,6 +31,10 @@ def vip(number: int) -> tuple[str, str]:
 
 def addresses(pair: Sequence[str]) -> tuple[Any, ...]:
     return tuple(map(ipaddress.ip_address, pair))
+
+
+def networks(*texts: str) -> tuple[Any, ...]:
+    return tuple(map(ipaddress.ip_network, texts))
 
 
 def slices_of(
@@ -90,11 +96,29 @@ GUARDED = _add(
     B1,
     node_port=30014,
     load_balancer_ips=addresses(LOAD_BALANCER),
-    source_ranges=(ipaddress.ip_network("198.51.100.0/24"), ipaddress.ip_network("2001:db8:100::/48")),
+    source_ranges=networks("198.51.100.0/24", "2001:db8:100::/48", "192.0.2.8/29", "2001:db8::10/124"),
 )
 KEPT_THERE = _add(15, "kept-there", B1, node_port=30015, external_local=True)
 HOME = _add(16, "home", NODE_A, node_port=30016)
 STICKY_NODE_PORT = _add(20, "sticky-node-port", A1, B1, affinity=600, node_port=30020)
+SHUT = _add(
+    21,
+    "shut",
+    B1,
+    load_balancer_ips=addresses(SHUT_LOAD_BALANCER),
+    source_ranges=networks("198.51.100.0/24", "2001:db8:100::/48", "10.244.0.0/16", "fd00:1::/64"),
+)
+"""To pods and some of the outside, but not to nodes."""
+STICKY_KEPT = _add(
+    22,
+    "sticky-kept",
+    A1,
+    B1,
+    affinity=600,
+    node_port=30022,
+    external_ips=addresses(STICKY_EXTERNAL),
+    external_local=True,
+)
 HOME_UDP = _add(17, "home-udp", NODE_A, protocol=Protocol.UDP, node_port=30017)
 ABROAD_UDP = _add(18, "abroad-udp", FAR, protocol=Protocol.UDP, node_port=30018)
 ITSELF_UDP = _add(19, "itself-udp", A1, protocol=Protocol.UDP)

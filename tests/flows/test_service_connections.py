@@ -8,7 +8,7 @@ import pytest
 import service_world
 from flow_world import A1, A2, NODE
 from packets import ROUTER
-from service_world import EXTERNAL, FAR, LOAD_BALANCER, vip
+from service_world import EXTERNAL, FAR, LOAD_BALANCER, SHUT_LOAD_BALANCER, vip
 from wire import ACK, PUSH, SYN, SYN_ACK, TCP, UDP, Arrived, Packet, Wire
 
 from ovsnet import pipeline
@@ -225,6 +225,21 @@ CASES: Sequence[Case] = (
         target=LOAD_BALANCER,
         answers=(B1,),
         seen=GATEWAY,
+    ),
+    Case(
+        shows="load balancer from the node, by the gateway's address",
+        port="gateway",
+        client=GATEWAY,
+        target=LOAD_BALANCER,
+        answers=(B1,),
+        seen=GATEWAY,
+    ),
+    Case(
+        shows="load balancer that admits pods, not nodes",
+        port="a2",
+        client=POD_2,
+        target=SHUT_LOAD_BALANCER,
+        answers=(B1,),
     ),
     Case(shows="directly to an endpoint", port="a2", client=POD_2, target=POD_1, answers=(HERE,), dport=8080),
     Case(

@@ -10,7 +10,7 @@ import service_world
 from flow_world import NODE
 from msgspec.structs import replace
 from packets import ROUTER
-from service_world import LOAD_BALANCER, vip
+from service_world import LOAD_BALANCER, SHUT_LOAD_BALANCER, vip
 from test_service_connections import (
     B1,
     BACK,
@@ -91,6 +91,18 @@ NOWHERE = {
     "external Local without an endpoint here": ("gateway", OUTSIDE, LOCAL_NODE_PORT, 30015),
     "a load balancer from elsewhere": ("gateway", ELSEWHERE, LOAD_BALANCER, 80),
     "a load balancer from a pod": ("a2", POD_2, LOAD_BALANCER, 80),
+    "a load balancer from a node that is not admitted": (
+        "gateway",
+        service_world.NODE_A,
+        SHUT_LOAD_BALANCER,
+        80,
+    ),
+    "the same by the gateway's address, which is among the pods'": (
+        "gateway",
+        GATEWAY,
+        SHUT_LOAD_BALANCER,
+        80,
+    ),
     "a Service's address from a peer": ("peer", ("10.244.2.9", "fd00:2::9"), vip(1), 80),
 }
 

@@ -41,16 +41,20 @@ class Client:
         self.family = socket.AF_INET6 if ":" in options["host"] else socket.AF_INET
         self.up, self.down = options.get("up", 0), options.get("down", 0)
         self.udp = options.get("protocol") == "udp"
+        self.protocol = socket.IPPROTO_SCTP if options.get("protocol") == "sctp" else 0
 
     def connect(self) -> socket.socket:
-        sock = socket.socket(self.family, socket.SOCK_DGRAM if self.udp else socket.SOCK_STREAM)
+        kind = socket.SOCK_DGRAM if self.udp else socket.SOCK_STREAM
+        sock = socket.socket(self.family, kind, self.protocol)
         sock.settimeout(self.options.get("seconds", 3.0))
+        if self.protocol and self.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # see service_server.sctp
         bind = self.options.get("bind")
         if bind:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((bind[0], bind[1]))
         if not self.udp and self.options.get("abort", True):
-            # Ends with a reset and leaves no TIME_WAIT: thousands in a row need no port twice.
+            # Ends with a reset (SCTP: ABORT) and leaves no TIME_WAIT: thousands in a row need no port twice.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         try:
             sock.connect(self.target)

@@ -1,6 +1,7 @@
-"""A server for tests of Services: tells its name and the client that it sees, over TCP and UDP, on two ports.
+"""A server for tests of Services: tells its name and the client that it sees, over TCP, UDP and SCTP, on two ports.
 
     TCP    each line "UP DOWN" is followed by UP bytes; the answer is a line of JSON and DOWN bytes
+    SCTP   the same, where the kernel has it
     UDP    the answer to a datagram is JSON, padded to its length
 
 Run as a script in a namespace (`python -I -S service_server.py NAME PORT...`), so standard library only. Listens on
@@ -21,6 +22,17 @@ def both_families(kind: socket.SocketKind, port: int) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     sock.bind(("::", port))
+    return sock
+
+
+def sctp(family: socket.AddressFamily, port: int) -> socket.socket:
+    """Of one family: at the begin of an association a socket names all addresses that it has, and who came through a
+    Service and tries the others finds nobody there. Raises OSError where the kernel has no SCTP."""
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(("", port))
     return sock
 
 
@@ -56,13 +68,18 @@ class Server:
             sock.sendmsg([self.words(client, len(data)).ljust(len(data))], source, 0, client)
 
     async def start(self) -> None:
-        tcp = both_families(socket.SOCK_STREAM, self.port)
-        tcp.listen(512)
+        with contextlib.suppress(OSError):  # a kernel without SCTP
+            for family in (socket.AF_INET, socket.AF_INET6):
+                await self.listen(sctp(family, self.port))
         udp = both_families(socket.SOCK_DGRAM, self.port)
         udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         udp.setblocking(False)
         asyncio.get_running_loop().add_reader(udp, self.datagrams, udp)
-        await asyncio.start_server(self.stream, sock=tcp)
+        # Last: who connects to it knows that the others are there.
+        await self.listen(both_families(socket.SOCK_STREAM, self.port))
+
+    async def listen(self, sock: socket.socket) -> None:
+        await asyncio.start_server(self.stream, sock=sock, backlog=512)
 
 
 async def main(name: str, ports: list[int]) -> None:

@@ -29,6 +29,8 @@ from ovsnet.numbers import Numbers
 PORT, OTHER_PORT = 8080, 8081
 """Where every server listens."""
 FAMILIES = (4, 6)
+PROTOCOLS = ("TCP", "UDP")
+"""Of every port, unless said otherwise. SCTP is not everywhere: Open vSwitch's own conntrack can't translate it."""
 SERVER = "service-server"
 LISTENING = """
 import socket, sys, time
@@ -66,10 +68,11 @@ class Load:
 
 
 class Cluster:
-    """A lab with servers in it, and what its store says of Services."""
+    """A lab with servers in it, and what its store says of Services. protocols: what each of their ports has."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, protocols: Sequence[str] = PROTOCOLS) -> None:
         self.lab = lab
+        self.protocols = protocols
         self.places = [*(pod.name for pod in lab.pods), *(node.name for node in lab.nodes), OUTSIDE]
         self.hosts = {pod.name: pod.node.name for pod in lab.pods} | {
             node.name: node.name for node in lab.nodes
@@ -97,7 +100,7 @@ class Cluster:
     def put(self, name: str, endpoints: Sequence[str | Mapping[str, Any]], number: int, **spec: Any) -> None:
         """A Service of all protocols, and slices of both families. See `service` and `slice_of`."""
         ports = spec.pop("ports", {"": PORT})
-        documents = [service(name, number, list(ports), **spec)]
+        documents = [service(name, number, list(ports), self.protocols, **spec)]
         documents += [self.slice_of(name, endpoints, ports, version) for version in FAMILIES]
         self.write(name, documents)
 
@@ -133,7 +136,7 @@ class Cluster:
             "ports": [
                 {"name": port_name(port, protocol), "port": number, "protocol": protocol}
                 for port, number in ports.items()
-                for protocol in ("TCP", "UDP")
+                for protocol in self.protocols
             ],
             "endpoints": entries,
         }
@@ -207,9 +210,10 @@ class Cluster:
 
     def choose(self, name: str, *places: str) -> None:
         """Wait until both nodes send connections to just these."""
+        last = self.protocols[-1].lower()
         for node in self.lab.nodes:
             for version in FAMILIES:
-                eventually(lambda: self.chosen(name, version, "udp", node.name) == set(places))  # noqa: B023
+                eventually(lambda: self.chosen(name, version, last, node.name) == set(places))  # noqa: B023
 
 
 def audits(lab: Lab) -> list[str]:
@@ -235,10 +239,12 @@ def assert_clean(lab: Lab) -> None:
 
 
 @contextlib.contextmanager
-def cluster_of(nodes: int = 2, pods: int = 2, **options: Any) -> Iterator[Cluster]:
+def cluster_of(
+    nodes: int = 2, pods: int = 2, protocols: Sequence[str] = PROTOCOLS, **options: Any
+) -> Iterator[Cluster]:
     """A lab with servers. The outside sends what is for `outer` addresses to node-a."""
     with running(nodes=nodes, pods=pods, **options) as lab:
-        cluster = Cluster(lab)
+        cluster = Cluster(lab, protocols)
         cluster.serve()
         first = lab.nodes[0].node
         lab.outside.ip(
@@ -256,7 +262,13 @@ def port_name(name: str, protocol: str) -> str:
     return f"{name}-{protocol.lower()}" if name else protocol.lower()
 
 
-def service(name: str, number: int, ports: Sequence[str] = ("",), **spec: Any) -> dict[str, Any]:
+def service(
+    name: str,
+    number: int,
+    ports: Sequence[str] = ("",),
+    protocols: Sequence[str] = PROTOCOLS,
+    **spec: Any,
+) -> dict[str, Any]:
     """The manifest of a Service; the first of its ports is 80, then 81 and so on. node_port: the first of those.
 
     spec: more of its fields; "status" goes to where that belongs.
@@ -264,7 +276,7 @@ def service(name: str, number: int, ports: Sequence[str] = ("",), **spec: Any) -
     node_port, status = spec.pop("node_port", 0), spec.pop("status", None)
     entries = []
     for at, port in enumerate(ports):
-        for protocol in ("TCP", "UDP"):
+        for protocol in protocols:
             entry: dict[str, Any] = {"name": port_name(port, protocol), "port": 80 + at, "protocol": protocol}
             if node_port:
                 entry["nodePort"] = node_port + at

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
+import select
 import socket
-import time
+import struct
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import msgspec
 import pytest
-from host_world import World, run
-from lab_world import SLOWER
+from host_world import World, behind_a_gateway, run
 
 from ovsnet import pipeline
 from ovsnet.errors import HostFailure
-from ovsnet.host import sysctl
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.types import EgressSpec
 
@@ -28,46 +26,13 @@ EGRESS = EgressSpec(
     no_masquerade=(ip_network("10.244.0.0/16"), ip_network("198.51.100.0/24"), ip_network("10.244.0.0/15")),
 )
 INET, INET6 = socket.AF_INET, socket.AF_INET6
+INIT = bytes.fromhex("9c400050 00000000 6c681fc5 01000014 00001234 0000ffff 000a000a 00000007")
+"""Of SCTP (RFC 9260, 3.3.2), from port 40000 to 80, with its checksum: conntrack follows nothing with a wrong one."""
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """A bridge stands in for the gateway port, so that two pods are behind one interface of the node."""
-    with World() as world:
-        # A router asks for no neighbour before its link-local address has been through detection.
-        sysctl.ensure("ipv6/conf/default/accept_dad", 0)
-        run("ip link add ovsnet0 type bridge")
-        run("ip addr add 10.244.1.1/24 dev ovsnet0")
-        run("ip addr add fd00:244:1::1/64 dev ovsnet0 nodad")
-        run("ip link set ovsnet0 up")
-        for translator in (pipeline.NODE_PORTS, pipeline.LOCAL_NODE_PORTS):
-            for address in translator.addresses:
-                run(f"ip -{address.version} route add {address} dev ovsnet0")
-        for number, name in ((5, "a"), (6, "b")):
-            world.add(name)
-            world.run(name, "sysctl -qw net.ipv6.conf.default.accept_dad=0")
-            world.cable(f"port-{name}", name, "eth0")
-            run(f"ip link set port-{name} master ovsnet0")
-            world.run(name, f"ip addr add 10.244.1.{number}/24 dev eth0")
-            world.run(name, f"ip addr add fd00:244:1::{number}/64 dev eth0 nodad")
-            world.run(name, "ip route add default via 10.244.1.1")
-            world.run(name, "ip -6 route add default via fd00:244:1::1")
-        world.add("outside")
-        world.run("outside", "sysctl -qw net.ipv6.conf.default.accept_dad=0")
-        world.cable("uplink", "outside", "eth0")
-        run("ip addr add 192.0.2.7/24 dev uplink")
-        run("ip addr add 2001:db8::7/64 dev uplink nodad")
-        world.run("outside", "ip addr add 192.0.2.1/24 dev eth0")
-        world.run("outside", "ip addr add 198.51.100.1/24 dev eth0")
-        world.run("outside", "ip addr add 2001:db8::1/64 dev eth0 nodad")
-        world.run("outside", "ip route add default via 192.0.2.7")
-        world.run("outside", "ip -6 route add default via 2001:db8::7")
-        run("ip route add 198.51.100.0/24 via 192.0.2.1")
-        # With br_netfilter the bridge would translate by itself what passes it, which no OVS bridge does.
-        for key in ("bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"):
-            sysctl.ensure(key, 0)
-        for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
-            sysctl.ensure(key, 1)
+    with behind_a_gateway() as world:
         yield world
 
 
@@ -246,165 +211,32 @@ async def test_one_family_alone(world: World) -> None:
     assert seen(world, "a", "outside", INET6, "2001:db8::1") == "2001:db8::7"
 
 
-PORT = 30020
-REACH = [(INET, "192.0.2.7"), (INET6, "2001:db8::7")]
-
-
-def with_port(*, local: bool = False, protocol: str = "udp", port: int = PORT) -> EgressSpec:
-    """The port is a Service's. Connections to it go to the gateway's network, where nobody answers them."""
-    ports = ((4, protocol, port), (6, protocol, port))
-    return msgspec.structs.replace(EGRESS, node_ports=ports, local_node_ports=ports if local else ())
-
-
-def known(family: int, port: int = PORT) -> dict[int, str]:
-    """By the client's port: who answers a connection to the node's port, as conntrack has it."""
-    found = {}
-    for line in run("cat /proc/net/nf_conntrack").splitlines():
-        ports = re.findall(r"[sd]port=(\d+)", line)
-        words = line.split()
-        if words[0] == ("ipv4" if family == INET else "ipv6") and words[2] == "udp" and ports[1] == str(port):
-            found[int(ports[0])] = str(ip_address(re.findall(r"src=(\S+)", line)[1]))
-    return found
-
-
-def send(client: socket.socket, address: str, port: int = PORT) -> int:
-    """Sends a datagram and waits until the node has seen it; the client's port."""
-    client.sendto(b"?", (address, port))
-    mine = int(client.getsockname()[1])
-    for _ in range(200):
-        if mine in known(client.family, port):
-            return mine
-        time.sleep(0.01)
-    raise AssertionError(f"conntrack does not know {mine}: {known(client.family, port)}")
-
-
-@pytest.mark.parametrize(("family", "address"), REACH)
-async def test_who_keeps_sending_to_a_udp_node_port_follows_its_service(
-    world: World, family: int, address: str
-) -> None:
-    """A client that never stops, as NTP, syslog and VoIP are."""
-    version = 4 if family == INET else 6
-    anywhere, here = str(pipeline.NODE_PORTS.of(version)), str(pipeline.LOCAL_NODE_PORTS.of(version))
-    rules = Ruleset(TEMPLATES)
-    await rules.reconcile(EGRESS)
-    with world.socket("outside", family) as client:
-        mine = send(client, address)
-        assert known(family) == {mine: address}
-        for now, target in (
-            (with_port(), anywhere),
-            (with_port(local=True), here),
-            (with_port(), anywhere),
-            (EGRESS, address),
-            (with_port(local=True), here),
-        ):
-            await rules.reconcile(now)
-            assert known(family) == {}, "the next datagram is a new choice"
-            send(client, address)
-            assert known(family) == {mine: target}
-        # Nothing of it changes with the ports of others, nor with the table that is repaired.
-        both = (*with_port(local=True).node_ports, *with_port(port=PORT + 1).node_ports)
-        more = msgspec.structs.replace(with_port(local=True), node_ports=both)
-        await rules.reconcile(more)
-        run("nft add rule inet ovsnet postrouting counter")
-        assert "repaired" in (await rules.reconcile(more, verify=True))[0]
-        assert known(family) == {mine: target}
-
-
-async def test_what_began_without_the_table_or_under_another_agent_is_found(world: World) -> None:
-    await Ruleset(TEMPLATES).reconcile(with_port())
-    with world.socket("outside", INET) as served, world.socket("outside", INET) as early:
-        theirs = send(served, "192.0.2.7")
-        run("nft flush chain inet ovsnet prerouting")
-        send(early, "192.0.2.7")
-        await Ruleset(TEMPLATES).reconcile(with_port())
-        assert known(INET) == {theirs: str(pipeline.NODE_PORTS.of(4))}
-        send(early, "192.0.2.7")
-        await Ruleset(TEMPLATES).reconcile(EGRESS)
-        assert known(INET) == {}
-
-
-async def test_connections_of_others_to_the_same_port_stay(world: World) -> None:
-    """A pod's to a host outside, with the node's address; one through a hostPort; the node's own by loopback; and all
-    that are in another zone, as the bridge's are on the kernel's datapath."""
-    run("nft add table ip others")
-    run("nft add chain ip others pre { type nat hook prerouting priority dstnat - 1 ; }")
-    run(f"nft add rule ip others pre ip daddr 192.0.2.7 udp dport {PORT} udp sport 7 dnat to 10.244.1.6:7")
-    run("nft add chain ip others zones { type filter hook prerouting priority raw ; }")
-    run(f"nft add rule ip others zones udp dport {PORT} udp sport 8 ct zone set 65500")
-    rules = Ruleset(TEMPLATES)
-    await rules.reconcile(EGRESS)
+@pytest.mark.parametrize(("family", "service"), [(INET, "10.96.0.9"), (INET6, "fd00:10:96::9")])
+async def test_sctp_that_the_bridge_hands_back_is_refused(world: World, family: int, service: str) -> None:
+    """With what ends a client's attempt: from a kernel that has SCTP an ABORT, else that it has not."""
+    assert await Ruleset(TEMPLATES).reconcile(EGRESS)
+    run("ip route add 10.96.0.0/16 dev ovsnet0")
+    run("ip route add fd00:10:96::/112 dev ovsnet0")
+    errors = socket.getprotobyname("icmp" if family == INET else "ipv6-icmp")
     with (
-        world.socket("a", INET) as pod,
-        world.socket("outside", INET) as hosted,
-        world.socket("outside", INET) as zoned,
-        socket.socket(INET, socket.SOCK_DGRAM) as looped,
+        world.socket("a", family, socket.SOCK_RAW, errors) as told,
+        world.socket("a", family, socket.SOCK_RAW, socket.IPPROTO_SCTP) as client,
     ):
-        hosted.bind(("", 7))
-        zoned.bind(("", 8))
-        kept = {
-            send(pod, "192.0.2.1"): "192.0.2.1",
-            send(hosted, "192.0.2.7"): "10.244.1.6",
-            send(zoned, "192.0.2.7"): "192.0.2.7",
-            send(looped, "127.0.0.1"): "127.0.0.1",
-        }
-        assert known(INET) == kept
-        await rules.reconcile(with_port())
-        await rules.reconcile(EGRESS)
-        assert known(INET) == kept
-
-
-async def test_tcp_alone_forgets_nothing_and_many_ports_are_one_question(world: World) -> None:
-    rules = Ruleset(TEMPLATES)
-    await rules.reconcile(EGRESS)
-    with world.socket("outside", INET) as client:
-        mine = send(client, "192.0.2.7")
-        await rules.reconcile(with_port(protocol="tcp"))
-        assert known(INET) == {mine: "192.0.2.7"}
-        many = tuple((4, "udp", port) for port in range(PORT, PORT + 300))
-        await rules.reconcile(msgspec.structs.replace(EGRESS, node_ports=many))
-        assert known(INET) == {}
-
-
-@pytest.mark.parametrize(("family", "address"), REACH)
-async def test_a_flood_to_a_port_that_comes_is_forgotten_in_time(
-    world: World, family: int, address: str
-) -> None:
-    rules = Ruleset(TEMPLATES)
-    await rules.reconcile(EGRESS)
-    for _ in range(20):
-        with contextlib.ExitStack() as stack:
-            for _ in range(100):
-                stack.enter_context(world.socket("outside", family)).sendto(b"?", (address, PORT))
-    # Ports of the client's are used again now and then.
-    assert len(known(family)) > 1500
-    started = time.monotonic()
-    await rules.reconcile(with_port())
-    assert time.monotonic() - started < 2 * SLOWER
-    assert known(family) == {}
-
-
-@pytest.mark.parametrize(("family", "address"), [(INET, "192.0.2.1"), (INET6, "2001:db8::1")])
-async def test_a_late_answer_of_a_node_port_goes_nowhere_and_is_not_in_the_way(
-    world: World, family: int, address: str
-) -> None:
-    version = 4 if family == INET else 6
-    source = str(pipeline.NODE_PORTS.of(version))
-    world.run("a", f"ip addr add {source}/{32 if version == 4 else 128} dev eth0")
-    rules = Ruleset(TEMPLATES)
-    for translated in (False, True):
-        if translated:
-            await rules.reconcile(with_port())
-        with world.socket("a", family) as endpoint, world.socket("outside", family) as client:
-            client.settimeout(0.5)
-            client.bind(("", 45678))
-            endpoint.bind((source, PORT))
-            endpoint.sendto(b"late", (address, 45678))
-            try:
-                assert client.recv(10) == b"late"
-                assert not translated
-            except TimeoutError:
-                assert translated
-    assert known(family, 45678) == {}, "no connection is made of it"
+        client.sendto(INIT, (service, 0))
+        answer, by, neighbours = b"", told, range(133, 138)
+        while not answer or (by is told and answer[0] in neighbours):
+            readable, _, _ = select.select([told, client], [], [], 2)
+            assert readable, "silence"
+            by = readable[0]
+            answer, sender = by.recvfrom(2048)
+            answer = answer[20:] if family == INET else answer
+    assert sender[0] == service
+    if by is client:
+        assert answer[:4] == struct.pack("!HH", 80, 40000)
+        assert answer[12] == 6, "ABORT (RFC 9260, 3.3.7)"
+    else:
+        # Protocol unreachable (RFC 792); unrecognized next header (RFC 4443).
+        assert tuple(answer[:2]) == ((3, 2) if family == INET else (4, 1))
 
 
 async def test_what_nft_refuses_is_told_in_its_words(world: World) -> None:

@@ -267,6 +267,11 @@ def test_services_stay_while_the_store_is_away(cluster: Cluster) -> None:
             assert (dump(node), cluster.groups()) == (before, groups)
             assert cluster.names("a2", vip(NUMBER, 6)) == {"a1", "b1"}
             assert cluster.names("outside", cluster.address("node-a", 4), NODE_PORT) == {"a1", "b1"}
+        node.kill(VSWITCHD, signal.SIGKILL)
+        node.start(VSWITCHD)
+        eventually(lambda: (dump(node), cluster.groups()) == (before, groups))
+        eventually(lambda: cluster.names("a2", vip(NUMBER, 4), count=20, seconds=0.5) == {"a1", "b1"})
+        assert cluster.names("outside", cluster.address("node-a", 6), NODE_PORT) == {"a1", "b1"}
     finally:
         node.kill(AGENT)
         config.write_text(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from lab_world import SLOWER
-from services_world import OTHER_PORT, PORT, Cluster, assert_clean, cluster_of, outer, vip
+from services_world import FAMILIES, OTHER_PORT, PORT, Cluster, assert_clean, cluster_of, outer, vip
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
 KERNEL = pytest.mark.kernel
@@ -51,7 +52,9 @@ def put_all(cluster: Cluster) -> None:
     cluster.put("abroad", ["outside"], ABROAD, node_port=30006)
     cluster.put("open", ["a1", "b1"], OPEN, node_port=30007, externalIPs=outers(OPEN))
     cluster.put("kept", ["a1"], KEPT, node_port=30008, externalTrafficPolicy="Local", **balanced(KEPT))
-    ours = [f"{cluster.address('outside', 4)}/32", f"{cluster.address('outside', 6)}/128"]
+    # The pods' range holds the gateway's address, by which node-b calls Services.
+    admitted = [cluster.address(place, version) for place in ("outside", "node-a") for version in FAMILIES]
+    ours = [*map(str, map(ipaddress.ip_network, admitted)), "10.244.2.0/24", "fd00:10:244:2::/64"]
     cluster.put("guarded", ["b1"], GUARDED, loadBalancerSourceRanges=ours, **balanced(GUARDED))
     theirs = ["198.51.100.0/24", "2001:db8:100::/48"]
     cluster.put("closed", ["b1"], CLOSED, loadBalancerSourceRanges=theirs, **balanced(CLOSED))
@@ -98,7 +101,7 @@ def test_show_lists_services_with_the_endpoints_that_this_node_uses(cluster: Clu
         "default/sticky",
         "none: refused",
         "node port from outside, IPv6",
-        "only from 198.51.100.0/24",
+        "only from 198.51.100.0/24, this node excluded",
     ):
         assert words in text, text
 
@@ -252,12 +255,13 @@ def test_policy_local_without_endpoints_is_silent_to_the_outside_alone(
 
 @VERSION
 def test_source_ranges_of_load_balancers(cluster: Cluster, version: int) -> None:
-    """Pods are no part of the ranges; the node itself is always let in, as kube-proxy does."""
-    assert cluster.names("outside", outer(GUARDED, version), count=3) == {"b1"}
-    assert cluster.one("outside", outer(CLOSED, version), seconds=SILENT)["error"] == "timeout"
-    for number in (GUARDED, CLOSED):
-        assert cluster.one("a1", outer(number, version), seconds=SILENT)["error"] == "timeout"
-        assert cluster.names("node-a", outer(number, version), count=2) == {"b1"}
+    """Pods by their own addresses, nodes by their InternalIPs, whichever address their kernel takes."""
+    for source in ("outside", "node-a", "b2"):
+        assert cluster.names(source, outer(GUARDED, version), count=3) == {"b1"}, source
+    for source in ("a1", "node-b"):
+        assert cluster.one(source, outer(GUARDED, version), seconds=SILENT)["error"] == "timeout", source
+    for source in ("outside", "a1", "node-a", "node-b"):
+        assert cluster.one(source, outer(CLOSED, version), seconds=SILENT)["error"] == "timeout", source
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import pytest
 from scripted_api import NODES, SERVICES, SLICES, Request, cut, failing_watch, refuse, said, service, silent
 from store_kubernetes_world import World, following, made, running
 
+from ovsnet.store.kubernetes.backoff import Backoff
+
 
 @pytest.fixture(autouse=True)
 def _logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -64,6 +66,21 @@ async def test_a_server_that_is_killed_and_comes_back(
         await works(world)
         assert world.api.count("list") == 3
         assert f"Kubernetes API {world.api.url} is there" in caplog.messages
+
+
+async def test_who_finds_the_server_again_tells_the_others(tmp_path: Path) -> None:
+    """It is one server: nobody waits for longer because its own attempt came a moment too early."""
+    async with following(tmp_path) as world:
+        await world.api.stop()
+        await world.until(lambda: len(world.store._troubles) == 3)
+        for each in world.store._reflectors[1:]:
+            each._backoff = Backoff(60, 60)
+        # Now all but one wait for a minute.
+        await asyncio.sleep(4)
+        await world.api.start()
+        await world.until(lambda: not world.now.problems, 10)
+        await world.watching(2)
+        await works(world)
 
 
 @pytest.mark.parametrize(

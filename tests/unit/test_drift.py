@@ -73,6 +73,18 @@ def test_a_group_is_named_by_its_number_and_object() -> None:
     assert said(f"-{other}", f"+cookie={COOKIE:#x},{line}") == ["group 9 of pod default/a1 altered"]
 
 
+def test_what_the_switch_learned_is_no_drift_however_much() -> None:
+    cookies = [names.cookie(names.AFFINITY, f"default/web{end}") for end in ("", "|TCP|192.0.2.80:80")]
+    learned = [
+        f"-table=37 idle_timeout=600,priority=100,tcp,reg12={number:#x},tp_dst=80 cookie={cookie:#x} actions=drop"
+        for cookie in cookies
+        for number in range(5000)
+    ]
+    assert said(*learned, f"+{GUARD} actions=goto_table:20") == [
+        "flow of pod default/a1 in table spoof_guard deleted"
+    ]
+
+
 def test_the_remedy_deletes_with_the_cookie_and_replaces_what_was_altered() -> None:
     drifts = describe(
         [
@@ -106,7 +118,11 @@ def test_an_echo_is_believed_for_as_many_changes_as_were_made_and_not_for_long()
     echo.sent(["flow add cookie=0x1,table=0 actions=drop"])
     clock.now += 30
     echo.answered()
-    clock.now += 1.5
+    clock.now += 2
+    assert echo.is_ours(1)
+    echo.sent(["flow add cookie=0x1,table=0 actions=drop"])
+    echo.answered()
+    clock.now += 4
     assert not echo.is_ours(1)
     echo.sent(["group modify group_id=5,type=all,bucket=drop"])
     echo.answered()

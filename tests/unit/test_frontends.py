@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ovsnet import pipeline
+from ovsnet import names, pipeline
 from ovsnet.endpoints import Here
 from ovsnet.frontends import BUCKETS, Frontend, Group, Maker, ServiceObject
 from ovsnet.numbers import Numbers
 from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
 
-HERE = Here(node="here")
+HERE = Here(node="here", addresses=tuple(map(ipaddress.ip_address, ("192.0.2.11", "2001:db8:9::11"))))
 VIP, VIP6 = ipaddress.ip_address("10.96.0.1"), ipaddress.ip_address("fd00:96::1")
 EXTERNAL, BALANCER = ipaddress.ip_address("203.0.113.1"), ipaddress.ip_address("203.0.113.2")
 FIRST = ipaddress.ip_address("10.200.0.0")
@@ -123,7 +123,67 @@ def test_source_ranges_are_for_load_balancers_in_their_own_family() -> None:
     assert frontend(service, EXTERNAL).sources is None
     only_six = made([AWAY], source_ranges=ranges[1:], load_balancer_ips=(BALANCER,))
     assert frontend(only_six, BALANCER).sources == (), "nobody, not everybody"
-    assert frontend(made([AWAY], load_balancer_ips=(BALANCER,)), BALANCER).sources is None
+    everybody = frontend(made([AWAY], load_balancer_ips=(BALANCER,)), BALANCER)
+    assert (everybody.sources, everybody.admits_node) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "admitted"),
+    [
+        (["198.51.100.0/24"], False),
+        (["198.51.100.0/24", "192.0.2.8/29"], True),
+        (["192.0.2.11/32"], True),
+        (["192.0.2.12/32"], False),
+        (["0.0.0.0/0"], True),
+        (["2001:db8:9::/64"], False),
+    ],
+)
+def test_source_ranges_bind_the_node_by_its_addresses_of_the_family(
+    ranges: list[str], admitted: bool
+) -> None:
+    service = made(
+        [AWAY],
+        source_ranges=tuple(map(ipaddress.ip_network, ranges)),
+        external_ips=(EXTERNAL,),
+        load_balancer_ips=(BALANCER,),
+    )
+    assert frontend(service, BALANCER).admits_node == admitted
+    assert frontend(service, EXTERNAL).admits_node, "no load balancer's address"
+
+
+@pytest.mark.parametrize(
+    ("said", "entries"),
+    [
+        ({}, {"/4": True}),
+        ({"internal_local": True}, {"/4": True, "/4/local": True}),
+        ({"internal_local": True, "ports": (ServicePort(port=80),)}, {"/4/local": True}),
+        ({"external_local": True}, {"/4": True, "/4/local": False}),
+        ({"external_local": True, "internal_local": True}, {"/4": True, "/4/local": True}),
+        ({"external_local": True, "ports": (ServicePort(port=80),)}, {"/4": True}),
+    ],
+)
+def test_clients_stay_with_endpoints_of_groups_that_they_use(
+    said: dict[str, Any], entries: dict[str, bool]
+) -> None:
+    service = made([LOCAL, AWAY], affinity=60, **said)
+    numbers = Numbers()
+    found = {each.group.number: each.inside for each in service.entries}
+    assert found == {numbers.number(service.key, f"tcp/80{view}"): inside for view, inside in entries.items()}
+    assert {each.protocol for each in service.entries} == {"tcp"}
+
+
+def test_clients_enter_a_group_of_groups_and_none_of_its_parts() -> None:
+    service = made([at(number) for number in range(300)], affinity=60)
+    (entry,) = service.entries
+    assert len(service.groups) > len(service.entries)
+    assert len(service.backends(entry.group.number)) == 300
+
+
+def test_what_is_learned_of_each_frontend_from_outside_has_a_cookie_of_its_own() -> None:
+    service = made([LOCAL, AWAY], affinity=60, external_ips=(EXTERNAL,), load_balancer_ips=(BALANCER,))
+    cookies = {service.learned_outside(each) for each in service.frontends} | {service.learned}
+    assert len(cookies) == len(service.frontends) + 1
+    assert {names.kind_of(each) for each in cookies} == {names.AFFINITY}
 
 
 def test_each_family_has_its_own_endpoints() -> None:

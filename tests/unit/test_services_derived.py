@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovsnet import resources
+from ovsnet import conntrack, resources
+from ovsnet.conntrack import Connection, Way
 from ovsnet.endpoints import Here
 from ovsnet.numbers import Numbers
 from ovsnet.render import Renderer
@@ -127,6 +128,58 @@ def test_a_change_that_makes_no_difference_makes_no_new_object() -> None:
     before = made.objects
     made.update(keyed([service(0)]), keyed([piece(0, 0, (endpoint(0, zone="elsewhere"),))]), HERE)
     assert all(one is other for one, other in zip(before, made.objects, strict=True))
+
+
+def test_endpoints_that_come_and_go_concern_no_route() -> None:
+    services = keyed([service(0, ports=(ServicePort(port=80),)), service(1, ports=(ServicePort(port=80),))])
+    made = Services()
+    made.update(services, keyed([piece(0, 0, (endpoint(0),))]), HERE)
+    before = made.reach
+    for endpoints in ((), (endpoint(1),), (endpoint(1), endpoint(2)), ()):
+        made.update(services, keyed([piece(0, 0, endpoints)]), HERE)
+        assert made.reach is before
+
+
+def udp(number: int) -> Service:
+    return service(number, ports=(ServicePort(port=53, protocol=Protocol.UDP),))
+
+
+def test_a_successor_with_the_same_address_and_endpoint_loses_no_datagram() -> None:
+    """Whichever of the two is looked at first."""
+    addresses = (ipaddress.ip_address("10.96.0.1"),)
+    for first, second in ((0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)):
+        old, new = (
+            service(each, cluster_ips=addresses, ports=(ServicePort(port=53, protocol=Protocol.UDP),))
+            for each in (first, second)
+        )
+        made = Services()
+        made.update(keyed([old]), keyed([piece(first, first, (endpoint(0),), Protocol.UDP)]), HERE)
+        made.update(keyed([new]), keyed([piece(second, second, (endpoint(0),), Protocol.UDP)]), HERE)
+        assert made.departures.left == set()
+
+
+def seen(way: Way) -> Connection:
+    return Connection(client=ipaddress.ip_address("10.244.0.99"), client_port=4000, way=way)
+
+
+def test_a_start_spares_connections_to_endpoints_that_still_serve() -> None:
+    """As an agent does that saw them begin to terminate."""
+    slices = keyed([piece(0, 0, (endpoint(0), endpoint(1)), Protocol.UDP)])
+    first = Services()
+    first.update(keyed([udp(0)]), slices, HERE)
+    connections = [seen(way) for way in conntrack.ways(next(iter(first.services)))]
+    going = (endpoint(0), endpoint(1, ready=False, serving=True, terminating=True))
+    made = Services()
+    made.update(keyed([udp(0)]), keyed([piece(0, 0, going, Protocol.UDP)]), HERE)
+    made.found(connections)
+    assert made.departures.left == set()
+    gone = (endpoint(0), endpoint(1, ready=False, serving=False, terminating=True))
+    made.update(keyed([udp(0)]), keyed([piece(0, 0, gone, Protocol.UDP)]), HERE)
+    assert {way.endpoint for way in made.departures.left} == {endpoint(1).address}
+    other = Services()
+    other.update(keyed([udp(1)]), keyed([piece(1, 1, going, Protocol.UDP)]), HERE)
+    other.found(connections)
+    assert other.departures.left == {each.way for each in connections}, "of a Service that is gone"
 
 
 def test_slices_wait_for_their_service_and_go_with_it() -> None:

@@ -9,6 +9,7 @@ it was restored from a backup. Never publishes: `store` does, which calls it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -114,6 +115,7 @@ class Reflector:
         self._breaks = 0
         self._shorts = 0
         self._backoff = Backoff()
+        self._retry = asyncio.Event()
 
     @property
     def objects(self) -> Mapping[str, Readable]:
@@ -123,6 +125,10 @@ class Reflector:
     def problems(self) -> Mapping[str, str]:
         """By key: also of objects of which nothing good is known."""
         return self._known.problems
+
+    def retry(self) -> None:
+        """The server is there for others: don't wait until the pause is over."""
+        self._retry.set()
 
     async def run(self) -> None:
         """Follows the kind until cancelled."""
@@ -136,8 +142,16 @@ class Reflector:
                 await asyncio.sleep(self._backoff.next())
             except StoreError as error:
                 self._trouble(self, error)
-                asked = error.retry_after if isinstance(error, Refused) else 0.0
-                await asyncio.sleep(self._backoff.next(asked))
+                if isinstance(error, Refused):
+                    await asyncio.sleep(self._backoff.next(error.retry_after))
+                else:
+                    await self._pause()
+
+    async def _pause(self) -> None:
+        self._retry.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._backoff.next()):
+                await self._retry.wait()
 
     async def list(self) -> None:
         """Replaces all that is known by a complete list. Raises StoreError, and nothing has changed then."""

@@ -142,6 +142,9 @@ class KubernetesStore:
             changed = self._absence.away(text, kept)
         else:
             self._troubles.pop(reflector, None)
+            for other, trouble in self._troubles.items():
+                if isinstance(trouble, Unreachable):
+                    other.retry()
             changed = not self._troubles and self._absence.back(f"{self.client.title} is there")
         if changed:
             self._dirty.set()

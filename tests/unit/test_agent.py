@@ -1,0 +1,216 @@
+"""The loop's order: what comes while it works, and what must not keep it from being ready. Its edges stand still."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, cast
+from unittest.mock import AsyncMock, MagicMock
+
+import pytest
+
+from ovsnet import resources
+from ovsnet.agent import agent as agent_module
+from ovsnet.agent.agent import Agent
+from ovsnet.agent.installer import Installer
+from ovsnet.config import Config
+from ovsnet.errors import OvsnetError
+from ovsnet.host.types import Uplink
+from ovsnet.model import Node
+from ovsnet.render import Renderer
+from ovsnet.rows import BridgeRow, PortRow
+from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
+from ovsnet.store import Snapshot
+from ovsnet.switch import conntrack
+
+BRIDGE = BridgeRow(
+    name="br-int", datapath_type="netdev", fail_mode="secure", other_config={}, external_ids={}
+)
+
+
+def node(number: int) -> Node:
+    return Node(
+        name=f"n{number}",
+        pod_cidrs=(ipaddress.ip_network(f"10.244.{number}.0/24"),),
+        addresses=(ipaddress.ip_address(f"192.0.2.{number}"),),
+    )
+
+
+def service(*endpoints: int) -> dict[str, Any]:
+    """What a snapshot says of one with these endpoints."""
+    one = Service(
+        namespace="default",
+        name="web",
+        cluster_ips=(ipaddress.ip_address("10.96.0.1"),),
+        ports=(ServicePort(port=80),),
+    )
+    piece = EndpointSlice(
+        namespace="default",
+        name="web-1",
+        service="web",
+        ports=(EndpointPort(port=8080),),
+        endpoints=tuple(
+            Endpoint(address=ipaddress.ip_address(f"10.244.2.{each}"), node="n2") for each in endpoints
+        ),
+    )
+    return {"services": {one.key: one}, "slices": {piece.key: piece}}
+
+
+class Store:
+    def __init__(self) -> None:
+        self._now = Snapshot(nodes={"n1": node(1), "n2": node(2)}, problems={}, version=1)
+        self._told: Callable[[], None] = lambda: None
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        self._told = callback
+
+    def snapshot(self) -> Snapshot:
+        return self._now
+
+    def figures(self) -> Mapping[str, float]:
+        return {}
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    def say(self, **said: Any) -> None:
+        before = {"nodes": self._now.nodes, "services": self._now.services, "slices": self._now.slices}
+        self._now = Snapshot(problems={}, version=self._now.version + 1, **{**before, **said})
+        self._told()
+
+
+class Switch:
+    def __init__(self) -> None:
+        self.bundles: list[list[str]] = []
+
+    async def bundle(self, lines: Iterable[str]) -> None:
+        self.bundles.append(list(lines))
+
+    async def replace(self, lines: Iterable[str]) -> None:
+        list(lines)
+
+    async def differences(self, lines: Iterable[str]) -> list[str]:
+        list(lines)
+        return []
+
+
+class Database:
+    """`meanwhile` happens while it takes in the next change."""
+
+    connected = True
+
+    def __init__(self) -> None:
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.applied = 0
+
+    def bridge(self) -> BridgeRow:
+        return BRIDGE
+
+    def ports(self) -> dict[str, PortRow]:
+        return {}
+
+    def subscribe(self, callback: Callable[[], None]) -> None: ...
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def wait_connected(self) -> None: ...
+
+    async def wait_ofports(self, names: object, seconds: float) -> None: ...
+
+    async def apply(self, changes: object) -> None:
+        self.applied += 1
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        await asyncio.sleep(0)
+
+
+class World:
+    def __init__(self) -> None:
+        self.store, self.switch, self.database = Store(), Switch(), Database()
+        self.host = MagicMock()
+        addresses = (ipaddress.ip_address("192.0.2.1"),)
+        self.host.uplink = AsyncMock(return_value=Uplink(interface="eth0", addresses=addresses, mtu=1500))
+        self.host.reconcile = AsyncMock(return_value=[])
+        openflow, pods, upkeep = MagicMock(silent=False), MagicMock(known=True), AsyncMock()
+        pods.all.return_value = []
+        upkeep.look.return_value = []
+        upkeep.refresh = MagicMock(return_value=False)
+        self.agent = Agent(
+            Config(),
+            "n1",
+            store=cast(Any, self.store),
+            ovsdb=cast(Any, self.database),
+            openflow=openflow,
+            host=self.host,
+            renderer=Renderer(resources.flows_dir()),
+            installer=Installer(self.switch),
+            wiring=MagicMock(stuck=False),
+            pods=pods,
+            upkeep=upkeep,
+            recovery=AsyncMock(),
+        )
+
+    @property
+    def peers(self) -> list[str]:
+        topology = self.agent.topology
+        return [peer.name for peer in topology.peers] if topology is not None else []
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    async def stay(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    bridge = AsyncMock(datapath="netdev", watch=stay)
+    bridge.ensure.return_value = False
+    monkeypatch.setattr(agent_module, "Bridge", MagicMock(return_value=bridge))
+    monkeypatch.setattr(agent_module, "Notices", MagicMock())
+    monkeypatch.setattr("ovsnet.switch.control.renew_entries", AsyncMock())
+    monkeypatch.setattr(conntrack, "connections", AsyncMock(return_value=[]))
+    made = World()
+    task = asyncio.create_task(made.agent.run())
+    yield made
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_node_that_comes_while_another_is_taken_in_becomes_a_peer_at_once(world: World) -> None:
+    await world.until(lambda: world.peers == ["n2"])
+    nodes = dict(world.store.snapshot().nodes)
+    world.database.meanwhile = lambda: world.store.say(nodes={**nodes, "n3": node(3), "n4": node(4)})
+    world.store.say(nodes={**nodes, "n3": node(3)})
+    await world.until(lambda: world.peers == ["n2", "n3", "n4"])
+
+
+async def test_endpoints_alone_need_no_look_at_anything_else(world: World) -> None:
+    world.store.say(**service(5))
+    await world.until(lambda: world.host.reconcile.await_count and world.peers == ["n2"])
+    await world.until(lambda: any("10.244.2.5:8080" in line for line in installed(world)))
+    looks, changes = world.host.reconcile.await_count, world.database.applied
+    bundles = len(world.switch.bundles)
+    world.store.say(**service(5, 6))
+    await world.until(lambda: any("10.244.2.6:8080" in line for line in installed(world)))
+    assert (world.host.reconcile.await_count, world.database.applied) == (looks, changes)
+    assert len(world.switch.bundles) == bundles + 1
+
+
+def installed(world: World) -> list[str]:
+    return [line for lines in world.agent.installer.installed.values() for line in lines]
+
+
+async def test_what_conntrack_can_not_forget_keeps_no_node_from_being_ready(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conntrack, "connections", AsyncMock(side_effect=OvsnetError("OFPBRC_BAD_TYPE")))
+    world.store.say(**service(5))
+    await world.until(lambda: world.agent.topology is not None)
+    assert world.agent.trouble() is None
+    assert ["OFPBRC_BAD_TYPE" in words for words in world.agent.complaints.current()] == [True]

@@ -1,0 +1,87 @@
+"""What the agent does for Services besides deriving them: what it remembers, whom it answers."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from ovsnet import names, resources
+from ovsnet.agent.serving import Serving
+from ovsnet.endpoints import Here
+from ovsnet.render import Renderer
+from ovsnet.servicemodel import Service, ServicePort
+from ovsnet.store import Snapshot
+
+HERE = Here(node="n")
+COOKIE = names.cookie("service", "default/web")
+FLOW = f"cookie={COOKIE:#x},table=38,priority=100,ct_state=+new+trk,tcp,nw_dst=10.96.0.1,tp_dst=80 actions=group:7"
+GROUP = "group_id=7,type=select,bucket=bucket_id:0,actions=drop"
+
+
+class Switch:
+    """With flows and groups of an earlier agent, as long as nobody restarts it."""
+
+    def __init__(self) -> None:
+        self.flows, self.groups = [FLOW], {7: GROUP}
+
+    def restart(self) -> None:
+        self.flows, self.groups = [], {}
+
+    async def remembered(self, cookie: int, mask: int) -> tuple[list[str], dict[int, str]]:
+        return [line for line in self.flows if COOKIE & mask == cookie], self.groups
+
+
+@pytest.fixture
+def switch() -> Switch:
+    return Switch()
+
+
+@pytest.fixture
+async def serving(switch: Switch) -> AsyncIterator[Serving]:
+    made = Serving(cast(Any, switch), Renderer(resources.flows_dir()), "unix:/nowhere", lambda: None)
+    yield made
+    made.close()
+
+
+async def test_what_an_earlier_agent_installed_outlives_a_switch_that_forgets(
+    switch: Switch, serving: Serving
+) -> None:
+    """The store is away all the time."""
+    await serving.follow(None, HERE, unknown=True)
+    kept, reach = serving.with_kept({}), serving.reach
+    assert [line for lines in kept.values() for line in lines] == [FLOW, GROUP]
+    assert [str(network) for network in reach.networks] == ["10.96.0.1/32"]
+    switch.restart()
+    await serving.follow(None, HERE, unknown=True)
+    assert serving.with_kept({}) == kept
+    assert serving.reach == reach
+    await serving.follow(Snapshot(nodes={}, problems={}, version=1), HERE, unknown=True)
+    assert serving.with_kept({}) == {}
+
+
+async def test_a_health_check_port_is_answered_when_it_becomes_free(serving: Serving) -> None:
+    """Though nothing else changes meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        service = Service(
+            namespace="default",
+            name="web",
+            cluster_ips=(ipaddress.ip_address("10.96.0.1"),),
+            load_balancer_ips=(ipaddress.ip_address("203.0.113.1"),),
+            ports=(ServicePort(port=80, node_port=30080),),
+            external_local=True,
+            health_check_port=port,
+        )
+        snapshot = Snapshot(nodes={}, problems={}, version=1, services={service.key: service})
+        await serving.follow(snapshot, HERE, unknown=False)
+        assert [str(port) in problem for problem in serving.problems] == [True]
+    await serving.follow(snapshot, HERE, unknown=False)
+    assert serving.problems == []
+    with socket.create_connection(("127.0.0.1", port), 5):
+        pass

@@ -550,7 +550,7 @@ uninstall_node() {
   mapfile -t bridges < <(bridges_left)
   if [[ ${#bridges[@]} -gt 0 ]]; then
     say "kept: the bridge ${bridges[*]}, so that pods keep their network${packages[*]:+, and the packages it needs}; to remove it:"
-    say "    ovs-vsctl${bridges[*]/#/ -- del-br }; nft delete table inet ovsnet${packages[*]:+; $0 node --uninstall}"
+    say "    ovs-vsctl${bridges[*]/#/ -- del-br }; nft delete table inet ovsnet; ip rule del pref 777; ip -6 rule del pref 777${packages[*]:+; $0 node --uninstall}"
   elif [[ ${#packages[@]} -gt 0 ]]; then
     change "remove packages: ${packages[*]}" remove_packages "${packages[@]}"
     packages=()

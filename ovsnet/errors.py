@@ -13,7 +13,7 @@
      |   +- AddressUnavailable       101  the address asked for is taken or not ours to give
      |   +- AttachmentBroken         102  CHECK found a difference; carries it
      +- HostFailure                    5  netlink, nftables, sysctl, files
-     |   +- RouteRefused               5  a route to a peer's range; everything else is in place
+     |   +- RouteRefused               5  a route over the gateway; everything else is in place
      +- TryAgain                      11  passes by itself or when someone makes room
      |   +- RangeExhausted            11
      |   +- SwitchUnavailable         11  OVSDB or ovs-vswitchd is away
@@ -103,7 +103,7 @@ class HostFailure(OvsnetError):
 
 
 class RouteRefused(HostFailure):
-    """The kernel refused routes to peers' ranges, most often because someone else has them."""
+    """The kernel refused routes, to peers' ranges or for Services, most often because someone else has them."""
 
 
 class TryAgain(OvsnetError):

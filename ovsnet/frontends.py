@@ -189,8 +189,7 @@ class Maker:
     def make(self) -> ServiceObject:
         """Numbers that it does not use any more are free afterwards."""
         service = self._service
-        addresses = (*service.cluster_ips, *service.external_ips, *service.load_balancer_ips)
-        versions = sorted({address.version for address in addresses})
+        versions = sorted({address.version for address in service.cluster_ips})
         frontends = tuple(
             frontend
             for port in service.ports
@@ -228,11 +227,10 @@ class Maker:
         for address in _of(version, service.cluster_ips):
             yield replace(every, address=address, group=local if service.internal_local else everywhere)
         external = replace(every, external=True, outside_group=outside, masquerade=not service.external_local)
-        for address in _of(version, service.external_ips):
-            yield replace(external, address=address)
-        for address in _of(version, service.load_balancer_ips):
-            if address not in service.external_ips:
-                yield self._guarded(replace(external, address=address))
+        for address in _of(version, service.outer_ips):
+            if (address, port.protocol, port.port) not in service.withheld:
+                each = replace(external, address=address)
+                yield each if address in service.external_ips else self._guarded(each)
         if port.node_port and chosen.any:
             # Without endpoints the node's kernel refuses by itself.
             yield from self._node_port(replace(external, port=port.node_port), version)

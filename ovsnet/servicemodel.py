@@ -56,6 +56,19 @@ class Service(Frozen):
     """creationTimestamp (RFC 3339, in UTC), "" if unknown: of two that claim one address and port the elder has it."""
     source: str = ""
     """Where it stands, for messages."""
+    withheld: frozenset[tuple[IPAddress, Protocol, int]] = frozenset()
+    """Of external and load balancers' addresses: ports that another Service has (`store.frontends`)."""
+
+    @property
+    def outer_ips(self) -> tuple[IPAddress, ...]:
+        """External and load balancers' addresses that can be served, each once.
+
+        The API checks no families there: one that the Service has no ClusterIP of has no endpoints, as kube-proxy sees
+        it, and may be anybody's. A ClusterIP of its own is that and nothing else.
+        """
+        families = {address.version for address in self.cluster_ips}
+        both = dict.fromkeys((*self.external_ips, *self.load_balancer_ips))
+        return tuple(each for each in both if each.version in families and each not in self.cluster_ips)
 
     @property
     def key(self) -> str:

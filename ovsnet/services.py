@@ -46,6 +46,9 @@ class Reach(Frozen):
     """What the node's kernel has to know: what it sends to the bridge."""
 
     networks: tuple[IPNetwork, ...] = ()
+    """With ClusterIPs and nothing else."""
+    external: tuple[Member, ...] = ()
+    """External addresses, which may be a host's or another node's own: nothing but these ports of them."""
     node_ports: tuple[tuple[int, Protocol, int], ...] = ()
     """(IP version, protocol, port) that answer on the node's addresses."""
     local_node_ports: tuple[tuple[int, Protocol, int], ...] = ()
@@ -242,9 +245,9 @@ def _serving(slices: Iterable[EndpointSlice]) -> set[tuple[IPAddress, int]]:
 
 
 def reach_of(frontends: Iterable[tuple[IPAddress, Protocol, int, bool]]) -> Reach:
-    """frontends: (address, protocol, port, whether it is an external address, which no route gathers with others)."""
+    """frontends: (address, protocol, port, whether it is an external address, of which no other port is ours)."""
     inside: dict[tuple[int, int], list[int]] = {}
-    outside: set[IPNetwork] = set()
+    outside: set[Member] = set()
     node_ports: set[tuple[int, Protocol, int]] = set()
     local: set[tuple[int, Protocol, int]] = set()
     for address, protocol, port, external in frontends:
@@ -254,13 +257,14 @@ def reach_of(frontends: Iterable[tuple[IPAddress, Protocol, int, bool]]) -> Reac
         elif address in pipeline.LOCAL_NODE_PORTS.addresses:
             local.add((version, protocol, port))
         elif external:
-            outside.add(ipaddress.ip_network(address))
+            outside.add((address, protocol, port))
         else:
             prefix = number >> ((32 if version == 4 else 128) - _COVER[version])
             inside.setdefault((version, prefix), []).append(number)
-    networks = {_cover(version, numbers) for (version, _), numbers in inside.items()} | outside
+    networks = {_cover(version, numbers) for (version, _), numbers in inside.items()}
     return Reach(
         networks=tuple(sorted(networks, key=lambda each: (each.version, each))),
+        external=tuple(sorted(outside, key=lambda each: (each[0].version, *each))),
         node_ports=tuple(sorted(node_ports)),
         local_node_ports=tuple(sorted(local)),
     )

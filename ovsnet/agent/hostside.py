@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 from collections.abc import Collection, Iterable
 
 from ovsnet import config, names, pipeline
 from ovsnet.errors import ConfigError, HostFailure
 from ovsnet.host import datapath, gateway, uplink
 from ovsnet.host.nft import Ruleset
-from ovsnet.host.types import EgressSpec, GatewaySpec, NeighbourSpec, RouteSpec, Uplink, UplinkChoice
-from ovsnet.model import Encap, IPAddress
+from ovsnet.host.types import (
+    MAIN_TABLE,
+    STEERED_TABLE,
+    EgressSpec,
+    GatewaySpec,
+    NeighbourSpec,
+    RouteSpec,
+    RuleSpec,
+    Uplink,
+    UplinkChoice,
+)
+from ovsnet.model import Encap, IPAddress, IPNetwork
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import Reach
 from ovsnet.state import Topology
 
+log = logging.getLogger("ovsnet.host")
+
+_ANYWHERE: dict[int, IPNetwork] = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 _TRANSLATED = tuple(
     ipaddress.ip_network(address)
     for each in (pipeline.CLIENT, pipeline.NODE_PORTS, pipeline.LOCAL_NODE_PORTS)
@@ -88,21 +102,43 @@ class HostSide:
 
     async def reconcile(self, topo: Topology, egress: config.Egress, reach: Reach) -> list[str]:
         """Makes the kernel's side so; says what was changed, one line each. Raises HostFailure."""
-        done = await gateway.reconcile(gateway_spec(topo, reach))
-        return done + await self._rules.reconcile(egress_spec(topo, egress, reach), verify=True)
+        rules = egress_spec(topo, egress, reach)
+        try:
+            done = await gateway.reconcile(gateway_spec(topo, reach))
+        except HostFailure:
+            # One route that someone else has must not keep pods from their masquerade.
+            for words in await self._rules.reconcile(rules, verify=True):
+                log.info("%s", words)
+            raise
+        return done + await self._rules.reconcile(rules, verify=True)
 
 
 def gateway_spec(topo: Topology, reach: Reach) -> GatewaySpec:
-    """The gateway port with the addresses of this node's ranges and the routes to the peers' and to Services."""
+    """The gateway port with the addresses of this node's ranges and the routes to the peers' and to Services.
+
+    To external addresses leads a table of its own, for packets to the Services' ports alone, which the rules of
+    nftables mark: the rest of the address may be a host's, or a node's that tunnels end at. It is one default route,
+    because Open vSwitch 3.1 takes routes of all tables for where its own tunnels go, the longest prefix first.
+    """
     addresses = tuple(
         ipaddress.ip_interface((address, cidr.prefixlen))
         for address, cidr in zip(topo.gateways, topo.cidrs, strict=True)
     )
     source = {address.version: address for address in reversed(topo.gateways)}
     hop: dict[int, IPAddress] = {4: pipeline.ROUTER.ipv4, 6: pipeline.ROUTER.ipv6}
+    steered = sorted({address.version for address, _, _ in reach.external if address.version in source})
+    uses: dict[IPNetwork, str] = {
+        **dict.fromkeys(reach.networks, "ClusterIPs of Services"),
+        **dict.fromkeys(_TRANSLATED, "what is translated for Services"),
+        **{cidr: f"pods of node {peer.name}" for peer in topo.peers for cidr in peer.cidrs},
+    }
+    places = [
+        *((cidr, MAIN_TABLE) for cidr in uses),
+        *((_ANYWHERE[version], STEERED_TABLE) for version in steered),
+    ]
     routes = tuple(
-        RouteSpec(cidr=cidr, next_hop=hop[cidr.version], source=source[cidr.version])
-        for cidr in (*(cidr for peer in topo.peers for cidr in peer.cidrs), *_TRANSLATED, *reach.networks)
+        RouteSpec(cidr=cidr, next_hop=hop[cidr.version], source=source[cidr.version], table=table)
+        for cidr, table in places
         if cidr.version in source
     )
     # Not every datapath can answer for the router in IPv6.
@@ -114,11 +150,14 @@ def gateway_spec(topo: Topology, reach: Reach) -> GatewaySpec:
         addresses=addresses,
         routes=routes,
         neighbours=router,
+        rules=tuple(RuleSpec(version=version) for version in steered),
+        uses={**uses, **dict.fromkeys(_ANYWHERE.values(), "external addresses of Services")},
     )
 
 
 def egress_spec(topo: Topology, egress: config.Egress, reach: Reach) -> EgressSpec:
     """What the node's rules are about."""
+    families = {cidr.version for cidr in topo.cidrs}
     return EgressSpec(
         gateway=names.GATEWAY,
         pod_cidrs=topo.cidrs,
@@ -130,6 +169,11 @@ def egress_spec(topo: Topology, egress: config.Egress, reach: Reach) -> EgressSp
         random_fully=egress.random_fully,
         node_ports=_ports(reach.node_ports, topo),
         local_node_ports=_ports(reach.local_node_ports, topo),
+        external=tuple(
+            (address, protocol.value.lower(), port)
+            for address, protocol, port in reach.external
+            if address.version in families
+        ),
     )
 
 

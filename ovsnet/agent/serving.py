@@ -31,6 +31,10 @@ from ovsnet.switch.openflow import OpenFlow
 log = logging.getLogger("ovsnet.services")
 
 _FRONTEND = re.compile(r"(tcp|udp|sctp)6?,(?:\S*,)?(?:nw|ipv6)_dst=([0-9a-f.:]+),(?:\S*,)?tp_dst=(\d+)")
+_FROM_OUTSIDE = re.compile(r"\breg3=")
+"""Only flows of external addresses tell clients outside from others."""
+_PLAIN = re.compile(r"\bpriority=10[05],(?!ct_state)")
+"""Flows of `track` for whoever comes: all that a ClusterIP with endpoints has."""
 _AT_ONCE = 40
 """Ways that conntrack forgets in one go, of some 5 ms each: what else has changed meanwhile need not wait for all."""
 _FEW = 8
@@ -182,7 +186,20 @@ class Serving:
 
 
 def _frontends(lines: Iterable[str]) -> Iterator[tuple[IPAddress, Protocol, int, bool]]:
+    """What an earlier agent rendered, as `reach_of` takes it. An address without endpoints may be of either kind: then
+    it is external, of which nothing but the ports is taken."""
+    found: set[tuple[IPAddress, Protocol, int]] = set()
+    inside: set[IPAddress] = set()
+    outside: set[IPAddress] = set()
     for line in lines:
-        found = _FRONTEND.search(line)
-        if found is not None:
-            yield ipaddress.ip_address(found[2]), Protocol(found[1].upper()), int(found[3]), True
+        frontend = _FRONTEND.search(line)
+        if frontend is None:
+            continue
+        address = ipaddress.ip_address(frontend[2])
+        found.add((address, Protocol(frontend[1].upper()), int(frontend[3])))
+        if _FROM_OUTSIDE.search(line):
+            outside.add(address)
+        elif _PLAIN.search(line):
+            inside.add(address)
+    for address, protocol, port in found:
+        yield address, protocol, port, address in outside or address not in inside

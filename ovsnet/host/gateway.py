@@ -1,8 +1,9 @@
 """The node's own port in the pod network: addresses, routes to peers' ranges, neighbours, forwarding.
 
-Owns the gateway interface's addresses, routes and permanent neighbours: the interface is ovsnet's alone, so
-what is not wanted there goes, but for what the kernel makes by itself. The interface as such is made by OVS.
-Routes over other interfaces are never touched: one that is in the way is an error that names it.
+Owns the gateway interface's addresses, its routes in the main table and in that of steered packets, and permanent
+neighbours: the interface is ovsnet's alone, so what is not wanted there goes, but for what the kernel makes by itself.
+The interface as such is made by OVS. Routes over other interfaces are never touched: one that is in the way is an error
+that names it.
 Called by the agent's sync.
 """
 
@@ -11,16 +12,23 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from pyroute2.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, rtnl
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from ovsnet.errors import HostFailure, RouteRefused
-from ovsnet.host import inet, pod, sysctl
-from ovsnet.host.messages import Failure, Request, link
+from ovsnet.host import inet, pod, rules, sysctl
+from ovsnet.host.messages import Change, Failure, Request, link
 from ovsnet.host.netlink import Netlink
-from ovsnet.host.types import GatewaySpec, GatewayState, IPInterface, RouteSpec
+from ovsnet.host.types import (
+    MAIN_TABLE,
+    STEERED_TABLE,
+    GatewaySpec,
+    GatewayState,
+    IPInterface,
+    RouteSpec,
+)
+from ovsnet.model import IPNetwork
 
 _AT_ONCE = 64
 """Requests carried out before other tasks get their turn: about 1 ms of the kernel's time."""
@@ -30,28 +38,23 @@ _REPLACE = NLM_F_CREATE | NLM_F_REPLACE
 _GONE = (errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT)
 
 
-class _Change(NamedTuple):
-    request: Request
-    done: str
-    """For the log, once it is done."""
-
-
 async def reconcile(spec: GatewaySpec) -> list[str]:
     """Make it so, and say what was changed, one line each; [] when all was well.
 
     Raises HostFailure for what the kernel refused, after everything else has been done; RouteRefused
-    if that was nothing but routes to peers.
+    if that was nothing but routes.
     """
     with Netlink() as nl:
-        state = _observe(nl, spec.interface)
+        state = _observe(nl, spec)
         done = _settings(nl, spec)
         first = [*_link(spec, state), *_addresses(spec, state)]
         failures = await _carry_out(nl, first)
         if first:
             # With an address and with the link the kernel's routes come, and what depended on them goes.
-            state = _observe(nl, spec.interface)
+            state = _observe(nl, spec)
         routes = [*_routes(spec, state)]
         second = [*_neighbours(spec, state)]
+        second += rules.changes(spec.rules, state.rules)
         failures += await _carry_out(nl, second)
         refused = await _carry_out(nl, routes)
     if failures:
@@ -64,17 +67,21 @@ async def reconcile(spec: GatewaySpec) -> list[str]:
 def differences(spec: GatewaySpec) -> list[str]:
     """What `reconcile` would change, one line each; changes nothing. Raises HostFailure."""
     with Netlink() as nl:
-        state = _observe(nl, spec.interface)
+        state = _observe(nl, spec)
         settings = [
             f"net.{key.replace('/', '.')} is {now}, should be {value}"
             for key, value in _wanted_settings(nl, spec)
             if (now := sysctl.read(key)) not in (None, str(value))
         ]
     plans = (_link, _addresses, _neighbours, _routes)
-    return settings + [f"to be done: {change.done}" for plan in plans for change in plan(spec, state)]
+    planned = [
+        *(change for plan in plans for change in plan(spec, state)),
+        *rules.changes(spec.rules, state.rules),
+    ]
+    return settings + [f"to be done: {change.done}" for change in planned]
 
 
-async def _carry_out(nl: Netlink, changes: Sequence[_Change]) -> list[Failure]:
+async def _carry_out(nl: Netlink, changes: Sequence[Change]) -> list[Failure]:
     failures: list[Failure] = []
     for start in range(0, len(changes), _AT_ONCE):
         failures += nl.attempt([change.request for change in changes[start : start + _AT_ONCE]])
@@ -91,13 +98,13 @@ def _words_of(spec: GatewaySpec, failures: Sequence[Failure]) -> tuple[str, str]
     return f"{spec.interface}: {shown}{more}", hint if taken else failures[0].error.hint
 
 
-def _observe(nl: Netlink, interface: str) -> GatewayState:
-    message = pod.find(nl, interface)
+def _observe(nl: Netlink, spec: GatewaySpec) -> GatewayState:
+    message = pod.find(nl, spec.interface)
     if message is None:
-        raise HostFailure(f"there is no interface {interface}", "ovs-vswitchd makes it: is it running?")
+        raise HostFailure(f"there is no interface {spec.interface}", "ovs-vswitchd makes it: is it running?")
     index = message["index"]
     addresses = [address.interface for address in inet.addresses(nl, index)]
-    routes = [*inet.routes(nl, index)]
+    routes = [*inet.routes(nl, index, (MAIN_TABLE, STEERED_TABLE))]
     connected = {r.spec.cidr for r in routes if r.protocol == inet.BY_KERNEL and r.spec.next_hop is None}
     return GatewayState(
         index=index,
@@ -108,6 +115,7 @@ def _observe(nl: Netlink, interface: str) -> GatewayState:
         unconnected=frozenset(a for a in addresses if _is_range(a) and a.network not in connected),
         routes=frozenset(r.spec for r in routes if r.protocol != inet.BY_KERNEL),
         neighbours=frozenset(inet.neighbours(nl, index)),
+        rules=rules.found(nl, {rule.version for rule in spec.rules}),
     )
 
 
@@ -115,7 +123,7 @@ def _is_range(address: IPInterface) -> bool:
     return address.network.prefixlen < address.max_prefixlen
 
 
-def _link(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
+def _link(spec: GatewaySpec, state: GatewayState) -> Iterator[Change]:
     changed: list[tuple[str, object]] = []
     words = []
     if spec.mac is not None and spec.mac != state.mac:
@@ -129,23 +137,23 @@ def _link(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
     if words:
         message = link(*changed, index=state.index, flags=IFF_UP, change=IFF_UP)
         what = f"{spec.interface} set to {', '.join(words)}"
-        yield _Change(Request(rtnl.RTM_SETLINK, 0, message, f"have {what}"), what)
+        yield Change(Request(rtnl.RTM_SETLINK, 0, message, f"have {what}"), what)
 
 
-def _addresses(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
+def _addresses(spec: GatewaySpec, state: GatewayState) -> Iterator[Change]:
     # Removals come first: the kernel removes an IPv4 address together with earlier ones of its range.
     for address in sorted(state.addresses - set(spec.addresses), key=str):
         message = inet.address_message(state.index, address)
         request = Request(rtnl.RTM_DELADDR, 0, message, f"remove the address {address}", _GONE)
-        yield _Change(request, f"address {address} removed")
+        yield Change(request, f"address {address} removed")
     for address in spec.addresses:
         if address not in state.addresses:
             message = inet.address_message(state.index, address)
             request = Request(rtnl.RTM_NEWADDR, _REPLACE, message, f"add the address {address}")
-            yield _Change(request, f"address {address} added")
+            yield Change(request, f"address {address} added")
 
 
-def _neighbours(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
+def _neighbours(spec: GatewaySpec, state: GatewayState) -> Iterator[Change]:
     wanted = {neighbour.address for neighbour in spec.neighbours}
     for neighbour in state.neighbours.difference(spec.neighbours):
         if neighbour.address not in wanted:
@@ -153,17 +161,17 @@ def _neighbours(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
             request = Request(
                 rtnl.RTM_DELNEIGH, 0, message, f"remove the neighbour {neighbour.address}", _GONE
             )
-            yield _Change(request, f"neighbour {neighbour.address} removed")
+            yield Change(request, f"neighbour {neighbour.address} removed")
     for neighbour in spec.neighbours:
         if neighbour not in state.neighbours:
             message = inet.neighbour_message(state.index, neighbour)
             what = f"neighbour {neighbour.address} at {neighbour.mac}"
-            yield _Change(Request(rtnl.RTM_NEWNEIGH, _REPLACE, message, f"add the {what}"), f"{what} added")
+            yield Change(Request(rtnl.RTM_NEWNEIGH, _REPLACE, message, f"add the {what}"), f"{what} added")
 
 
-def _routes(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
-    wanted = {(route.cidr, route.metric) for route in spec.routes}
-    ours = {(route.cidr, route.metric) for route in state.routes}
+def _routes(spec: GatewaySpec, state: GatewayState) -> Iterator[Change]:
+    wanted = {_place(route) for route in spec.routes}
+    ours = {_place(route) for route in state.routes}
     # Pods of this node are reached by it. The kernel makes it with the address, and never again.
     for address in sorted(state.unconnected if state.up else (), key=str):
         message = inet.connected_message(state.index, address)
@@ -171,26 +179,34 @@ def _routes(spec: GatewaySpec, state: GatewayState) -> Iterator[_Change]:
         # As the kernel does: other links have one to fe80::/64 as well.
         flags = NLM_F_CREATE | NLM_F_APPEND
         request = Request(rtnl.RTM_NEWROUTE, flags, message, f"add the {words}", (errno.EEXIST,))
-        yield _Change(request, f"{words} added")
+        yield Change(request, f"{words} added")
     for route in spec.routes:
         if route not in state.routes:
             # Only a route that is ours may be replaced: somebody else's would be replaced just as well.
-            replace = (route.cidr, route.metric) in ours
+            replace = _place(route) in ours
             message = inet.route_message(state.index, route, on_link=route.next_hop is not None)
             flags = _REPLACE if replace else NLM_F_CREATE | NLM_F_EXCL
-            request = Request(rtnl.RTM_NEWROUTE, flags, message, f"add the {_words(route)}")
-            yield _Change(request, f"{_words(route)} {'replaced' if replace else 'added'}")
+            use = f", for {spec.uses[route.cidr]}" if route.cidr in spec.uses else ""
+            request = Request(rtnl.RTM_NEWROUTE, flags, message, f"add the {_words(route)}{use}")
+            yield Change(request, f"{_words(route)} {'replaced' if replace else 'added'}")
     # Last: another route may have taken over what one led to.
     for route in state.routes.difference(spec.routes):
-        if (route.cidr, route.metric) not in wanted:
+        if _place(route) not in wanted:
             message = inet.route_removal(state.index, route)
             request = Request(rtnl.RTM_DELROUTE, 0, message, f"remove the {_words(route)}", _GONE)
-            yield _Change(request, f"{_words(route)} removed")
+            yield Change(request, f"{_words(route)} removed")
+
+
+def _place(route: RouteSpec) -> tuple[IPNetwork, int, int]:
+    """Of which the kernel has one route only."""
+    return route.cidr, route.metric, route.table
 
 
 def _words(route: RouteSpec) -> str:
     via = f" via {route.next_hop}" if route.next_hop is not None else ""
-    return f"route {route.cidr}{via}{f' from {route.source}' if route.source is not None else ''}"
+    source = f" from {route.source}" if route.source is not None else ""
+    table = f" in table {route.table}" if route.table != MAIN_TABLE else ""
+    return f"route {route.cidr}{via}{source}{table}"
 
 
 def _settings(nl: Netlink, spec: GatewaySpec) -> list[str]:

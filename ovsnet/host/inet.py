@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -19,19 +19,18 @@ from pyroute2.netlink.rtnl.rtmsg import IP6_RT_PRIO_USER, RTNH_F_ONLINK, rtmsg
 
 from ovsnet.host.messages import HEADER, decoded, encoded
 from ovsnet.host.netlink import Netlink
-from ovsnet.host.types import IPInterface, NeighbourSpec, RouteSpec
+from ovsnet.host.types import MAIN_TABLE, IPInterface, NeighbourSpec, RouteSpec
 from ovsnet.model import IPAddress
 
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_MAIN = 254
-"""RT_TABLE_MAIN."""
 _UNICAST = rtnl.rt_type["unicast"]
 GLOBAL = rtnl.rt_scope["universe"]
 BY_KERNEL, BY_ADVERTISEMENT = rtnl.rt_proto["kernel"], rtnl.rt_proto["ra"]
 _ZERO = {4: str(ipaddress.IPv4Address(0)), 6: str(ipaddress.IPv6Address(0))}
 _CONNECTED_METRIC = 256
 """IP6_RT_PRIO_ADDRCONF (linux/ipv6_route.h)"""
+_LAST_IN_HEADER = 255
 _RTA_DST = 1
 _DST_AT = HEADER + rtmsg.get_size() + 4
 """Where RTA_DST's value is when it is the first attribute, as in our requests."""
@@ -49,7 +48,7 @@ class Address(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A unicast route of the main table."""
+    """A unicast route."""
 
     ifindex: int
     spec: RouteSpec
@@ -95,7 +94,16 @@ def _route_message(index: int, route: RouteSpec, protocol: str, scope: str, flag
     """Routes to a thousand peers differ in their destination alone: the rest is encoded once."""
     version, length, destination = route.cidr.version, route.cidr.prefixlen, route.cidr.network_address.packed
     template = _route_template(
-        index, version, length, route.next_hop, route.source, route.metric, protocol, scope, flags
+        index,
+        version,
+        length,
+        route.next_hop,
+        route.source,
+        route.metric,
+        route.table,
+        protocol,
+        scope,
+        flags,
     )
     return template[:_DST_AT] + destination + template[_DST_AT + len(destination) :]
 
@@ -108,6 +116,7 @@ def _route_template(
     next_hop: IPAddress | None,
     source: IPAddress | None,
     metric: int,
+    table: int,
     protocol: str,
     scope: str,
     flags: int,
@@ -118,13 +127,15 @@ def _route_template(
         ("RTA_GATEWAY", str(next_hop) if next_hop is not None else None),
         ("RTA_PREFSRC", str(source) if source is not None else None),
         ("RTA_PRIORITY", metric or None),
+        # The header has one byte for it.
+        ("RTA_TABLE", table if table > _LAST_IN_HEADER else None),
     ]
     return encoded(
         rtmsg,
         attributes,
         family=_FAMILY[version],
         dst_len=length,
-        table=_MAIN,
+        table=table if table <= _LAST_IN_HEADER else 0,
         proto=rtnl.rt_proto[protocol],
         scope=rtnl.rt_scope[scope],
         type=_UNICAST,
@@ -160,12 +171,14 @@ def _address(data: bytes) -> Address:
     return Address(message["index"], interface, message["scope"], flags)
 
 
-def routes(nl: Netlink, index: int = 0) -> Iterator[Route]:
-    """Unicast routes of the main table over the interface, or over all, in the kernel's order."""
+def routes(nl: Netlink, index: int = 0, tables: Collection[int] = (MAIN_TABLE,)) -> Iterator[Route]:
+    """Unicast routes of these tables over the interface, or over all, in the kernel's order."""
     for family in _FAMILIES:
         message = encoded(rtmsg, [("RTA_OIF", index or None)], family=family, type=_UNICAST)
         for found in nl.dump(rtnl.RTM_GETROUTE, message, "list routes", _route):
-            if found is not None and (found.ifindex == index or not index):
+            if found is None or found.spec.table not in tables:
+                continue
+            if found.ifindex == index or not index:
                 yield found
 
 
@@ -193,7 +206,7 @@ def _route(data: bytes) -> Route | None:
 def _decoded_route(data: bytes) -> Route | None:
     message = decoded(rtmsg, data)
     index = message.get_attr("RTA_OIF")
-    if message["table"] != _MAIN or message["type"] != _UNICAST or index is None:
+    if message["type"] != _UNICAST or index is None:
         return None
     v6 = message["family"] == socket.AF_INET6
     via, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
@@ -203,6 +216,7 @@ def _decoded_route(data: bytes) -> Route | None:
         next_hop=ipaddress.ip_address(via) if via else None,
         source=ipaddress.ip_address(source) if source else None,
         metric=0 if v6 and metric == IP6_RT_PRIO_USER else metric,
+        table=message.get_attr("RTA_TABLE", message["table"]),
     )
     return Route(index, spec, message["proto"])
 

@@ -46,6 +46,13 @@ class Request(NamedTuple):
     """Error numbers that mean that it is as it should be already."""
 
 
+class Change(NamedTuple):
+    """A request, and what the log says once it is done."""
+
+    request: Request
+    done: str
+
+
 class Failure(NamedTuple):
     """The kernel's refusal of a request."""
 

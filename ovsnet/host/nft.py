@@ -19,7 +19,7 @@ import jinja2
 
 from ovsnet.errors import HostFailure
 from ovsnet.host import tracked
-from ovsnet.host.types import EgressSpec
+from ovsnet.host.types import STEERED_MARK, EgressSpec
 from ovsnet.model import IPAddress, IPNetwork
 from ovsnet.pipeline import CLIENT, LOCAL_NODE_PORTS, NODE_MASQUERADE_PORTS, NODE_PORTS
 
@@ -60,6 +60,8 @@ class Ruleset:
             direct=_by_family(egress.no_masquerade),
             node_ports=_ports(egress.node_ports),
             local_node_ports=_ports(egress.local_node_ports),
+            external=_endpoints(egress.external),
+            mark={"set": f"{STEERED_MARK:#x}", "others": f"{0xFFFFFFFF ^ STEERED_MARK:#x}"},
             node_ports_of_its_own=NODE_MASQUERADE_PORTS,
             translator={"client": CLIENT, "node_ports": NODE_PORTS, "local_node_ports": LOCAL_NODE_PORTS},
         )
@@ -157,6 +159,18 @@ def _ports(given: Sequence[tuple[int, str, int]]) -> dict[str, list[str]]:
 
 def _udp(given: Sequence[tuple[int, str, int]]) -> tracked.Ports:
     return frozenset((version, port) for version, protocol, port in given if protocol == "udp")
+
+
+def _endpoints(given: Sequence[tuple[IPAddress, str, int]]) -> dict[str, list[str]]:
+    """Address, protocol and port, by family."""
+    return {
+        family: [
+            f"{address} . {protocol} . {port}"
+            for address, protocol, port in given
+            if address.version == version
+        ]
+        for family, version in (("ip", 4), ("ip6", 6))
+    }
 
 
 async def _list() -> str:

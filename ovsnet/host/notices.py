@@ -1,9 +1,9 @@
 """The kernel's news of what somebody changed on the node's side.
 
 That is: the gateway's link, addresses, routes, settings and the virtual router as its neighbour; the uplink's link;
-the host ends of pods' links; our table. Owns two netlink sockets that only listen. Says that there is something to look
-at, never what: a comparison tells. What concerns other interfaces and tables is no news, and neither are pods that
-come and go. Called by the agent's loop.
+the host ends of pods' links; rules that lead to our table of routes; our table of nftables. Owns two netlink sockets
+that only listen. Says that there is something to look at, never what: a comparison tells. What concerns other
+interfaces and tables is no news, and neither are pods that come and go. Called by the agent's loop.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 from ovsnet import names
 from ovsnet.host import pod
 from ovsnet.host.messages import split
+from ovsnet.host.types import STEERED_TABLE
 from ovsnet.model import IPAddress
 
 log = logging.getLogger("ovsnet.host")
@@ -27,25 +28,24 @@ log = logging.getLogger("ovsnet.host")
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _LINK, _NEIGHBOUR, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 1, 3, 5, 7, 9, 11
-_IPV4_SETTINGS, _IPV6_SETTINGS = 24, 25
+_IPV4_RULE, _IPV6_RULE, _IPV4_SETTINGS, _IPV6_SETTINGS = 8, 19, 24, 25
 """RTNLGRP_* (linux/rtnetlink.h); the last two are RTNLGRP_IPV4_NETCONF and its like"""
 _NFTABLES = 7
 """NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h)"""
-"""struct nlmsghdr: length, type, flags, sequence, port"""
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 21, 24, 25
-_NEWNEIGH, _DELNEIGH, _NEWNETCONF = 28, 29, 80
+_NEWNEIGH, _DELNEIGH, _NEWRULE, _DELRULE, _NEWNETCONF = 28, 29, 32, 33, 80
 _INDEX = struct.Struct("=4xi")
 """struct ifinfomsg, struct ifaddrmsg and struct ndmsg have the interface's index behind 4 bytes"""
 _FLAGS = struct.Struct("=8xII")
 """struct ifinfomsg: the flags, and which of them have changed"""
 _ALL_FLAGS = 0xFFFFFFFF
 """of a link that is new"""
-_OF_LINK, _OF_ROUTE, _OF_NEIGHBOUR, _OF_SETTINGS = 16, 12, 12, 4
-"""Where attributes begin: behind struct ifinfomsg, rtmsg, ndmsg, netconfmsg"""
+_OF_LINK, _OF_ROUTE, _OF_NEIGHBOUR, _OF_RULE, _OF_SETTINGS = 16, 12, 12, 12, 4
+"""Where attributes begin: behind struct ifinfomsg, rtmsg, ndmsg, fib_rule_hdr, netconfmsg"""
 _ATTRIBUTE = struct.Struct("=HH")
 _NUMBER = struct.Struct("=i")
-_NAME, _MTU, _OUTPUT, _TO, _SETTINGS_OF = 3, 4, 4, 1, 1
-"""IFLA_IFNAME, IFLA_MTU, RTA_OIF, NDA_DST, NETCONFA_IFINDEX"""
+_NAME, _MTU, _OUTPUT, _TO, _LOOKUP, _SETTINGS_OF = 3, 4, 4, 1, 15, 1
+"""IFLA_IFNAME, IFLA_MTU, RTA_OIF, NDA_DST, FRA_TABLE, NETCONFA_IFINDEX"""
 _EVERYWHERE = -1
 """NETCONFA_IFINDEX_ALL"""
 _SETTLE = 0.05
@@ -83,7 +83,8 @@ class Notices:
 
     def start(self) -> None:
         """Without the kernel's news everything is still compared from time to time: a refusal is only told."""
-        v4, v6 = (_IPV4_ADDRESS, _IPV4_ROUTE, _IPV4_SETTINGS), (_IPV6_ADDRESS, _IPV6_ROUTE, _IPV6_SETTINGS)
+        v4 = (_IPV4_ADDRESS, _IPV4_ROUTE, _IPV4_RULE, _IPV4_SETTINGS)
+        v6 = (_IPV6_ADDRESS, _IPV6_ROUTE, _IPV6_RULE, _IPV6_SETTINGS)
         wanted = (
             (_NETLINK_ROUTE, (_LINK, _NEIGHBOUR, *v4, *v6), self._routes),
             (_NETLINK_NETFILTER, (_NFTABLES,), self._tables),
@@ -145,6 +146,8 @@ class Notices:
             return int(_INDEX.unpack_from(body)[0]) == gateway
         if kind == _NEWNETCONF:
             return _number(body, _OF_SETTINGS, _SETTINGS_OF) in (gateway, _EVERYWHERE)
+        if kind in (_NEWRULE, _DELRULE):
+            return _number(body, _OF_RULE, _LOOKUP) == STEERED_TABLE
         return kind in (_NEWROUTE, _DELROUTE) and _number(body, _OF_ROUTE, _OUTPUT) == gateway
 
     def _link(self, kind: int, body: bytes) -> bool:

@@ -6,10 +6,22 @@ Pure. Interfaces' addresses are `ipaddress` interfaces: an address and its prefi
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 
 from ovsnet.model import Frozen, IPAddress, IPNetwork
 
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+MAIN_TABLE = 254
+"""RT_TABLE_MAIN."""
+STEERED_TABLE = 7077
+"""Routes for packets with STEERED_MARK alone. No program known to us has the number. Its last byte is less than main's:
+the kernel lists tables in that order, and of two equal routes Open vSwitch 3.1 keeps the one that it reads last."""
+STEERED_MARK = 0x1000
+"""The one bit of packets' marks that is ours: kube-proxy has 0x4000 and 0x8000, the portmap plugin 0x2000, Calico and
+Tailscale what is above 0xffff."""
+STEERED_PRIORITY = 777
+"""Of the rule that leads there: behind the kernel's for local addresses (0), before those of VPNs and main (32766)."""
 
 
 class RouteSpec(Frozen):
@@ -22,6 +34,19 @@ class RouteSpec(Frozen):
     """The address that the node's own packets carry when nothing else is bound (prefsrc)."""
     metric: int = 0
     """0: the kernel's own choice for the family."""
+    table: int = MAIN_TABLE
+
+
+class RuleSpec(Frozen):
+    """A rule of policy routing: packets whose mark, under the mask, is just this look into that table (ip-rule(8))."""
+
+    version: int
+    mark: int = STEERED_MARK
+    mask: int = STEERED_MARK
+    table: int = STEERED_TABLE
+    priority: int = STEERED_PRIORITY
+    odd: bool = False
+    """It asks for something else as well; never wanted."""
 
 
 class AttachSpec(Frozen):
@@ -91,6 +116,9 @@ class GatewaySpec(Frozen):
     addresses: tuple[IPInterface, ...]
     routes: tuple[RouteSpec, ...] = ()
     neighbours: tuple[NeighbourSpec, ...] = ()
+    rules: tuple[RuleSpec, ...] = ()
+    uses: Mapping[IPNetwork, str] = {}
+    """What routes are for, in words, by their destination."""
     mac: str | None = None
     """None: whatever it is."""
     mtu: int | None = None
@@ -109,6 +137,8 @@ class GatewayState(Frozen):
     """Addresses, link-local ones too, whose own network the kernel had a route to and has none any more."""
     routes: frozenset[RouteSpec]
     neighbours: frozenset[NeighbourSpec]
+    rules: frozenset[RuleSpec]
+    """Of the whole namespace, as far as they lead to our table."""
 
 
 class EgressSpec(Frozen):
@@ -133,3 +163,5 @@ class EgressSpec(Frozen):
     """(IP version, protocol as nft writes it, port): what comes to them on the node's addresses goes to the bridge."""
     local_node_ports: tuple[tuple[int, str, int], ...] = ()
     """Those of them that another address stands for if the client is outside of the node."""
+    external: tuple[tuple[IPAddress, str, int], ...] = ()
+    """(address, protocol as nft writes it, port) that go to the bridge, of addresses that may be anyone's otherwise."""

@@ -1,14 +1,15 @@
 """Which Service has an address and port that several claim.
 
-Pure. The elder has it, by creationTimestamp if that is known and by key else, so that all nodes come to the same answer
-from the same objects; but a ClusterIP goes before any external or load balancer's address, which users choose. Who
-comes second loses the address, or the node port, and is told with both names; without its ClusterIP it is left out. A
-change costs what it concerns, never what exists. Called by the stores.
+Pure. A ClusterIP, which the API server gives out, goes before a load balancer's address in a status, which a controller
+writes, and that before externalIPs, which anybody writes who may make a Service. Of like ones the elder has it, by
+creationTimestamp if that is known and by key else, so that all nodes come to the same answer from the same objects. Who
+comes second loses that port of the address, or the node port, and nothing else, and is told with both names; without
+its ClusterIP it is left out. A change costs what it concerns, never what exists. Called by the stores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -34,8 +35,9 @@ class Claim(NamedTuple):
     port: int
 
 
-Rank = tuple[bool, str, str]
-"""Whether it is no ClusterIP, when the Service was made, its key: who sorts first has it."""
+Rank = tuple[int, str, str]
+"""Who gave the address, when the Service was made, its key: who sorts first has it."""
+_BY_SERVER, _BY_CONTROLLER, _BY_USER = range(3)
 
 
 class Frontends:
@@ -102,14 +104,18 @@ class Frontends:
         if not lost:
             return service, []
         lines = [f"{_words(claim)} {_belongs(owner)}" for claim, owner in lost.items()]
-        addresses = {(claim.family, claim.address) for claim in lost}
+        addresses = {(claim.family, claim.address) for claim in lost if claim.family}
         if any(_numbers(address) in addresses for address in service.cluster_ips):
             return None, [f"{line}; the Service is left out, give it another clusterIP" for line in lines]
         ports = {(claim.protocol, claim.port) for claim in lost if not claim.family}
         rest = msgspec.structs.replace(
             service,
-            external_ips=_without(service.external_ips, addresses),
-            load_balancer_ips=_without(service.load_balancer_ips, addresses),
+            withheld=frozenset(
+                (address, port.protocol, port.port)
+                for address in service.outer_ips
+                for port in service.ports
+                if Claim(*_numbers(address), port.protocol.value, port.port) in lost
+            ),
             ports=tuple(
                 msgspec.structs.replace(port, node_port=0)
                 if (port.protocol.value, port.node_port) in ports
@@ -127,10 +133,11 @@ class Frontends:
 
 def _claims(service: Service) -> Iterator[tuple[Claim, Rank]]:
     born = service.created or _NO_DATE
-    first, second = (False, born, service.key), (True, born, service.key)
+    first, second, third = ((giver, born, service.key) for giver in (_BY_SERVER, _BY_CONTROLLER, _BY_USER))
     addresses = [(*_numbers(address), first) for address in service.cluster_ips]
     addresses += [
-        (*_numbers(address), second) for address in service.external_ips + service.load_balancer_ips
+        (*_numbers(address), second if address in service.load_balancer_ips else third)
+        for address in service.outer_ips
     ]
     for port in service.ports:
         protocol = port.protocol.value
@@ -152,10 +159,6 @@ def _words(claim: Claim) -> str:
 def _belongs(owner: Service) -> str:
     where = f" ({owner.source})" if owner.source else ""
     return f"is Service {owner.key}'s{where} already"
-
-
-def _without(addresses: Iterable[IPAddress], lost: set[tuple[int, int]]) -> tuple[IPAddress, ...]:
-    return tuple(address for address in addresses if _numbers(address) not in lost)
 
 
 def _numbers(address: IPAddress) -> tuple[int, int]:

@@ -181,6 +181,8 @@ def test_it_can_be_taken_away(cluster: KubeadmCluster, world: Namespace, manifes
         node.run(command.split(), check=True)
     assert node.interfaces() <= {"lo", "eth0", "br-phy", "ovs-netdev"}
     for command in ("ip route", "ip -6 route", "ip rule", "nft list ruleset", "ovs-vsctl show"):
-        assert "ovsnet" not in node.run(command.split(), check=True).stdout
+        said = node.run(command.split(), check=True).stdout
+        assert "ovsnet" not in said
+        assert "0x1000" not in said
     assert node.run(["ovs-vsctl", "get", "Open_vSwitch", ".", "other_config"]).stdout == "{}\n"
     eventually(lambda: condition(cluster, SECOND, "Ready") == "False", 60)

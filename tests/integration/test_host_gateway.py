@@ -14,11 +14,22 @@ from host_world import World, run
 
 from ovsnet import resources
 from ovsnet.agent.hostside import HostSide
-from ovsnet.config import NodeAddress
-from ovsnet.errors import HostFailure
+from ovsnet.config import Egress, NodeAddress
+from ovsnet.errors import HostFailure, RouteRefused
 from ovsnet.host import gateway, uplink
 from ovsnet.host.nft import Ruleset
-from ovsnet.host.types import GatewaySpec, NeighbourSpec, RouteSpec, Uplink, UplinkChoice
+from ovsnet.host.types import (
+    STEERED_TABLE,
+    GatewaySpec,
+    NeighbourSpec,
+    RouteSpec,
+    RuleSpec,
+    Uplink,
+    UplinkChoice,
+)
+from ovsnet.servicemodel import Protocol
+from ovsnet.services import Reach
+from ovsnet.state import Topology
 
 ROUTER4, ROUTER6 = ip_address("169.254.77.1"), ip_address("fe80::a9fe:4d01")
 OWN4, OWN6 = ip_address("10.244.1.1"), ip_address("fd00:244:1::1")
@@ -188,6 +199,85 @@ async def test_a_strangers_route_in_the_way_is_named_and_kept_and_the_rest_is_do
     assert routes() == written([to_peer(2), to_peer6(2)])
     assert "192.0.2.1" in run("ip route show 10.0.1.0/24")
     assert "eth0" in run("ip -6 route show fd00:2::/64")
+
+
+def steered(version: int) -> GatewaySpec:
+    """With external addresses of that family to be served."""
+    own, hop = (OWN4, ROUTER4) if version == 4 else (OWN6, ROUTER6)
+    cidr = ip_network("0.0.0.0/0" if version == 4 else "::/0")
+    route = RouteSpec(cidr=cidr, next_hop=hop, source=own, table=STEERED_TABLE)
+    return msgspec.structs.replace(SPEC, routes=(*SPEC.routes, route), rules=(RuleSpec(version=version),))
+
+
+RULE = "777:\tfrom all fwmark 0x1000/0x1000 lookup 7077"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+async def test_steered_packets_have_a_table_of_their_own(world: World, version: int) -> None:
+    spec, hop = steered(version), ROUTER4 if version == 4 else ROUTER6
+    await gateway.reconcile(SPEC)
+    main = run(f"ip -{version} route show table main")
+    await gateway.reconcile(spec)
+    assert await gateway.reconcile(spec) == []
+    assert RULE in run(f"ip -{version} rule")
+    assert RULE not in run(f"ip -{10 - version} rule")
+    assert run(f"ip -{version} route show table main") == main, "what is not steered keeps its ways"
+    found = run(f"ip -{version} route show table {STEERED_TABLE}")
+    assert found.startswith(f"default via {hop} dev ovsnet0"), found
+    # They go with what needed them.
+    assert f"IPv{version} rule 777: fwmark 0x1000/0x1000 lookup 7077 removed" in await gateway.reconcile(SPEC)
+    assert RULE not in run(f"ip -{version} rule")
+    assert f"table {STEERED_TABLE}" not in run(f"ip -{version} route show table all")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "rule del pref 777",
+        "rule add pref 99 lookup 7077",
+        "rule add pref 777 fwmark 0x1000/0x1000 iif lo lookup 7077",
+        "route flush table 7077",
+    ],
+)
+async def test_what_steers_is_told_and_repaired(world: World, damage: str, version: int) -> None:
+    spec = steered(version)
+    await gateway.reconcile(spec)
+    run(f"ip -{version} rule add pref 98 fwmark 0x1000/0x1000 lookup 55")
+    rules, before = run(f"ip -{version} rule"), gateway.differences(spec)
+    assert before == []
+    run(f"ip -{version} {damage}")
+    told = gateway.differences(spec)
+    assert told
+    assert [f"to be done: {words}" for words in await gateway.reconcile(spec)] == told
+    assert run(f"ip -{version} rule") == rules, "others' stay"
+    assert gateway.differences(spec) == []
+
+
+async def test_a_refused_route_says_what_it_was_for_and_keeps_no_rule_from_being_set(world: World) -> None:
+    run("ip route add 10.96.0.0/24 via 192.0.2.1")
+    topo = Topology(
+        name="node-a", addresses=(V4,), internal=(V4,), cidrs=(ip_network("10.244.1.0/24"),), gateways=(OWN4,),
+        mac="0a:58:0a:f4:01:01", mtu=1400, encaps=(), tunnel_ports=(), peers=(),
+    )  # fmt: skip
+    reach = Reach(
+        networks=(ip_network("10.96.0.0/24"),),
+        external=(
+            (ip_address("203.0.113.1"), Protocol.TCP, 80),
+            (ip_address("2001:db8::9"), Protocol.TCP, 80),
+        ),
+    )
+    host = HostSide(Ruleset(resources.templates_dir()))
+    with pytest.raises(RouteRefused, match=r"10\.96\.0\.0/24 .*, for ClusterIPs of Services: File exists"):
+        await host.reconcile(topo, Egress(), reach)
+    assert "203.0.113.1 . tcp . 80" in run("nft list table inet ovsnet")
+    assert RULE in run("ip -4 rule")
+    assert RULE not in run("ip -6 rule"), "pods have no IPv6"
+    run("ip route del 10.96.0.0/24")
+    assert await host.reconcile(topo, Egress(), reach) == [
+        "route 10.96.0.0/24 via 169.254.77.1 from 10.244.1.1 added"
+    ]
+    assert await host.differences(topo, Egress(), reach) == []
 
 
 async def test_forwarding_does_not_cost_a_node_the_default_route_it_learned(world: World) -> None:

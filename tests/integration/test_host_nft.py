@@ -17,7 +17,7 @@ from host_world import World, behind_a_gateway, run
 from ovsnet import pipeline
 from ovsnet.errors import HostFailure
 from ovsnet.host.nft import Ruleset
-from ovsnet.host.types import EgressSpec
+from ovsnet.host.types import STEERED_MARK, STEERED_TABLE, EgressSpec
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 EGRESS = EgressSpec(
@@ -211,12 +211,21 @@ async def test_one_family_alone(world: World) -> None:
     assert seen(world, "a", "outside", INET6, "2001:db8::1") == "2001:db8::7"
 
 
-@pytest.mark.parametrize(("family", "service"), [(INET, "10.96.0.9"), (INET6, "fd00:10:96::9")])
+@pytest.mark.parametrize(
+    ("family", "service"),
+    [(INET, "10.96.0.9"), (INET6, "fd00:10:96::9"), (INET, "203.0.113.9"), (INET6, "2001:db8:f::9")],
+)
 async def test_sctp_that_the_bridge_hands_back_is_refused(world: World, family: int, service: str) -> None:
     """With what ends a client's attempt: from a kernel that has SCTP an ABORT, else that it has not."""
-    assert await Ruleset(TEMPLATES).reconcile(EGRESS)
+    external = tuple((ip_address(address), "sctp", 80) for address in ("203.0.113.9", "2001:db8:f::9"))
+    assert await Ruleset(TEMPLATES).reconcile(msgspec.structs.replace(EGRESS, external=external))
     run("ip route add 10.96.0.0/16 dev ovsnet0")
     run("ip route add fd00:10:96::/112 dev ovsnet0")
+    # What is for an external address would go elsewhere, but for its mark.
+    for version, outside in ((4, "192.0.2.1"), (6, "2001:db8::1")):
+        run(f"ip -{version} route add default via {outside}")
+        run(f"ip -{version} route add default dev ovsnet0 table {STEERED_TABLE}")
+        run(f"ip -{version} rule add pref 777 fwmark {STEERED_MARK}/{STEERED_MARK} lookup {STEERED_TABLE}")
     errors = socket.getprotobyname("icmp" if family == INET else "ipv6-icmp")
     with (
         world.socket("a", family, socket.SOCK_RAW, errors) as told,

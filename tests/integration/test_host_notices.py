@@ -11,6 +11,7 @@ import pytest_asyncio
 from host_world import World, run
 
 from ovsnet.host.notices import Notices
+from ovsnet.host.types import STEERED_TABLE
 
 PORT, ROUTER = "pod-0000000a", "fe80::1"
 NOTICED, QUIET = 5.0, 0.3
@@ -24,6 +25,8 @@ OURS = {
     **{key: f"sysctl -q -w {name}=1" for key, name in SETTINGS.items()},
     "the router": f"ip neigh add {ROUTER} lladdr 02:00:00:00:00:01 dev ovsnet0",
     "the uplink's MTU": "ip link set uplink mtu 1300",
+    "a rule that leads to our routes": f"ip rule add pref 99 fwmark 1 lookup {STEERED_TABLE}",
+    "one of IPv6": f"ip -6 rule add pref 99 fwmark 1 lookup {STEERED_TABLE}",
     "the table": "nft add table inet ovsnet",
 }
 PODS = {"down": f"ip link set {PORT} down", "MTU": f"ip link set {PORT} mtu 1300"}
@@ -32,6 +35,7 @@ OTHERS = {
     "another link": "ip link set other mtu 1300",
     "another link down": "ip link set other down",
     "another's setting": "sysctl -q -w net.ipv4.conf.other.rp_filter=1",
+    "another rule": "ip rule add pref 99 fwmark 1 lookup 77",
     "another table": "nft add table inet other",
     "the uplink's address": "ip address add 192.0.2.1/24 dev uplink",
     "a pod's port comes": "ip link add pod-0000000b mtu 1400 up type veth peer name far mtu 1400",

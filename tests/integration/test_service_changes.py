@@ -248,11 +248,25 @@ def test_an_agent_that_is_killed_loses_no_connection(cluster: Cluster) -> None:
         assert done["longest"] < 1, done
 
 
+def by_kernel(node: Node) -> list[str]:
+    """What the node's kernel sends to the bridge."""
+    looks = (
+        "nft -s list table inet ovsnet",
+        "ip rule",
+        "ip -6 rule",
+        "ip route show dev ovsnet0 table all",
+        "ip -6 route show dev ovsnet0 table 7077",
+        "ip -6 route show dev ovsnet0 table main",
+    )
+    return [node.run(look.split(), check=True).stdout for look in looks]
+
+
 def test_services_stay_while_the_store_is_away(cluster: Cluster) -> None:
     """An agent that starts without it reads back what is installed, and follows the store when that is there again."""
     node = cluster.lab.node("node-a")
-    put(cluster, "a1", "b1", {"place": "a2", **NOT_READY}, used=["a1", "b1"])
-    before, groups = dump(node), cluster.groups()
+    outers = [outer(NUMBER, 4), outer(NUMBER, 6)]
+    put(cluster, "a1", "b1", {"place": "a2", **NOT_READY}, used=["a1", "b1"], externalIPs=outers)
+    before, groups, kernel = dump(node), cluster.groups(), by_kernel(node)
     mark = len(agent_log(node))
     config = node.private("/etc/ovsnet/agent.yaml")
     said = config.read_text()
@@ -264,7 +278,7 @@ def test_services_stay_while_the_store_is_away(cluster: Cluster) -> None:
             launch_agent(node)
             eventually(lambda: "Services stay as an earlier agent" in agent_log(node)[mark:], 20)
             time.sleep(1.0)
-            assert (dump(node), cluster.groups()) == (before, groups)
+            assert (dump(node), cluster.groups(), by_kernel(node)) == (before, groups, kernel)
             assert cluster.names("a2", vip(NUMBER, 6)) == {"a1", "b1"}
             assert cluster.names("outside", cluster.address("node-a", 4), NODE_PORT) == {"a1", "b1"}
         node.kill(VSWITCHD, signal.SIGKILL)

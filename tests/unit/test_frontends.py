@@ -11,7 +11,7 @@ from ovsnet import names, pipeline
 from ovsnet.endpoints import Here
 from ovsnet.frontends import BUCKETS, Frontend, Group, Maker, ServiceObject
 from ovsnet.numbers import Numbers
-from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
+from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServicePort
 
 HERE = Here(node="here", addresses=tuple(map(ipaddress.ip_address, ("192.0.2.11", "2001:db8:9::11"))))
 VIP, VIP6 = ipaddress.ip_address("10.96.0.1"), ipaddress.ip_address("fd00:96::1")
@@ -196,6 +196,22 @@ def test_each_family_has_its_own_endpoints() -> None:
         assert {each.address.version for each in group.backends} == {address.version}
     assert frontend(made([at(1)], cluster_ips=(VIP, VIP6)), VIP6).refused
     assert len({group.mark for group in service.groups}) == 1, "of the port, not of the family"
+
+
+def test_outer_addresses_of_a_family_that_it_lacks_are_not_its() -> None:
+    """kube-proxy ignores them; the address may well be somebody's."""
+    six = ipaddress.ip_address("2001:db8::1")
+    service = made([at(1)], external_ips=(EXTERNAL, six), load_balancer_ips=(six + 1,))
+    assert {each.address for each in service.frontends if each.external and each.port == 80} == {EXTERNAL}
+
+
+def test_a_port_that_another_service_has_is_left_out_of_that_address_alone() -> None:
+    ports = (ServicePort(port=80, name="a"), ServicePort(port=81, name="b"))
+    lost = frozenset({(EXTERNAL, Protocol.TCP, 80)})
+    service = made([at(1)], ports=ports, external_ips=(EXTERNAL, BALANCER, VIP), withheld=lost)
+    found = {(each.address, each.port) for each in service.frontends}
+    assert found == {(VIP, 80), (VIP, 81), (BALANCER, 80), (BALANCER, 81), (EXTERNAL, 81)}
+    assert len(service.frontends) == len(found), "each once"
 
 
 def leaves(service: ServiceObject) -> dict[int, Group]:

@@ -195,7 +195,8 @@ def test_slices_wait_for_their_service_and_go_with_it() -> None:
 
 
 def test_reach() -> None:
-    """Networks that cover the ClusterIPs, addresses of their own, and node ports by family and policy."""
+    """Networks that cover the ClusterIPs and never an external address, of which ports alone are taken; node ports by
+    family and policy."""
     far = service(
         9,
         cluster_ips=(ipaddress.ip_address("10.97.3.4"),),
@@ -209,9 +210,9 @@ def test_reach() -> None:
     assert [str(network) for network in made.reach.networks] == [
         "10.96.0.0/29",
         "10.97.3.4/32",
-        "203.0.113.1/32",
         "fd00:96::/125",
     ]
+    assert made.reach.external == ((ipaddress.ip_address("203.0.113.1"), Protocol.TCP, 80),)
     assert made.reach.node_ports == ((4, Protocol.TCP, 30000), (4, Protocol.TCP, 30009)), (
         "those with endpoints"
     )

@@ -18,6 +18,7 @@ from ovsnet.store import Snapshot
 
 HERE = Here(node="n")
 COOKIE = names.cookie("service", "default/web")
+TRACKED = f"cookie={COOKIE:#x},table=30,priority=100,tcp,nw_dst=10.96.0.1,tp_dst=80 actions=goto_table:32"
 FLOW = f"cookie={COOKIE:#x},table=38,priority=100,ct_state=+new+trk,tcp,nw_dst=10.96.0.1,tp_dst=80 actions=group:7"
 GROUP = "group_id=7,type=select,bucket=bucket_id:0,actions=drop"
 
@@ -26,7 +27,7 @@ class Switch:
     """With flows and groups of an earlier agent, as long as nobody restarts it."""
 
     def __init__(self) -> None:
-        self.flows, self.groups = [FLOW], {7: GROUP}
+        self.flows, self.groups = [TRACKED, FLOW], {7: GROUP}
 
     def restart(self) -> None:
         self.flows, self.groups = [], {}
@@ -53,7 +54,7 @@ async def test_what_an_earlier_agent_installed_outlives_a_switch_that_forgets(
     """The store is away all the time."""
     await serving.follow(None, HERE, unknown=True)
     kept, reach = serving.with_kept({}), serving.reach
-    assert [line for lines in kept.values() for line in lines] == [FLOW, GROUP]
+    assert [line for lines in kept.values() for line in lines] == [TRACKED, FLOW, GROUP]
     assert [str(network) for network in reach.networks] == ["10.96.0.1/32"]
     switch.restart()
     await serving.follow(None, HERE, unknown=True)

@@ -37,6 +37,11 @@ def service(
     )
 
 
+def without(service: Service, *lost: tuple[str, int]) -> Service:
+    withheld = frozenset((ip_address(address), Protocol.TCP, port) for address, port in lost)
+    return msgspec.structs.replace(service, withheld=withheld)
+
+
 def settled(*services: Service) -> Frontends:
     frontends = Frontends()
     frontends.replace({each.key: each for each in services})
@@ -73,19 +78,50 @@ def test_an_external_ip_never_takes_a_cluster_ip() -> None:
     victim = service("b", "10.96.0.2", created="2026-01-01T00:00:00Z")
     found = settled(thief, victim)
     assert found.services["n/b"] is victim
-    assert found.services["n/a"] == msgspec.structs.replace(thief, external_ips=(ip_address("192.0.2.1"),))
+    assert found.services["n/a"] == without(thief, ("10.96.0.2", 80))
     assert "10.96.0.2 port 80/TCP is Service n/b's (b.yaml) already; the rest" in found.problems["n/a"]
 
 
 def test_who_loses_a_load_balancers_address_or_a_node_port_keeps_the_rest() -> None:
     first = service("a", "10.96.0.1", balancer=("192.0.2.1",), node_port=30000, health=30001)
-    second = service("b", "10.96.0.2", external=("192.0.2.1",), node_port=30001)
+    second = service("b", "10.96.0.2", external=("192.0.2.1", "192.0.2.2"), node_port=30001)
     third = service("c", "10.96.0.3", node_port=30000, health=30000)
     found = settled(first, second, third)
     assert found.services["n/a"] is first
-    assert found.services["n/b"] == service("b", "10.96.0.2")
+    kept = service("b", "10.96.0.2", external=("192.0.2.1", "192.0.2.2"))
+    assert found.services["n/b"] == without(kept, ("192.0.2.1", 80))
     assert found.services["n/c"] == service("c", "10.96.0.3")
     assert "node port 30001/TCP is Service n/a's (a.yaml) already" in found.problems["n/b"]
+
+
+def test_what_a_controller_gave_goes_before_what_a_user_wrote() -> None:
+    thief = service("a", "10.96.0.1", external=("192.0.2.1",), created="2025-01-01T00:00:00Z")
+    owner = service("b", "10.96.0.2", balancer=("192.0.2.1",), created="2026-01-01T00:00:00Z")
+    found = settled(thief, owner)
+    assert found.services["n/b"] is owner
+    assert found.services["n/a"] == without(thief, ("192.0.2.1", 80))
+    assert found.problems.keys() == {"n/a"}
+
+
+def test_only_the_port_that_another_has_is_lost() -> None:
+    ports = (ServicePort(port=80, name="a"), ServicePort(port=81, name="b"))
+    elder = service("a", "10.96.0.1", external=("192.0.2.1",))
+    younger = msgspec.structs.replace(service("b", "10.96.0.2", external=("192.0.2.1",)), ports=ports)
+    found = settled(elder, younger)
+    assert found.services["n/b"] == without(younger, ("192.0.2.1", 80))
+    assert "192.0.2.1 port 80/TCP is Service n/a's" in found.problems["n/b"]
+    assert "81" not in found.problems["n/b"]
+
+
+def test_an_address_of_a_family_that_the_service_lacks_is_claimed_by_nobody() -> None:
+    first = service("a", "10.96.0.1", external=("2001:db8::1",))
+    second = msgspec.structs.replace(
+        service("b", "10.96.0.2", external=("2001:db8::1",)),
+        cluster_ips=(ip_address("10.96.0.2"), ip_address("fd00::2")),
+    )
+    found = settled(first, second)
+    assert found.services == {"n/a": first, "n/b": second}
+    assert found.problems == {}
 
 
 def test_who_waited_has_it_when_it_is_free() -> None:
@@ -136,7 +172,8 @@ def test_step_by_step_is_as_all_at_once_and_nothing_is_shared(rounds: list[list[
             for port in each.ports:
                 claims: list[object] = [
                     (address, port.protocol, port.port)
-                    for address in {*each.cluster_ips, *each.external_ips, *each.load_balancer_ips}
+                    for address in {*each.cluster_ips, *each.outer_ips}
+                    if (address, port.protocol, port.port) not in each.withheld
                 ]
                 claims += [("", port.protocol, port.node_port)] if port.node_port else []
                 for claim in claims:

@@ -16,41 +16,19 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from ovsnet import configcheck, configrules, strictyaml
+from ovsnet.configfields import (
+    AbsolutePath,
+    Address,
+    Addresses,
+    Interface,
+    Network,
+    NodeName,
+    ServerAddress,
+    SocketPath,
+)
 from ovsnet.errors import ConfigError
-from ovsnet.model import AddressRange, Encap, Frozen, IPAddress, IPNetwork, Tunnels
+from ovsnet.model import Encap, Frozen, Tunnels
 from ovsnet.strictyaml import Problem
-
-# `form` names a notation of configcheck.NOTATIONS, or says what a pattern asks for.
-Address = Annotated[IPAddress, Meta(extra={"form": "address"})]
-Network = Annotated[IPNetwork, Meta(extra={"form": "network"})]
-AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\0]*\Z", extra={"form": "an absolute path"})]
-SocketPath = Annotated[
-    str, Meta(pattern=r"^/[^\0]{1,106}\Z", extra={"form": "an absolute path of at most 107 characters"})
-]
-Interface = Annotated[
-    str,
-    Meta(
-        pattern=r"^(?!\.{1,2}\Z)[^\s/:\0]{1,15}\Z",
-        extra={"form": "an interface name: 1 to 15 characters without space, '/' or ':'"},
-    ),
-]
-
-
-NodeName = Annotated[
-    str,
-    Meta(
-        pattern=r"^(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z",
-        extra={"form": "a node name: lower case letters, digits, '-' and '.'"},
-    ),
-]
-ServerAddress = Annotated[
-    str,
-    Meta(
-        pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[^:/\[\]@?#\s]+)(:\d{1,5})?(/[^?#\s]*)?\Z",
-        extra={"form": "an address such as https://192.0.2.1:6443"},
-    ),
-]
-Addresses = Annotated[AddressRange, Meta(extra={"form": "addresses"})]
 
 
 class Datapath(str, enum.Enum):
@@ -201,6 +179,34 @@ class MetricsAddress(Section):
     ] = ipaddress.IPv4Address("127.0.0.1")
 
 
+HEALTHZ_PORT = 10256
+"""kube-proxy's."""
+
+
+class HealthzAddress(Section):
+    """Where load balancers learn whether this node serves Services."""
+
+    port: Annotated[
+        Annotated[int, Meta(ge=0, le=65535)] | None,
+        Meta(
+            description="The TCP port of `/healthz`: 200 while the node serves Services as the cluster asks, 503 while "
+            "it does not, is being deleted, or has Cluster Autoscaler's taint `ToBeDeletedByClusterAutoscaler`; "
+            "`/livez` is the same without what becomes of the node. Controllers of load balancers ask there "
+            "as they ask kube-proxy; they expect 10256. 0: none.",
+            examples=[10256],
+            extra={"default": "10256 with the `kubernetes` store, none with a folder"},
+        ),
+    ] = None
+    address: Annotated[
+        Address | None,
+        Meta(
+            description="The address of the node that it answers on.",
+            examples=["192.0.2.11"],
+            extra={"default": "every one, as load balancers choose"},
+        ),
+    ] = None
+
+
 class Log(Section):
     """What the agent tells on standard error."""
 
@@ -334,7 +340,17 @@ class Config(Section):
     metrics: Annotated[MetricsAddress, Meta(description="Where the agent tells its metrics.")] = (
         MetricsAddress()
     )
+    healthz: Annotated[
+        HealthzAddress, Meta(description="Where load balancers learn whether this node serves Services.")
+    ] = HealthzAddress()
     log: Annotated[Log, Meta(description="What the agent tells on standard error.")] = Log()
+
+    @property
+    def healthz_port(self) -> int:
+        """0: none."""
+        if self.healthz.port is not None:
+            return self.healthz.port
+        return HEALTHZ_PORT if self.store.kubernetes is not None else 0
 
 
 def check(text: str) -> list[Problem]:

@@ -58,6 +58,8 @@ class Node(Frozen):
     """Annotation ovsnet.io/encapsulation: how this node wants to be reached."""
     zone: str = ""
     """Label topology.kubernetes.io/zone."""
+    leaving: bool = False
+    """It is being deleted, or is about to be: load balancers should send it nothing new."""
     source: str = ""
 
 

@@ -22,11 +22,12 @@ from ovsnet import resources
 from ovsnet.agent import logs
 from ovsnet.agent.agent import Agent
 from ovsnet.agent.attachments import Attachments
+from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.recovery import Recovery
-from ovsnet.agent.reporting import figures, report
+from ovsnet.agent.reporting import eligible, figures, in_force, report
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.cni import resultcache
@@ -70,6 +71,7 @@ async def run(config: Config) -> None:
     publishing = asyncio.create_task(
         choice.publish(store, name, lambda: _facts(agent), agent.complaints.current)
     )
+    answering = asyncio.create_task(_answer_load_balancers(config, agent))
     stopped = asyncio.create_task(stop.wait())
     try:
         await server.start()
@@ -83,6 +85,7 @@ async def run(config: Config) -> None:
             metrics.close()
         stopped.cancel()
         publishing.cancel()
+        answering.cancel()
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
@@ -125,6 +128,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     attachments.wake = agent.wake
     attachments.compare = agent.compare
     attachments.trouble = agent.trouble
+    agent.serving.tell(functools.partial(in_force, agent))
     attachments.report = functools.partial(report, agent)
     return agent, attachments
 
@@ -138,6 +142,18 @@ def _metrics(config: Config, agent: Agent) -> Metrics | None:
     metrics = Metrics(functools.partial(figures, agent))
     agent.on_programmed = metrics.programmed
     return metrics
+
+
+async def _answer_load_balancers(config: Config, agent: Agent) -> None:
+    """Until cancelled; returns at once where nobody asks."""
+    if config.healthz_port:
+        await Healthz(
+            config.healthz.address,
+            config.healthz_port,
+            in_force=functools.partial(in_force, agent),
+            eligible=functools.partial(eligible, agent),
+            complaints=agent.complaints,
+        ).run()
 
 
 def _facts(agent: Agent) -> Facts | None:

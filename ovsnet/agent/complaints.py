@@ -21,10 +21,13 @@ class Complaints:
         self._log = log
         self._clock = clock
         self._said: dict[str, tuple[str, float, float]] = {}
+        self._since: dict[str, float] = {}
+        """When the subject's trouble, of whatever words, began."""
 
     def about(self, subject: str, trouble: str) -> None:
         """Mentions the trouble if it is new or was last mentioned long enough ago."""
         now = self._clock()
+        self._since.setdefault(subject, now)
         known = self._said.get(subject)
         if known is not None and known[0] == trouble:
             _, last, interval = known
@@ -46,8 +49,14 @@ class Complaints:
 
     def over(self, subject: str, words: str = "") -> None:
         """The subject's trouble is over; says so if there was one."""
+        self._since.pop(subject, None)
         if self._said.pop(subject, None) is not None and words:
             self._log.info("%s", words)
+
+    def lasting(self, subject: str) -> float:
+        """Seconds that the subject has had trouble without a break; 0 if it has none."""
+        since = self._since.get(subject)
+        return self._clock() - since if since is not None else 0.0
 
     def current(self) -> list[str]:
         """What is wrong now, for `ovsnet show`."""

@@ -1,14 +1,15 @@
 """Answers load balancers that ask whether this node has endpoints of a Service (healthCheckNodePort).
 
 With externalTrafficPolicy: Local a load balancer sends only to nodes that say so: 200 and the count of endpoints here,
-503 where there are none. Owns a listening socket for each such Service. Called by the agent's loop.
+503 where there are none, or where flows are not in. Owns a listening socket for each such Service. Called by the
+agent's loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ovsnet.agent import web
 from ovsnet.frontends import ServiceObject
@@ -18,6 +19,8 @@ class HealthChecks:
     """The ports that answer now."""
 
     def __init__(self) -> None:
+        self.in_force: Callable[[], bool] = lambda: True
+        """Whether flows are as the cluster asks; composed in `app`."""
         self._servers: dict[int, asyncio.Server] = {}
         self._services: dict[str, ServiceObject] = {}
         self._asked: dict[int, ServiceObject] = {}
@@ -58,14 +61,14 @@ class HealthChecks:
         service = self._asked.get(port)
         if service is None or not path:
             return None
-        count = service.local_endpoints
+        count, healthy = service.local_endpoints, self.in_force()
         body = {
             "service": {"namespace": service.namespace, "name": service.name},
             "localEndpoints": count,
-            "serviceProxyHealthy": True,
+            "serviceProxyHealthy": healthy,
         }
         return web.Reply(
-            status="200 OK" if count else "503 Service Unavailable",
+            status="200 OK" if count and healthy else "503 Service Unavailable",
             type="application/json",
             body=json.dumps(body).encode(),
             headers={"X-Load-Balancing-Endpoint-Weight": str(count)},

@@ -1,6 +1,6 @@
 """How an agent is, in words and figures: for `ovsnet show` and for `metrics`.
 
-Only looks. Called by the server of requests and by whoever fetches metrics.
+Only looks. Called by the server of requests, by whoever fetches metrics, and for the answers to load balancers.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ovsnet.agent.agent import Agent
+
+_LATE = 60.0
+"""Seconds for which changes may fail to come into force; kube-proxy takes as many."""
 
 
 def report(agent: Agent) -> dict[str, object]:
@@ -25,6 +28,26 @@ def report(agent: Agent) -> dict[str, object]:
         "drift": dict(agent.auditor.counts),
         "mtu": agent.topology.mtu if agent.topology else 0,
     }
+
+
+def in_force(agent: Agent) -> bool:
+    """Whether the node serves Services as the cluster asks, for load balancers. What keeps nothing but pods from being
+    added does not count, nor does a store that is away: what was known of it stays."""
+    return (
+        agent.topology is not None
+        and not agent.installer.stale
+        and not agent.openflow.silent
+        and agent.complaints.lasting("sync") < _LATE
+    )
+
+
+def eligible(agent: Agent) -> bool:
+    """Whether the node is to get new connections from load balancers: not one that is about to go (KEP-3836)."""
+    snapshot = agent.store.snapshot()
+    if snapshot is None:
+        return True
+    own = snapshot.nodes.get(agent.name)
+    return own is not None and not own.leaving
 
 
 def figures(agent: Agent) -> dict[str, float | Mapping[str, float]]:

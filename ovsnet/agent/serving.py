@@ -121,6 +121,10 @@ class Serving:
             "endpoints": sum(len(each.members) for each in self._services.slices),
         }
 
+    def tell(self, in_force: Callable[[], bool]) -> None:
+        """How health checks are to know whether flows are in."""
+        self._checks.in_force = in_force
+
     def close(self) -> None:
         """Answers no health checks any more; flows stay."""
         self._checks.close()

@@ -1,4 +1,4 @@
-"""rtnetlink messages as bytes, by pyroute2's message classes.
+"""Netlink messages as bytes, by pyroute2's message classes.
 
 Owns no knowledge of layouts: fields and attributes have pyroute2's names, which are the kernel's
 (rtnetlink(7)). Sends nothing. Called by the rest of `host`.
@@ -20,12 +20,15 @@ from ovsnet.errors import HostFailure
 
 HEADER = 16
 """Bytes of struct nlmsghdr, with which every message starts."""
+_HEAD = struct.Struct("=IHHII")
 _LINK = HEADER + 16
 """Where attributes start after struct ifinfomsg."""
 _FLAGS = struct.Struct("=8xI")
 """struct ifinfomsg: family, type and index are before the flags."""
 _ATTRIBUTE = struct.Struct("=HH")
 """struct rtattr: length, type; attributes are aligned to 4 bytes (rtnetlink(7))."""
+NLA_TYPE_MASK = 0x3FFF
+"""What of an attribute's type is its number (linux/netlink.h)."""
 _IFNAME, _MTU = 3, 4
 _SKIP_STATS = 8
 """RTEXT_FILTER_SKIP_STATS, which pyroute2 has no name for: counters are most of a link's message."""
@@ -79,9 +82,45 @@ def decoded(of: type[nlmsg], data: bytes) -> nlmsg:
     return message
 
 
-def link(*attributes: tuple[str, object], **fields: object) -> bytes:
+def split(data: bytes) -> list[tuple[int, bytes]]:
+    """Type and content of each message in what a socket received."""
+    found = []
+    at = 0
+    while at + HEADER <= len(data):
+        length, kind, *_ = _HEAD.unpack_from(data, at)
+        if length < HEADER:
+            break
+        found.append((kind, data[at + HEADER : at + length]))
+        at += (length + 3) & ~3
+    return found
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Contents by number, of what is nothing but attributes."""
+    found = {}
+    at = 0
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind & NLA_TYPE_MASK] = data[at + _ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3
+    return found
+
+
+def attribute(kind: int, content: bytes) -> bytes:
+    length = _ATTRIBUTE.size + len(content)
+    return _ATTRIBUTE.pack(length, kind) + content + bytes(-length % 4)
+
+
+def headed(kind: int, flags: int, content: bytes) -> bytes:
+    """The message for a socket on which one request is under way at a time."""
+    return _HEAD.pack(HEADER + len(content), kind, flags, 1, 0) + content
+
+
+def link(*given: tuple[str, object], **fields: object) -> bytes:
     """A link by `index`, or by an IFLA_IFNAME among the attributes, or for a dump of them all."""
-    return encoded(ifinfmsg, attributes, **fields)
+    return encoded(ifinfmsg, given, **fields)
 
 
 def all_links(*filters: tuple[str, object]) -> bytes:

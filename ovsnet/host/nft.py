@@ -1,7 +1,8 @@
 """The nftables table `inet ovsnet`: how pods' packets leave the cluster, and that none poses as a tunnel's.
 
 Owns that table and touches no other. The ruleset is `templates/ovsnet.nft.j2`; `nft` replaces the table in
-one transaction, so that no packet meets half of it. Called by the agent's sync, and by an uninstallation.
+one transaction, so that no packet meets half of it; `tracked` ends connections that it comes too late for. Called by
+the agent's sync, and by an uninstallation.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import ipaddress
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +18,12 @@ from pathlib import Path
 import jinja2
 
 from ovsnet.errors import HostFailure
+from ovsnet.host import tracked
 from ovsnet.host.types import STEERED_MARK, EgressSpec
 from ovsnet.model import IPAddress, IPNetwork
 from ovsnet.pipeline import CLIENT, LOCAL_NODE_PORTS, NODE_MASQUERADE_PORTS, NODE_PORTS
+
+log = logging.getLogger("ovsnet.host")
 
 TABLE = "inet ovsnet"
 _TEMPLATE = "ovsnet.nft.j2"
@@ -42,6 +47,8 @@ class Ruleset:
         self._environment = environment
         self._applied = ""
         self._listing = ""
+        self._translated: tracked.NodePorts | None = None
+        """UDP node ports of all connections that conntrack knows; None: nobody knows which."""
 
     def render(self, egress: EgressSpec) -> str:
         """The transaction that replaces the table, as text for `nft -f`."""
@@ -70,11 +77,33 @@ class Ruleset:
             reason = "repaired: it was changed from outside"
         if not reason:
             return []
+        if not self._applied or reason != "set":
+            # Connections may have begun that this table has never seen.
+            self._translated = None
         self._applied = ""
         await _nft("-f", "-", text=text)
         self._listing = await _list()
         self._applied = text
+        await self._forget(egress)
         return [f"nftables table {TABLE} {reason}"]
+
+    async def _forget(self, egress: EgressSpec) -> None:
+        """Ends UDP connections that the table before this one translated otherwise, or none did."""
+        wanted = tracked.NodePorts(ports=_udp(egress.node_ports), local=_udp(egress.local_node_ports))
+        if wanted == self._translated:
+            return
+        try:
+            count = await tracked.forget(wanted, self._translated)
+        except HostFailure as error:
+            # Whoever sends for the first time, or from another port, is served all the same.
+            log.warning("UDP clients of node ports may go on as before their Service changed: %s", error)
+            self._translated = None
+            return
+        self._translated = wanted
+        if count:
+            log.info(
+                "%d UDP connections to node ports of Services that changed are new ones from now on", count
+            )
 
     async def differences(self, egress: EgressSpec) -> list[str]:
         """How the kernel's table differs from what `reconcile` would set, a rule or set on each line.
@@ -97,6 +126,7 @@ class Ruleset:
     async def remove(self) -> None:
         """Delete the table; fine if there is none."""
         self._applied = self._listing = ""
+        self._translated = None
         # Creating what is there already does nothing, so that the deletion finds it in any case.
         await _nft("-f", "-", text=f"table {TABLE}\ndelete table {TABLE}\n")
 
@@ -125,6 +155,10 @@ def _ports(given: Sequence[tuple[int, str, int]]) -> dict[str, list[str]]:
         family: [f"{protocol} . {port}" for found, protocol, port in given if found == version]
         for family, version in (("ip", 4), ("ip6", 6))
     }
+
+
+def _udp(given: Sequence[tuple[int, str, int]]) -> tracked.Ports:
+    return frozenset((version, port) for version, protocol, port in given if protocol == "udp")
 
 
 def _endpoints(given: Sequence[tuple[IPAddress, str, int]]) -> dict[str, list[str]]:

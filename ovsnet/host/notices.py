@@ -19,6 +19,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from ovsnet import names
 from ovsnet.host import pod
+from ovsnet.host.messages import split
 from ovsnet.host.types import STEERED_TABLE
 from ovsnet.model import IPAddress
 
@@ -31,8 +32,6 @@ _IPV4_RULE, _IPV6_RULE, _IPV4_SETTINGS, _IPV6_SETTINGS = 8, 19, 24, 25
 """RTNLGRP_* (linux/rtnetlink.h); the last two are RTNLGRP_IPV4_NETCONF and its like"""
 _NFTABLES = 7
 """NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h)"""
-_HEADER = struct.Struct("=IHHII")
-"""struct nlmsghdr: length, type, flags, sequence, port"""
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 21, 24, 25
 _NEWNEIGH, _DELNEIGH, _NEWRULE, _DELRULE, _NEWNETCONF = 28, 29, 32, 33, 80
 _INDEX = struct.Struct("=4xi")
@@ -122,7 +121,7 @@ class Notices:
                     self._news = True
                     self._odd.add(0)
                     continue
-                for kind, body in _messages(data):
+                for kind, body in split(data):
                     self._news = concerns(kind, body) or self._news
         if (self._news or self._odd) and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._tell)
@@ -167,18 +166,6 @@ class Notices:
 
     def _tables(self, kind: int, body: bytes) -> bool:
         return self._table in body
-
-
-def _messages(data: bytes) -> list[tuple[int, bytes]]:
-    found = []
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, at)
-        if length < _HEADER.size:
-            break
-        found.append((kind, data[at + _HEADER.size : at + length]))
-        at += (length + 3) & ~3
-    return found
 
 
 def _attribute(body: bytes, at: int, wanted: int) -> bytes | None:

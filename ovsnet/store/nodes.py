@@ -16,6 +16,9 @@ ENCAPSULATION = "ovsnet.io/encapsulation"
 ZONE = "topology.kubernetes.io/zone"
 """Label: which of a Service's endpoints are near."""
 
+TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"
+"""Taint of a node that Cluster Autoscaler has chosen to remove, which load balancers heed (KEP-3836)."""
+
 _EXAMPLE = "10.244.1.0/24 or fd00:10:244:1::/64"
 
 
@@ -34,8 +37,19 @@ class NodeReader(Reader[Node]):
         labels = self._get(metadata, "metadata.labels", dict, {})
         zone = self._get(labels, f"metadata.labels.{ZONE}", str, "", ZONE)
         return Node(
-            name=name, pod_cidrs=cidrs, addresses=addresses, encap=encap, zone=zone, source=self._source
+            name=name,
+            pod_cidrs=cidrs,
+            addresses=addresses,
+            encap=encap,
+            zone=zone,
+            leaving=self._leaving(value, metadata),
+            source=self._source,
         )
+
+    def _leaving(self, value: dict[str, object], metadata: dict[str, object]) -> bool:
+        taints = self._mappings(self._get(value, "spec", dict, {}), "spec.taints")
+        keys = [self._get(taint, f"{path}.key", str, "") for path, taint in taints]
+        return metadata.get("deletionTimestamp") is not None or TO_BE_DELETED in keys
 
     def _encap(self, metadata: dict[str, object]) -> Encap | None:
         annotations = self._get(metadata, "metadata.annotations", dict, {})

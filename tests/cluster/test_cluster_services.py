@@ -162,6 +162,38 @@ def test_external_policy_local(cluster: Cluster, called: Called, two_nodes: dict
         eventually(lambda: health(cluster, "node-c", spec["healthCheckNodePort"], version) == (503, 0))  # noqa: B023
 
 
+def test_load_balancers_learn_of_nodes_where_they_ask_kube_proxy(cluster: Cluster, called: Called) -> None:
+    """Without a word in the agents' configuration (KEP-3836)."""
+
+    def told(node: str) -> tuple[str, ...]:
+        found = []
+        for version in FAMILIES:
+            address = cluster.node(node).node.address(version)
+            host = f"[{address}]" if version == 6 else str(address)
+            argv = [
+                "curl",
+                "-sg",
+                "-m3",
+                "-o/dev/null",
+                "--write-out",
+                "%{http_code}",
+                f"http://{host}:10256/healthz",
+            ]
+            found.append(cluster.exec("outside", argv).stdout)
+        return tuple(found)
+
+    for node in NODES:
+        eventually(lambda: told(node) == ("200", "200"))  # noqa: B023
+    taint = "ToBeDeletedByClusterAutoscaler"
+    called.world.kubectl("taint", "node", "node-c", f"{taint}=1:PreferNoSchedule")
+    try:
+        eventually(lambda: told("node-c") == ("503", "503"))
+        assert told("node-a") == ("200", "200")
+    finally:
+        called.world.kubectl("taint", "node", "node-c", f"{taint}-")
+    eventually(lambda: told("node-c") == ("200", "200"))
+
+
 def test_servers_that_terminate_are_the_last_resort(cluster: Cluster, called: Called) -> None:
     """Policy Local: they are sent what still comes, but a load balancer is told to send no more (KEP-1669)."""
     world = called.world

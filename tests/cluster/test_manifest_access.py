@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,31 @@ NAMESPACE = f"manifest-test-{uuid.uuid4().hex[:6]}"
 NODES = ("manifest-test-a", "manifest-test-b")
 OWN, OTHER = (f"api/v1/nodes/{name}" for name in NODES)
 CONDITION = {"type": "NetworkUnavailable", "status": "False", "reason": "Test", "message": "test"}
+STATUS: dict[str, tuple[Any, Any]] = {
+    # None that the cluster's agents would make a tunnel to.
+    "addresses": (
+        [{"type": "Hostname", "address": "nowhere"}],
+        [{"type": "InternalIP", "address": "192.0.2.66"}],
+    ),
+    "allocatable": ({"pods": "4"}, {"pods": "500"}),
+    "capacity": ({"pods": "5"}, {"example.org/device": "1"}),
+    "daemonEndpoints": ({"kubeletEndpoint": {"Port": 10250}}, {"kubeletEndpoint": {"Port": 22}}),
+    "features": ({"supplementalGroupsPolicy": True}, {"supplementalGroupsPolicy": False}),
+    "images": (
+        [{"names": ["a.example/a:1"], "sizeBytes": 1}],
+        [{"names": ["a.example/a:1", "b"], "sizeBytes": 1}],
+    ),
+    "nodeInfo": ({"kubeletVersion": "v1.34.0"}, {"machineID": "1"}),
+    "phase": ("Running", "Terminated"),
+    "runtimeHandlers": ([{"name": "a"}], [{"name": "b"}]),
+    "volumesAttached": ([{"name": "v", "devicePath": "p"}], [{"name": "w", "devicePath": "p"}]),
+    "volumesInUse": (["v"], ["v", "w"]),
+}
+"""Fields of a Node's status but for its conditions: one value, and another."""
+ALWAYS_THERE = {"allocatable", "daemonEndpoints", "nodeInfo"}
+"""The API server gives them where nobody does, the first as the capacity is."""
+UNUSED = {"config": {"error": "test"}}
+"""Fields that the API server drops, whoever gives them."""
 
 
 def documents(*settings: str) -> list[dict[str, Any]]:
@@ -44,9 +70,8 @@ def admin(cluster: Any) -> Iterator[Api]:
                 {"metadata": {"labels": {"zone": "1"}, "annotations": {"somebody.example/x": "1"}}},
             )
             ready = {"type": "Ready", "status": "True"}
-            # None that the cluster's agents would make a tunnel to.
-            addresses = [{"type": "Hostname", "address": "nowhere"}]
-            api.patch(f"{path}/status", {"status": {"addresses": addresses, "conditions": [ready]}})
+            status = {field: there for field, (there, _) in STATUS.items()}
+            api.patch(f"{path}/status", {"status": {**status, "conditions": [ready]}})
         yield api
     finally:
         for document in reversed(made):
@@ -103,15 +128,17 @@ def test_the_api_server_takes_every_object(openvswitch: str, admin: Api, tmp_pat
     assert taken.count("DaemonSet") == (2 if openvswitch == "daemonset" else 1)
 
 
-@pytest.mark.parametrize(
-    ("path", "change"),
-    [
-        (OWN, {"metadata": {"annotations": {"ovsnet.io/encapsulation": "geneve"}}}),
-        (f"{OWN}/status", {"status": {"conditions": [{"type": "Ready", "status": "True"}, CONDITION]}}),
-    ],
-)
-def test_an_agent_may_change_what_is_its_own(agent: Api, path: str, change: dict[str, Any]) -> None:
-    agent.patch(path, change)
+def set_condition(agent: Api) -> None:
+    """To something new. The other conditions stay: Kubernetes changes those of a node that no kubelet speaks for."""
+    there = agent.call("GET", OWN)["status"]["conditions"]
+    conditions = [each for each in there if each["type"] != CONDITION["type"]]
+    mine = {**CONDITION, "message": uuid.uuid4().hex}
+    agent.patch(f"{OWN}/status", {"status": {"conditions": [*conditions, mine]}})
+
+
+def test_an_agent_may_change_what_is_its_own(agent: Api) -> None:
+    agent.patch(OWN, {"metadata": {"annotations": {"ovsnet.io/encapsulation": "geneve"}}})
+    set_condition(agent)
 
 
 @pytest.mark.parametrize(
@@ -131,17 +158,84 @@ def test_an_agent_may_change_what_is_its_own(agent: Api, path: str, change: dict
         (OWN, {"metadata": {"annotations": {"somebody.example/x": None}}}, "begin with ovsnet.io/"),
         (OWN, {"metadata": {"annotations": {"somebody.example/y": "1"}}}, "begin with ovsnet.io/"),
         (f"{OWN}/status", {"metadata": {"labels": {"zone": "2"}}}, "spec, labels"),
-        (f"{OWN}/status", {"status": {"addresses": []}}, "NetworkUnavailable only"),
         (
             f"{OWN}/status",
             {"status": {"conditions": [{"type": "Ready", "status": "False"}]}},
             "NetworkUnavailable only",
         ),
-        (f"{OWN}/status", {"status": {"capacity": {"pods": "1"}}}, "NetworkUnavailable only"),
+        (
+            f"{OWN}/status",
+            {
+                "status": {
+                    "conditions": [{"type": "Ready", "status": "True"}, {"type": "x", "status": "True"}]
+                }
+            },
+            "NetworkUnavailable only",
+        ),
+        (f"{OWN}/status", {"status": {"conditions": []}}, "NetworkUnavailable only"),
     ],
 )
 def test_an_agent_may_change_nothing_else(agent: Api, path: str, change: dict[str, Any], words: str) -> None:
     assert words in eventually_refused(agent, path, change)
+
+
+@pytest.mark.parametrize("field", STATUS)
+def test_an_agent_may_change_none_of_its_nodes_status(agent: Api, admin: Api, field: str) -> None:
+    """Neither what is there, nor by giving it or by taking it away. The first of two is what there is."""
+    there, other = STATUS[field]
+    for change in ({field: other}, {field: None}):
+        assert "NetworkUnavailable only" in eventually_refused(agent, f"{OWN}/status", {"status": change})
+    admin.patch(f"{OWN}/status", {"status": {field: None}})
+    try:
+        assert field not in admin.call("GET", OWN)["status"] or field in ALWAYS_THERE
+        refused = eventually_refused(agent, f"{OWN}/status", {"status": {field: other}})
+        assert "NetworkUnavailable only" in refused
+        set_condition(agent)
+    finally:
+        admin.patch(f"{OWN}/status", {"status": {field: there}})
+
+
+def test_the_policy_is_understood_and_a_large_status_is_no_obstacle(agent: Api, admin: Api) -> None:
+    """What the API server can't make sense of, it tells there; what would take it too long, it refuses."""
+    large: dict[str, list[Any]] = {
+        "images": [
+            {
+                "names": [f"registry.example/{number:03}/{each}" + 80 * "x" for each in range(5)],
+                "sizeBytes": 1,
+            }
+            for number in range(50)
+        ],
+        "volumesInUse": [f"kubernetes.io/csi/{number:03}" + 200 * "x" for number in range(150)],
+    }
+    admin.patch(f"{OWN}/status", {"status": large})
+    try:
+        set_condition(agent)
+        large["images"][-1] = {"names": ["b"], "sizeBytes": 1}
+        assert "NetworkUnavailable only" in eventually_refused(agent, f"{OWN}/status", {"status": large})
+    finally:
+        admin.patch(f"{OWN}/status", {"status": {field: STATUS[field][0] for field in large}})
+    place = "apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+    checking: dict[str, Any] = {}
+    for _ in range(100):
+        found = admin.call("GET", f"{place}/{NAMESPACE}-agent").get("status", {})
+        if "typeChecking" in found:
+            checking = found["typeChecking"]
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the API server has not looked at the policy")
+    assert checking.get("expressionWarnings", []) == []
+
+
+def test_every_field_of_a_nodes_status_is_tried(admin: Api) -> None:
+    """Those of the schema that this API server publishes, and those that kubelets write."""
+    schemas = admin.call("GET", "openapi/v3/api/v1")["components"]["schemas"]
+    known = set(schemas["io.k8s.api.core.v1.NodeStatus"]["properties"])
+    assert known - UNUSED.keys() == {*STATUS, "conditions"}
+    nodes = admin.call("GET", "api/v1/nodes")["items"]
+    assert {field for node in nodes for field in node["status"]} <= known
+    answer = admin.patch(f"{OWN}/status?dryRun=All", {"status": UNUSED})
+    assert not UNUSED.keys() & answer["status"].keys()
 
 
 def test_a_token_that_names_no_node_changes_none(admin: Api) -> None:

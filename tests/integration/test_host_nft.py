@@ -12,11 +12,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from host_world import World, run
+from host_world import World, behind_a_gateway, run
 
 from ovsnet import pipeline
 from ovsnet.errors import HostFailure
-from ovsnet.host import sysctl
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.types import STEERED_MARK, STEERED_TABLE, EgressSpec
 
@@ -33,39 +32,7 @@ INIT = bytes.fromhex("9c400050 00000000 6c681fc5 01000014 00001234 0000ffff 000a
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """A bridge stands in for the gateway port, so that two pods are behind one interface of the node."""
-    with World() as world:
-        # A router asks for no neighbour before its link-local address has been through detection.
-        sysctl.ensure("ipv6/conf/default/accept_dad", 0)
-        run("ip link add ovsnet0 type bridge")
-        run("ip addr add 10.244.1.1/24 dev ovsnet0")
-        run("ip addr add fd00:244:1::1/64 dev ovsnet0 nodad")
-        run("ip link set ovsnet0 up")
-        for number, name in ((5, "a"), (6, "b")):
-            world.add(name)
-            world.run(name, "sysctl -qw net.ipv6.conf.default.accept_dad=0")
-            world.cable(f"port-{name}", name, "eth0")
-            run(f"ip link set port-{name} master ovsnet0")
-            world.run(name, f"ip addr add 10.244.1.{number}/24 dev eth0")
-            world.run(name, f"ip addr add fd00:244:1::{number}/64 dev eth0 nodad")
-            world.run(name, "ip route add default via 10.244.1.1")
-            world.run(name, "ip -6 route add default via fd00:244:1::1")
-        world.add("outside")
-        world.run("outside", "sysctl -qw net.ipv6.conf.default.accept_dad=0")
-        world.cable("uplink", "outside", "eth0")
-        run("ip addr add 192.0.2.7/24 dev uplink")
-        run("ip addr add 2001:db8::7/64 dev uplink nodad")
-        world.run("outside", "ip addr add 192.0.2.1/24 dev eth0")
-        world.run("outside", "ip addr add 198.51.100.1/24 dev eth0")
-        world.run("outside", "ip addr add 2001:db8::1/64 dev eth0 nodad")
-        world.run("outside", "ip route add default via 192.0.2.7")
-        world.run("outside", "ip -6 route add default via 2001:db8::7")
-        run("ip route add 198.51.100.0/24 via 192.0.2.1")
-        # With br_netfilter the bridge would translate by itself what passes it, which no OVS bridge does.
-        for key in ("bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"):
-            sysctl.ensure(key, 0)
-        for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
-            sysctl.ensure(key, 1)
+    with behind_a_gateway() as world:
         yield world
 
 

@@ -160,6 +160,28 @@ def test_who_keeps_sending_datagrams_is_answered_by_an_endpoint_that_left_or_by_
     assert max(done["lost"].values()) <= 2, done["lost"]
 
 
+@pytest.mark.kernel
+@pytest.mark.parametrize("version", FAMILIES)
+@pytest.mark.parametrize("source", ["outside", "node-a", "node-b"])
+def test_who_goes_on_sending_to_a_udp_node_port_is_served_as_soon_as_there_is_an_endpoint(
+    cluster: Cluster, source: str, version: int
+) -> None:
+    """The node's own conntrack remembers how it treated the first datagram, for as long as others follow."""
+    host = cluster.address("node-a", version)
+    bind = (cluster.address(source, version), 45000)
+
+    def answered() -> set[str]:
+        asked: dict[str, Any] = {"protocol": "udp", "bind": bind, "count": 1, "seconds": 0.3}
+        return cluster.names(source, host, NODE_PORT, **asked)
+
+    for endpoints in ([], ["a1"], [], ["b1"]):
+        put(cluster, *endpoints)
+        eventually(lambda: answered() <= {*endpoints, *({"refused", "timeout"} if not endpoints else ())}, 8)  # noqa: B023
+    put(cluster, "a1", "b1", externalTrafficPolicy="Local")
+    if source == "outside":
+        eventually(lambda: answered() == {"a1"}, 8)
+
+
 def test_in_user_space_no_entry_is_left_that_tells_more_slots_apart_than_its_group(cluster: Cluster) -> None:
     """They would overlap: tests/flows/test_overlapping_entries.py has what becomes of that."""
     node = cluster.lab.node("node-a")

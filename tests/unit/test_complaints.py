@@ -70,6 +70,19 @@ def test_after_the_end_it_starts_anew(
     assert caplog.messages == ["away"] * 4
 
 
+def test_how_long_trouble_lasts_whatever_its_words(complaints: Complaints, clock: Clock) -> None:
+    assert complaints.lasting("sync") == 0
+    complaints.about("sync", "away")
+    clock.now += 40
+    complaints.about("sync", "refused")
+    clock.now += 25
+    assert (complaints.lasting("sync"), complaints.lasting("store")) == (65, 0)
+    complaints.over("sync")
+    assert complaints.lasting("sync") == 0
+    complaints.about("sync", "away")
+    assert complaints.lasting("sync") == 0
+
+
 def test_what_is_no_trouble_any_more_is_not_listed(complaints: Complaints) -> None:
     complaints.about("sync", "not ready")
     complaints.only("port", ["port a is broken", "port b is broken"])

@@ -59,6 +59,19 @@ def test_every_field_arrives_typed() -> None:
     assert (loaded.mtu, loaded.reuse_after, loaded.log.format) == (1400, 2.5, LogFormat.JSON)
 
 
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("", 0),
+        ("store: {kubernetes: {}}", 10256),
+        ("store: {kubernetes: {}}\nhealthz: {port: 0}", 0),
+        ("healthz: {port: 10257, address: 192.0.2.1}", 10257),
+    ],
+)
+def test_load_balancers_are_answered_where_they_ask_on_kubernetes(text: str, port: int) -> None:
+    assert config.parse(text).healthz_port == port
+
+
 MISTAKES = {
     "unknown key": ("nodename: a", "nodename", "unknown key; did you mean nodeName?"),
     "unknown key below": ("egress: {masqerade: true}", "egress.masqerade", "did you mean masquerade?"),

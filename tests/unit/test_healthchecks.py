@@ -65,6 +65,18 @@ async def test_endpoints_come_and_go(checks: HealthChecks) -> None:
         await ask(port)
 
 
+async def test_no_load_balancer_sends_to_a_node_whose_flows_are_not_in(checks: HealthChecks) -> None:
+    port = free_port()
+    in_force = [True]
+    checks.in_force = lambda: in_force[0]
+    await checks.serve(service(port, 2))
+    for now, expected in ((True, "200 OK"), (False, "503 Service Unavailable"), (True, "200 OK")):
+        in_force[0] = now
+        status, body = await ask(port)
+        assert (status, body["serviceProxyHealthy"]) == (f"HTTP/1.1 {expected}", now)
+        assert body["localEndpoints"] == 2
+
+
 async def test_a_port_that_is_taken_is_told_with_the_service_and_disturbs_no_other(
     checks: HealthChecks,
 ) -> None:

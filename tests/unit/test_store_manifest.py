@@ -7,6 +7,7 @@ import re
 import time
 from ipaddress import ip_address, ip_network
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import given
@@ -80,6 +81,21 @@ def test_several_documents_and_other_kinds() -> None:
     assert [each.name for each in contents.nodes] == ["a", "b"]
     assert contents.nodes[1].source == "x, document 4 (line 9)"
     assert not contents.problems
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "leaving"),
+    [
+        ("key: a}", "key: ToBeDeletedByClusterAutoscaler, value: '1700000000'}", True),
+        ("key: a}", "key: DeletionCandidateOfClusterAutoscaler}", False),
+        ("  name: node-a", "  name: node-a\n  deletionTimestamp: 2026-01-31T12:00:00Z", True),
+        ("  name: node-a", "  name: node-a\n  deletionTimestamp: null", False),
+    ],
+)
+def test_a_node_that_is_about_to_go_is_told_from_others(old: str, new: str, leaving: bool) -> None:
+    assert old in NODE
+    (found,) = manifest.read(NODE.replace(old, new), "a.yaml").nodes
+    assert found == msgspec.structs.replace(EXPECTED, leaving=leaving)
 
 
 @pytest.mark.parametrize("kind", ["List", "NodeList"])

@@ -343,7 +343,7 @@ class Agent:
             # It concerns the node's own way to some peers; pods don't take it.
             self.complaints.about("routes", str(error))
         else:
-            self.complaints.over("routes", "all routes to peers are in place")
+            self.complaints.over("routes", "all routes are in place")
 
     async def _adopt(self, topo: Topology) -> None:
         """Once: what an earlier run left, when everything that is wanted is known."""

@@ -21,6 +21,7 @@ import ovsnet
 from ovsnet import resources
 from ovsnet.agent import logs
 from ovsnet.agent.agent import Agent
+from ovsnet.agent.alone import alone
 from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
@@ -57,6 +58,11 @@ def main(config: Config) -> None:
 async def run(config: Config) -> None:
     """Composes and runs the agent until a signal stops it, in order."""
     name = config.node_name or socket.gethostname().lower()
+    with await alone(config.ovsdb, config.bridge):
+        await _serve(config, name)
+
+
+async def _serve(config: Config, name: str) -> None:
     store = choice.make(config.store)
     links = LinkWorker()
     agent, attachments = _compose(config, name, store, links)

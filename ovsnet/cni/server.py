@@ -141,8 +141,10 @@ class CniServer:
             async with asyncio.timeout(self._delivery):
                 await loop.sock_sendall(connection, reply)
         except OSError:  # TimeoutError is one.
-            command, container = variables.get("CNI_COMMAND", ""), variables.get("CNI_CONTAINERID", "")[:12]
-            log.info("the client of %s %s is gone; the work is done all the same", command, container)
+            command = variables.get("CNI_COMMAND") or variables.get("OVSNET_COMMAND", "a request")
+            container = variables.get("CNI_CONTAINERID", "")[:12]
+            who = f"{command} of {container}" if container else command
+            log.info("the client of %s is gone; the work is done all the same", who)
 
     async def _answer(
         self, variables: Mapping[str, str], stdin: bytes, netns: int | None

@@ -81,8 +81,9 @@ class Ruleset:
             # Connections may have begun that this table has never seen.
             self._translated = None
         self._applied = ""
+        # Not as it is read back: somebody else's change that comes in between would be taken for right.
+        self._listing = await _in_its_own_words(text)
         await _nft("-f", "-", text=text)
-        self._listing = await _list()
         self._applied = text
         await self._forget(egress)
         return [f"nftables table {TABLE} {reason}"]
@@ -108,13 +109,12 @@ class Ruleset:
     async def differences(self, egress: EgressSpec) -> list[str]:
         """How the kernel's table differs from what `reconcile` would set, a rule or set on each line.
 
-        nft prints rules in its own words, so the right ones are set in a network namespace of their own and read back.
         Raises HostFailure with nft's words.
         """
         found = await _list()
         if not found:
             return [f"nftables table {TABLE} is not there"]
-        wanted = await _run("unshare", "--net", "sh", "-c", _SET_AND_LIST, text=self.render(egress))
+        wanted = await _in_its_own_words(self.render(egress))
         lines = difflib.ndiff(found.splitlines(), wanted.splitlines())
         words = {"-": "has", "+": "lacks"}
         return [
@@ -181,6 +181,11 @@ async def _list() -> str:
         if _ABSENT in error.message:
             return ""
         raise
+
+
+async def _in_its_own_words(text: str) -> str:
+    """What `_list` says where this text was applied and nothing else: in a network namespace of its own."""
+    return await _run("unshare", "--net", "sh", "-c", _SET_AND_LIST, text=text)
 
 
 async def _nft(*arguments: str, text: str = "") -> str:

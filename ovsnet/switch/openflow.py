@@ -7,6 +7,7 @@ agent's installer and loop, and by the inspection commands.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import signal
 import socket
@@ -19,6 +20,8 @@ from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.rows import PROTOCOL
 from ovsnet.switch import command, monitor
 from ovsnet.switch.monitor import Change
+
+log = logging.getLogger("ovsnet.flows")
 
 _PATIENCE = 30
 """Seconds after which ovs-ofctl gives up on a vswitchd that lives and does not answer."""
@@ -173,19 +176,32 @@ class OpenFlow:
                     async with asyncio.timeout(_PROBE):
                         data = await loop.sock_recv(connection, 65536)
                 except TimeoutError:
-                    self.silent = asked
+                    self._is_silent(asked)
                     asked = True
                     await loop.sock_sendall(connection, _message(_ECHO_REQUEST, 2))
                     continue
                 if not data:
                     return
-                self.silent = asked = False
+                asked = False
+                self._is_silent(asked)
                 buffer = await self._read(connection, buffer + data, changed)
         except OSError:
             return
         finally:
             self.silent = False
             connection.close()
+
+    def _is_silent(self, silent: bool) -> None:
+        if silent and not self.silent:
+            log.warning(
+                "ovs-vswitchd has said nothing on %s for %.0f s: it hangs, and no pod can be added until it answers; "
+                "see its log, and what it does (top, dmesg)",
+                self._path,
+                2 * _PROBE,
+            )
+        elif self.silent and not silent:
+            log.warning("ovs-vswitchd answers again on %s", self._path)
+        self.silent = silent
 
     async def _read(
         self, connection: socket.socket, buffer: bytes, changed: Callable[[Change], None]

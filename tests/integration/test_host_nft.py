@@ -16,6 +16,7 @@ from host_world import World, behind_a_gateway, run
 
 from ovsnet import pipeline
 from ovsnet.errors import HostFailure
+from ovsnet.host import nft
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.types import STEERED_MARK, STEERED_TABLE, EgressSpec
 
@@ -94,6 +95,28 @@ async def test_it_is_applied_when_it_must_be_and_only_then(world: World) -> None
     await rules.remove()
     await rules.remove()
     assert run("nft list tables").split() == ["table", "inet", "stranger"]
+
+
+async def test_a_change_at_the_moment_of_our_own_is_somebody_elses(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stay for ever if the table were right as it is found afterwards."""
+    run_nft = nft._nft
+
+    async def meddled_with(*arguments: str, text: str = "") -> str:
+        out = await run_nft(*arguments, text=text)
+        if "-f" in arguments:
+            run("nft insert rule inet ovsnet postrouting tcp dport 7777 drop")
+        return out
+
+    rules = Ruleset(TEMPLATES)
+    monkeypatch.setattr(nft, "_nft", meddled_with)
+    await rules.reconcile(EGRESS)
+    monkeypatch.undo()
+    assert "7777" in run("nft list table inet ovsnet")
+    assert "repaired" in (await rules.reconcile(EGRESS, verify=True))[0]
+    assert "7777" not in run("nft list table inet ovsnet")
+    assert await rules.reconcile(EGRESS, verify=True) == []
 
 
 def arrives(world: World, receiver: str, family: int, address: str, port: int) -> bool:

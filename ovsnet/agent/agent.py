@@ -330,8 +330,8 @@ class Agent:
 
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)
+        reach = self.serving.reach
         try:
-            reach = self.serving.reach
             done = await self.host.reconcile(topo, self.config.egress, reach)
             known, self._reach = (self.topology, self._reach) == (topo, reach), reach
             if known:
@@ -340,7 +340,8 @@ class Agent:
                 for words in done:
                     log.info("%s", words)
         except RouteRefused as error:
-            # It concerns the node's own way to some peers; pods don't take it.
+            # It concerns the node's own way to some; pods don't take it, and all else is in place.
+            self._reach = reach
             self.complaints.about("routes", str(error))
         else:
             self.complaints.over("routes", "all routes are in place")

@@ -28,6 +28,9 @@ _BETWEEN = 0.25
 """Seconds between two comparisons, however much happens."""
 _PAUSE = 3
 """Times that a comparison took until the next one begins, whatever is heard."""
+_TRIES = 3
+"""Comparisons in a row to find one with nothing under way that it is about: where objects change all the time there is
+none, and the next one without news has to do."""
 _REST = 50
 """Times that a comparison took until one is made without news: of many flows it is a good deal of work."""
 _NAMED = 10
@@ -50,6 +53,7 @@ class Auditor:
         self._heard: float | None = None
         """When the first change was heard of that no comparison has answered yet."""
         self._last = self._took = 0.0
+        self._unsure = 0
         self.due = False
         self.counts: collections.Counter[str] = collections.Counter()
         """What drifted since the start, by kind."""
@@ -111,12 +115,13 @@ class Auditor:
         todo = [drift for drift in drifts if self._patience.allows(drift.subject)]
         done = await self._installer.repair(todo)
         self._tell(done, time.monotonic() - begun)
-        unsure = self._heard is not None and len(drifts) < len(everything)
-        if len(done) < len(todo) or unsure:
+        unsure = len(done) < len(todo) or (self._heard is not None and len(drifts) < len(everything))
+        self._unsure = self._unsure + 1 if unsure else 0
+        if 0 < self._unsure <= _TRIES:
             # Others changed something, and it may have been what we changed, too.
             self._expect(_BETWEEN)
             return
-        self._heard = None
+        self._heard, self._unsure = None, 0
         wait = self._patience.wait()
         if wait is not None and len(todo) < len(drifts):
             self._expect(wait)

@@ -129,8 +129,9 @@ def packet(question: Packet, objects: Sequence[Object]) -> str:
         fields += ["icmp_type=8,icmp_code=0" if src.version == 4 else "icmpv6_type=128,icmpv6_code=0"]
     else:
         fields += [f"{question.protocol}_src=40000", f"{question.protocol}_dst={question.port}"]
-    if isinstance(question.target.obj, ServiceObject):
-        # The datapath's hash of the connection, which chooses among the endpoints: any will do.
+    if question.target.obj is None or isinstance(question.target.obj, ServiceObject):
+        # The datapath's hash of the connection, which chooses among the endpoints: any will do. What is nobody's here
+        # may be the address of a Service that is not known, because the store can't be read.
         fields.append("dp_hash=1")
     return ",".join(fields)
 

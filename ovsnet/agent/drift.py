@@ -114,6 +114,12 @@ def describe(
     return [_drift(found, objects, tables) for found in by_flow.values()]
 
 
+def is_served(difference: str) -> bool:
+    """Whether a line as of `ovs-ofctl diff-flows` is about a Service or its endpoints: so is every group."""
+    is_group = flowplan.group_of(difference[1:]) is not None
+    return is_group or names.kind_of(cookie_in(difference)) in names.SERVED
+
+
 def _place(line: str) -> str:
     """What a line is about, whatever it says of it."""
     number = flowplan.group_of(line)

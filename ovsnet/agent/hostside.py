@@ -95,10 +95,14 @@ class HostSide:
             )
         return str(choice.value)
 
-    async def differences(self, topo: Topology, egress: config.Egress, reach: Reach) -> list[str]:
-        """What `reconcile` would change, one line each. Raises HostFailure."""
-        rules = await self._rules.differences(egress_spec(topo, egress, reach))
-        return gateway.differences(gateway_spec(topo, reach)) + rules
+    async def differences(self, topo: Topology, egress: config.Egress, reach: Reach | None) -> list[str]:
+        """What `reconcile` would change, one line each. Raises HostFailure.
+
+        reach: None while nobody knows the Services: what there is more than expected may be theirs, and is not told.
+        """
+        known, reach = reach is not None, reach or Reach()
+        rules = await self._rules.differences(egress_spec(topo, egress, reach), surplus=known)
+        return gateway.differences(gateway_spec(topo, reach), surplus=known) + rules
 
     async def reconcile(self, topo: Topology, egress: config.Egress, reach: Reach) -> list[str]:
         """Makes the kernel's side so; says what was changed, one line each. Raises HostFailure."""

@@ -1,7 +1,8 @@
 """The node's state as any program can derive it, with the agent running or not.
 
 Reads what the agent reads (configuration, store, OVSDB) and renders what it renders, so that a
-cookie on the switch leads to its object. Changes nothing. Called by the inspection commands.
+cookie on the switch leads to its object. Where the store can't be read it goes by what OVSDB remembers, as the agent
+does, and says so. Changes nothing. Called by the inspection commands.
 """
 
 from __future__ import annotations
@@ -10,33 +11,41 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from ovsnet import names, plan, resources, state
+from ovsnet import plan, recall, resources, state
 from ovsnet.agent.hostside import HostSide
 from ovsnet.cni import framing
 from ovsnet.config import Config
 from ovsnet.endpoints import Here
-from ovsnet.errors import SwitchUnavailable
+from ovsnet.errors import HostFailure, NotReady, OvsnetError, StoreError, SwitchUnavailable
 from ovsnet.host.nft import Ruleset
-from ovsnet.model import Attached, Frozen, LocalNode
+from ovsnet.model import Frozen, Node
 from ovsnet.objects import Object
 from ovsnet.render import Renderer, cookie_of
 from ovsnet.rows import BridgeRow, PortRow
 from ovsnet.services import Reach, Services
 from ovsnet.state import Topology
-from ovsnet.store import choice
+from ovsnet.store import Snapshot, choice
 from ovsnet.switch.ovsdb import Ovsdb
 
 _WAIT = 5.0
 """Seconds to wait for ovsdb-server, or for the agent's answer."""
+_STORE_WAIT = 4.0
+"""Seconds to wait for a store that says nothing."""
 
 
 class View(Frozen):
     """One look at the node. health: the agent's own words; None when it does not answer."""
 
     config: Config
-    topology: Topology
+    name: str
+    topology: Topology | None
+    """None: not even what OVSDB remembers makes one; `trouble` says why."""
+    trouble: OvsnetError | None
+    """Why this node can't be what store and configuration say. A topology that is there then is an earlier one."""
+    unread: StoreError | None
+    """Why the store can't be read: nodes are those that OVSDB remembers, and nobody knows the Services."""
     bridge: BridgeRow | None
     rows: dict[str, PortRow]
     objects: tuple[Object, ...]
@@ -51,37 +60,98 @@ class View(Frozen):
         return {cookie_of(obj): obj for obj in self.objects}
 
     @property
-    def by_port(self) -> Mapping[str, Object]:
-        with_port = [obj for obj in self.objects if isinstance(obj, Attached)]
-        return {names.GATEWAY if isinstance(obj, LocalNode) else obj.port: obj for obj in with_port}
+    def known(self) -> Topology:
+        """The topology, for who can do nothing without. Raises OvsnetError when there is none."""
+        if self.topology is None:
+            raise self.trouble or NotReady(f"nothing is known of node {self.name}", "ovsnet doctor")
+        return self.topology
+
+    def warnings(self) -> Iterator[tuple[str, str, str]]:
+        """What of the answer is not as usual: why, what is therefore missing, what to do."""
+        peers = 0 if self.topology is None else len(self.topology.peers)
+        remembered = (
+            "of node and peers nothing is known, of pods what the ports of {bridge} say"
+            if self.topology is None
+            else f"this node and {peers} peers are as the ports of {{bridge}} remember them"
+        ).format(bridge=self.config.bridge)
+        if self.unread is not None:
+            missing = f"the store can't be read; {remembered}; Services are not known"
+            yield self.unread.message, missing, self.unread.hint
+        if self.trouble is not None:
+            yield self.trouble.message, "" if self.unread else remembered, self.trouble.hint
 
 
 async def look(config: Config) -> View:
-    """Looks once. Raises SwitchUnavailable when ovsdb-server does not answer, or what `state` raises."""
-    snapshot = await choice.look(config.store)
+    """Looks once. Raises SwitchUnavailable when ovsdb-server does not answer."""
     name = config.node_name or socket.gethostname().lower()
-    own = snapshot.nodes.get(name)
-    host = HostSide(Ruleset(resources.templates_dir()))
-    uplink = await host.uplink(config.node_address, own.addresses if own else ())
-    topo = state.topology(config, name, uplink.addresses, uplink.mtu, snapshot.nodes)
-    bridge, rows = await _database(config)
-    numbers = plan.ports(plan.desired_ports(config, topo), rows).numbers
+    (snapshot, unread), (bridge, rows) = await asyncio.gather(_store(config), _database(config))
+    topo, trouble = await _derive(config, name, rows, snapshot)
     services = Services()
-    here = Here(node=name, zone=own.zone if own else "", addresses=topo.internal)
-    services.update(snapshot.services, snapshot.slices, here)
-    objects = [*state.objects(topo, config.tunnels, numbers, state.pods(rows)), *services.objects]
-    renderer = Renderer(resources.flows_dir())
+    if snapshot is not None:
+        own = snapshot.nodes.get(name)
+        here = Here(node=name, zone=own.zone if own else "", addresses=topo.internal if topo else ())
+        services.update(snapshot.services, snapshot.slices, here)
     return View(
         config=config,
+        name=name,
         topology=topo,
+        trouble=trouble,
+        unread=unread,
         bridge=bridge,
         rows=rows,
-        objects=tuple(objects),
+        objects=(*_attached(config, topo, rows), *services.objects),
         reach=services.reach,
-        tables={table.number: table.name for table in renderer.tables},
+        tables={table.number: table.name for table in Renderer(resources.flows_dir()).tables},
         health=await health(config),
-        problems=dict(snapshot.problems),
+        problems=dict(snapshot.problems) if snapshot else {},
     )
+
+
+async def _store(config: Config) -> tuple[Snapshot | None, StoreError | None]:
+    """The store's snapshot, or why there is none."""
+    try:
+        return await choice.look(config.store, _STORE_WAIT), None
+    except StoreError as error:
+        return None, error
+
+
+async def _derive(
+    config: Config, name: str, rows: Mapping[str, PortRow], snapshot: Snapshot | None
+) -> tuple[Topology | None, OvsnetError | None]:
+    """What the agent derives; where it can't, what it derived last, as rows remember it, and why it can't."""
+    remembered = recall.nodes(rows, {})
+    if snapshot is None:
+        if name not in remembered and not config.pod_cidrs:
+            return None, NotReady(
+                f"no port of bridge {config.bridge} remembers node {name}",
+                "its pod ranges come from the store; the agent writes them on its ports once it was ready",
+            )
+        nodes: Mapping[str, Node] = remembered
+    else:
+        nodes = recall.nodes(rows, snapshot.nodes) if snapshot.unread else snapshot.nodes
+    try:
+        return await _topology(config, name, nodes), None
+    except (NotReady, HostFailure) as error:
+        trouble = error
+    with contextlib.suppress(NotReady, HostFailure):
+        return await _topology(config, name, remembered), trouble
+    return None, trouble
+
+
+async def _topology(config: Config, name: str, nodes: Mapping[str, Node]) -> Topology:
+    own = nodes.get(name)
+    host = HostSide(Ruleset(resources.templates_dir()))
+    uplink = await host.uplink(config.node_address, own.addresses if own else ())
+    return state.topology(config, name, uplink.addresses, uplink.mtu, nodes)
+
+
+def _attached(config: Config, topo: Topology | None, rows: Mapping[str, PortRow]) -> list[Object]:
+    """Node, peers and pods; without a topology the pods that have a port."""
+    pods = state.pods(rows)
+    if topo is None:
+        return [pod for pod in pods if pod.ofport > 0]
+    numbers = plan.ports(plan.desired_ports(config, topo), rows).numbers
+    return state.objects(topo, config.tunnels, numbers, pods)
 
 
 async def _database(config: Config) -> tuple[BridgeRow | None, dict[str, PortRow]]:

@@ -23,12 +23,22 @@ if TYPE_CHECKING:
     from ovsnet.config import Config
 
 
+LEFT_OUT = (
+    "flows and groups of Services",
+    "routes and rules over ovsnet0, and lines of nftables, that may be there for Services: only missing ones are told",
+    "peers and addresses that changed in the store since the agent wrote them into OVSDB",
+)
+"""While the store can't be read."""
+
+
 class Found(NamedTuple):
-    """What is not as it should be: flows, rows of ports, and the kernel's side, one line each."""
+    """What is not as it should be: flows, rows of ports, and the kernel's side, one line each; and what nobody could
+    compare."""
 
     flows: list[Drift]
     ports: list[str]
     host: list[str]
+    left_out: list[str]
 
     def __bool__(self) -> bool:
         return bool(self.flows or self.ports or self.host)
@@ -43,6 +53,7 @@ def audit(path: Path, output: str, repair: bool) -> None:
 
     Lines are those of `ovs-ofctl diff-flows`: - is on the switch and should not be, + is missing. Exits with 1 if
     anything differs. The agent repairs by itself within a moment; what stays is a fight, or the agent is not running.
+    While the store can't be read, Services are left out.
     """
     view = options.view_of(path)
     if repair:
@@ -52,7 +63,8 @@ def audit(path: Path, output: str, repair: bool) -> None:
         flows = [
             {"subject": each.subject, "what": each.what, "lines": list(each.lines)} for each in found.flows
         ]
-        click.echo(json.dumps({"flows": flows, "ports": found.ports, "host": found.host}, indent=2))
+        rest = {"ports": found.ports, "host": found.host, "leftOut": found.left_out}
+        click.echo(json.dumps({"flows": flows, **rest}, indent=2))
     else:
         _print(found)
     if found:
@@ -67,18 +79,22 @@ async def _compare(view: View) -> Found:
     from ovsnet.render import Renderer
     from ovsnet.switch.openflow import OpenFlow, management_socket
 
+    topo = view.known
     renderer = Renderer(resources.flows_dir())
     if view.bridge is not None:
         renderer.use(view.bridge.datapath_type)
     wanted = renderer.state(view.objects)
     openflow = OpenFlow(management_socket(view.config.ovsdb, view.config.bridge))
     lines = await openflow.differences(line for lines in wanted.values() for line in lines)
-    ports = plan.ports(plan.desired_ports(view.config, view.topology), view.rows)
+    if view.unread is not None:
+        lines = [line for line in lines if not drift.is_served(line)]
+    ports = plan.ports(plan.desired_ports(view.config, topo), view.rows)
     host = HostSide(Ruleset(resources.templates_dir()))
     return Found(
         flows=drift.describe(lines, renderer.objects, view.tables),
         ports=drift.ports(ports.changes, done=False),
-        host=await host.differences(view.topology, view.config.egress, view.reach),
+        host=await host.differences(topo, view.config.egress, view.reach if view.unread is None else None),
+        left_out=[] if view.unread is None else list(LEFT_OUT),
     )
 
 
@@ -104,4 +120,7 @@ def _print(found: Found) -> None:
     for words in (*found.ports, *found.host):
         console.print(f"[bold]{escape(words)}[/]")
     count = len(found.flows) + len(found.ports) + len(found.host)
-    console.print("all is as it should be" if not found else f"{count} differences")
+    for words in found.left_out:
+        console.print(f"not compared: {escape(words)}")
+    sound = "what was compared is as it should be" if found.left_out else "all is as it should be"
+    console.print(f"{count} differences" if found else sound)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ovsnet.cli import options
+from ovsnet.errors import StoreError
 
 if TYPE_CHECKING:
     from ovsnet.agent.view import View
@@ -25,10 +26,15 @@ def conntrack(path: Path, output: str, service: str | None) -> None:
     """Show the connections that go through Services, or directly to their endpoints, from this node.
 
     The mark that Open vSwitch gave a connection tells its Service, also when that is gone or has another address now:
-    then it is "unknown". A direct connection has none.
+    then it is "unknown"; while the store can't be read, the mark itself stands there. A direct connection has none.
     """
     view = options.view_of(path)
-    names = _names(view)
+    names = None if view.unread else _names(view)
+    if service is not None and names is None:
+        raise StoreError(
+            f"the store can't be read: which connections are of Service {service} is not known",
+            "leave --service away: each connection then has the mark of its Service",
+        )
     rows = [_row(names, each) for each in asyncio.run(_connections(view))]
     if service is not None:
         rows = [row for row in rows if row["service"] == service]
@@ -56,12 +62,19 @@ def _names(view: View) -> dict[int, str]:
     return {group.mark: obj.title for obj in services for group in obj.groups}
 
 
-def _row(names: dict[int, str], connection: Connection) -> dict[str, Any]:
+def _service(names: dict[int, str] | None, mark: int) -> str:
+    if not mark:
+        return ""
+    return f"mark {mark:#x}" if names is None else names.get(mark, "unknown")
+
+
+def _row(names: dict[int, str] | None, connection: Connection) -> dict[str, Any]:
+    """names: of Services by mark; None: nobody knows any."""
     from ovsnet.names import socket
 
     way = connection.way
     return {
-        "service": names.get(connection.mark, "unknown") if connection.mark else "",
+        "service": _service(names, connection.mark),
         "protocol": way.protocol.value,
         "client": socket(connection.client, connection.client_port),
         "address": socket(way.address, way.port),

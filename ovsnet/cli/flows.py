@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 def flows(path: Path, output: str, pod: str | None, only: str | None, drops: bool, every: bool) -> None:
     """Show the installed flows by table, with names.
 
-    A flow whose object is "unknown" has a cookie that nothing of this node's state explains.
+    A flow whose object is "unknown" has a cookie that nothing of this node's state explains; "service ?" is a Service
+    whose name can't be told while the store can't be read.
     """
     if every and not drops:
         raise click.UsageError("--all goes with --drops; without it all flows are shown anyway")
@@ -92,7 +93,18 @@ def owner(view: View, cookie: int) -> str:
     if obj is not None:
         return f"{kind_of(obj)} {obj.title}"
     kind = names.kind_of(cookie)
+    if _nameless(view, kind):
+        return f"{kind} ?"
     return f"unknown {kind}" if kind else "unknown"
+
+
+def _nameless(view: View, kind: str | None) -> bool:
+    """Whether objects of the kind are there whose names nobody can tell now."""
+    from ovsnet import names
+
+    if view.unread is not None and kind in names.SERVED:
+        return True
+    return view.topology is None and kind in ("node", "peer")
 
 
 def _plain(view: View, flow: Flow) -> dict[str, object]:

@@ -42,8 +42,13 @@ def output_option(function: _F) -> _F:
 
 
 def view_of(path: Path) -> View:
-    """The node's state. Imports late: `--help` needs none of it."""
+    """The node's state, with a warning on stderr of what could not be had. Imports late: `--help` needs none of it."""
     from ovsnet import config
     from ovsnet.agent.view import look
 
-    return asyncio.run(look(config.load(path)))
+    view = asyncio.run(look(config.load(path)))
+    for why, missing, hint in view.warnings():
+        click.echo(f"warning: {why}{f': {missing}' if missing else ''}", err=True)
+        if hint:
+            click.echo(f"hint: {hint}", err=True)
+    return view

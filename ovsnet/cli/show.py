@@ -26,7 +26,8 @@ def show(path: Path, output: str, what: str | None) -> None:
     """Show this node: ports, pods, peers, addresses, health; or with `services` where each Service is reached, and the
     endpoints that this node sends connections to.
 
-    Works with the agent stopped. Exits with 1 when the agent is not ready or a port does not work.
+    Works with the agent stopped, and with the store away: node and peers are then as OVSDB remembers them. Exits with 1
+    when the agent is not ready, this node can't be what the store says, or a port does not work.
     """
     view = options.view_of(path)
     if what == "services":
@@ -43,12 +44,17 @@ def show(path: Path, output: str, what: str | None) -> None:
 def summarise(view: View) -> dict[str, Any]:
     """Everything that is shown, as plain data."""
     topo = view.topology
+    peers = topo.peers if topo else ()
     ports = [_port(view, row) for row in sorted(view.rows.values(), key=lambda row: row.number or 0)]
     missing = sorted(
-        {peer.name for peer in topo.peers} - {port["who"] for port in ports if port["role"] == "tunnel"}
+        {peer.name for peer in peers} - {port["who"] for port in ports if port["role"] == "tunnel"}
     )
     shared = view.config.tunnels.value == "flow"
-    troubles = [*topo.problems, *(f"{file}: {problem}" for file, problem in view.problems.items())]
+    troubles = [str(error) for error in (view.unread, view.trouble) if error is not None]
+    troubles += [
+        *(topo.problems if topo else ()),
+        *(f"{file}: {text}" for file, text in view.problems.items()),
+    ]
     if view.health is None:
         troubles.append(f"the agent does not answer on {view.config.cni_socket}")
     elif not view.health.get("ready"):
@@ -57,11 +63,11 @@ def summarise(view: View) -> dict[str, Any]:
         troubles.append(f"no tunnel port yet for {', '.join(missing)}")
     troubles += [f"port {port['name']}: {port['error']}" for port in ports if port["error"]]
     return {
-        "node": topo.name,
-        "addresses": [str(address) for address in topo.addresses],
-        "podCIDRs": [str(cidr) for cidr in topo.cidrs],
-        "gateways": [str(address) for address in topo.gateways],
-        "mtu": topo.mtu,
+        "node": view.name,
+        "addresses": [str(address) for address in topo.addresses] if topo else [],
+        "podCIDRs": [str(cidr) for cidr in topo.cidrs] if topo else [],
+        "gateways": [str(address) for address in topo.gateways] if topo else [],
+        "mtu": topo.mtu if topo else None,
         "bridge": view.config.bridge,
         "datapath": view.bridge.datapath_type if view.bridge else None,
         "encapsulation": view.config.encapsulation.value,
@@ -74,11 +80,13 @@ def summarise(view: View) -> dict[str, Any]:
                 "encapsulation": peer.encap.value,
                 "podCIDRs": [str(cidr) for cidr in peer.cidrs],
             }
-            for peer in topo.peers
+            for peer in peers
         ],
         "agent": view.health,
-        "troubles": troubles,
-        "healthy": view.health is not None
+        "storeRead": view.unread is None,
+        "troubles": list(dict.fromkeys(troubles)),
+        "healthy": view.trouble is None
+        and view.health is not None
         and bool(view.health.get("ready"))
         and not any(p["error"] for p in ports),
     }
@@ -87,7 +95,13 @@ def summarise(view: View) -> dict[str, Any]:
 def _show_services(view: View, output: str) -> None:
     from ovsnet.cli import console
     from ovsnet.cli.showservices import services, services_table
+    from ovsnet.errors import StoreError
 
+    if view.unread is not None:
+        raise StoreError(
+            "the store can't be read, and nothing else knows the Services",
+            "what is installed of them: ovsnet flows --table service, ovsnet conntrack, ovs-ofctl dump-groups",
+        )
     found = services(view.objects)
     if output == "json":
         click.echo(json.dumps(found, indent=2))
@@ -109,7 +123,8 @@ def _port(view: View, row: PortRow) -> dict[str, Any]:
         who = row.external_ids.get(names.KEY_PEER, "all peers")
         addresses = [row.options.get("remote_ip", "")]
     elif role == names.ROLE_GATEWAY:
-        who, addresses = f"node {view.topology.name}", [str(ip) for ip in view.topology.gateways]
+        who = f"node {view.name}"
+        addresses = [str(ip) for ip in view.topology.gateways] if view.topology else []
     elif row.name == view.config.bridge:
         role, who = "local", "the bridge itself, unused"
     return {
@@ -137,8 +152,9 @@ def _print(summary: dict[str, Any]) -> None:
         else "[red]away[/]"
     )
     console.print(
-        f"[bold]{summary['node']}[/]  {' '.join(summary['addresses'])}  pods {' '.join(summary['podCIDRs'])}  "
-        f"MTU {summary['mtu']}  bridge {summary['bridge']} ({summary['datapath']})  "
+        f"[bold]{summary['node']}[/]  {' '.join(summary['addresses'])}  "
+        f"pods {' '.join(summary['podCIDRs']) or 'unknown'}  MTU {summary['mtu'] or 'unknown'}  "
+        f"bridge {summary['bridge']} ({summary['datapath']})  "
         f"{summary['encapsulation']}, tunnels: {summary['tunnels']}  agent {ready}"
     )
     output.table(console, ports_table(summary["ports"]))

@@ -34,6 +34,7 @@ def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None
     if tcp and udp:
         raise click.UsageError("--tcp and --udp: choose one")
     view = options.view_of(path)
+    _ = view.known  # a packet enters by the gateway's words, whoever sends it
     question = tracing.Packet(
         source=tracing.endpoint(source, view.objects),
         target=tracing.endpoint(target, view.objects),

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from ovsnet import config as configuration
-from ovsnet import resources, state
+from ovsnet import recall, resources, state
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.view import health
 from ovsnet.config import Config
 from ovsnet.errors import ConfigError, NotReady, OvsnetError
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.types import Uplink
-from ovsnet.model import Frozen
+from ovsnet.model import Frozen, Node
 from ovsnet.state import Topology
 from ovsnet.store import Snapshot, choice
 from ovsnet.switch import control, once
@@ -27,6 +27,8 @@ from ovsnet.switch.once import Rows
 
 _PATIENCE = 2.5
 """Seconds for each part."""
+_STORE_WAIT = 2.0
+"""Seconds to wait for a store that says nothing."""
 _T = TypeVar("_T")
 
 
@@ -49,6 +51,7 @@ class Base(Frozen):
     uplink: Uplink | None
     uplink_error: str | None
     topology: Topology | None
+    """By the nodes that OVSDB remembers, while the store can't be read."""
     topology_error: str | None
 
     @property
@@ -63,12 +66,13 @@ async def look(path: Path) -> Base:
         attempt(once.read(config.ovsdb, config.bridge)),
         attempt(control.appctl(config.ovsdb, "version")),
         attempt(health(config)),
-        attempt(choice.look(config.store)),
+        attempt(choice.look(config.store, _STORE_WAIT)),
     )
-    own = nodes.nodes.get(name) if nodes else None
+    known = _known(rows, nodes)
+    own = known.get(name)
     host = HostSide(Ruleset(resources.templates_dir()))
     uplink, uplink_error = await attempt(host.uplink(config.node_address, own.addresses if own else ()))
-    topology, topology_error = _topology(config, name, uplink, nodes)
+    topology, topology_error = _topology(config, name, uplink, known, nodes is not None)
     return Base(
         path=str(path),
         config=config,
@@ -81,7 +85,7 @@ async def look(path: Path) -> Base:
         vswitchd_error=vswitchd_error,
         health=said,
         nodes=nodes,
-        nodes_error=nodes_error,
+        nodes_error=_named(choice.title(config.store), nodes_error),
         uplink=uplink,
         uplink_error=uplink_error,
         topology=topology,
@@ -109,12 +113,26 @@ def _configuration(path: Path) -> tuple[Config, str | None, tuple[str, ...]]:
         return Config(), error.message, error.problems
 
 
+def _known(rows: Rows | None, snapshot: Snapshot | None) -> Mapping[str, Node]:
+    """The nodes that the agent goes by: the store's; what OVSDB remembers fills in what can't be read."""
+    if snapshot is not None and not snapshot.unread:
+        return snapshot.nodes
+    return recall.nodes(rows.ports if rows else {}, snapshot.nodes if snapshot else {})
+
+
+def _named(store: str, error: str | None) -> str | None:
+    """error with the store's name, which it may have already."""
+    return error if error is None or store in error else f"{store}: {error}"
+
+
 def _topology(
-    config: Config, name: str, uplink: Uplink | None, nodes: Snapshot | None
+    config: Config, name: str, uplink: Uplink | None, nodes: Mapping[str, Node], store_read: bool
 ) -> tuple[Topology | None, str | None]:
+    if not store_read and name not in nodes and not config.pod_cidrs:
+        return None, None  # the store's own fault says it all
     if uplink is None:
         return None, None  # the uplink's own fault says it all
     try:
-        return state.topology(config, name, uplink.addresses, uplink.mtu, nodes.nodes if nodes else {}), None
+        return state.topology(config, name, uplink.addresses, uplink.mtu, nodes), None
     except NotReady as error:
         return None, f"{error.message}: {error.hint}"

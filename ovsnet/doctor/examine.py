@@ -23,6 +23,7 @@ from ovsnet.errors import HostFailure, OvsnetError, SwitchUnavailable
 from ovsnet.host import datapath, uplink
 from ovsnet.host.types import UplinkChoice
 from ovsnet.model import IPAddress
+from ovsnet.store import choice
 from ovsnet.switch import control
 from ovsnet.switch.openflow import OpenFlow, management_socket
 
@@ -73,14 +74,17 @@ async def guarded(title: str, check: Check, base: Base, seconds: float = LIMIT) 
 
 async def _configuration(base: Base) -> Sequence[Finding]:
     found = [agent.configuration(base.path, base.config_error, base.config_problems)]
-    nodes = base.nodes
-    found += agent.manifests(
-        len(nodes.nodes) if nodes else 0, nodes.problems if nodes else {}, base.nodes_error
-    )
-    if base.topology is not None or base.topology_error is not None:
-        own = nodes is not None and base.name in nodes.nodes
-        problems = base.topology.problems if base.topology else ()
-        found += agent.topology(base.name, own, problems, base.topology_error)
+    nodes, topo = base.nodes, base.topology
+    problems = topo.problems if topo else ()
+    if nodes is None:
+        found.append(agent.unread(base.nodes_error or "", choice.hint(base.config.store)))
+        return [
+            *found,
+            *agent.remembered(base.name, len(topo.peers) if topo else None, problems, base.topology_error),
+        ]
+    found += agent.manifests(len(nodes.nodes), nodes.problems)
+    if topo is not None or base.topology_error is not None:
+        found += agent.topology(base.name, base.name in nodes.nodes, problems, base.topology_error)
     return found
 
 

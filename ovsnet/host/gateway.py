@@ -35,6 +35,7 @@ _AT_ONCE = 64
 _SHOWN = 5
 """Refusals that an error spells out."""
 _REPLACE = NLM_F_CREATE | NLM_F_REPLACE
+_REMOVALS = (rtnl.RTM_DELROUTE, rtnl.RTM_DELRULE)
 _GONE = (errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT)
 
 
@@ -64,8 +65,11 @@ async def reconcile(spec: GatewaySpec) -> list[str]:
     return done + [change.done for change in first + second + routes]
 
 
-def differences(spec: GatewaySpec) -> list[str]:
-    """What `reconcile` would change, one line each; changes nothing. Raises HostFailure."""
+def differences(spec: GatewaySpec, *, surplus: bool = True) -> list[str]:
+    """What `reconcile` would change, one line each; changes nothing. Raises HostFailure.
+
+    surplus: also routes and rules that are there and not in `spec`.
+    """
     with Netlink() as nl:
         state = _observe(nl, spec)
         settings = [
@@ -78,7 +82,8 @@ def differences(spec: GatewaySpec) -> list[str]:
         *(change for plan in plans for change in plan(spec, state)),
         *rules.changes(spec.rules, state.rules),
     ]
-    return settings + [f"to be done: {change.done}" for change in planned]
+    told = [change for change in planned if surplus or change.request.kind not in _REMOVALS]
+    return settings + [f"to be done: {change.done}" for change in told]
 
 
 async def _carry_out(nl: Netlink, changes: Sequence[Change]) -> list[Failure]:

@@ -12,7 +12,7 @@ import difflib
 import ipaddress
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jinja2
@@ -106,15 +106,19 @@ class Ruleset:
                 "%d UDP connections to node ports of Services that changed are new ones from now on", count
             )
 
-    async def differences(self, egress: EgressSpec) -> list[str]:
+    async def differences(self, egress: EgressSpec, *, surplus: bool = True) -> list[str]:
         """How the kernel's table differs from what `reconcile` would set, a rule or set on each line.
 
-        Raises HostFailure with nft's words.
+        surplus: also those that are there and should not. Raises HostFailure with nft's words.
         """
         found = await _list()
         if not found:
             return [f"nftables table {TABLE} is not there"]
         wanted = await _in_its_own_words(self.render(egress))
+        if not surplus:
+            there = set(_placed(found))
+            lacking = (line for block, line in _placed(wanted) if (block, line) not in there)
+            return [f"nftables table {TABLE} lacks: {line}" for line in lacking]
         lines = difflib.ndiff(found.splitlines(), wanted.splitlines())
         words = {"-": "has", "+": "lacks"}
         return [
@@ -171,6 +175,16 @@ def _endpoints(given: Sequence[tuple[IPAddress, str, int]]) -> dict[str, list[st
         ]
         for family, version in (("ip", 4), ("ip6", 6))
     }
+
+
+def _placed(listing: str) -> Iterator[tuple[str, str]]:
+    """Each line with the chain or set that it is in."""
+    block = ""
+    for line in map(str.strip, listing.splitlines()):
+        if line.endswith("{"):
+            block = line
+        if line:
+            yield block, line
 
 
 async def _list() -> str:

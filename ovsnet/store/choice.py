@@ -6,12 +6,19 @@ brings an HTTP client along, which takes memory and time. Called by the agent an
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ovsnet import config
+from ovsnet.errors import StoreError
 from ovsnet.store import Facts, Snapshot, Store
 from ovsnet.store.file import FileStore, read_folder
+
+if TYPE_CHECKING:
+    from ovsnet.store.kubernetes.store import KubernetesStore
 
 
 def make(settings: config.Store) -> Store:
@@ -39,14 +46,38 @@ async def publish(
         await store.publish(node, facts, current)
 
 
-async def look(settings: config.Store) -> Snapshot:
-    """One look at the cluster, without a word in the log. Raises StoreError."""
+async def look(settings: config.Store, patience: float) -> Snapshot:
+    """One look at the cluster, without a word in the log. Raises StoreError.
+
+    patience: seconds after which a server that says nothing is given up.
+    """
     if settings.kubernetes is None:
         return await read_folder(Path(settings.folder))
     from ovsnet.store.kubernetes.access import Source
     from ovsnet.store.kubernetes.store import KubernetesStore
 
-    return await KubernetesStore(Source(settings.kubernetes.kubeconfig, settings.kubernetes.server)).look()
+    store = KubernetesStore(Source(settings.kubernetes.kubeconfig, settings.kubernetes.server))
+    return await _patiently(store, patience)
+
+
+async def _patiently(store: KubernetesStore, patience: float) -> Snapshot:
+    """A large cluster may take longer, as long as it goes on telling."""
+    looking = asyncio.create_task(store.look())
+    received = -1
+    try:
+        while received != store.received and not looking.done():
+            received = store.received
+            await asyncio.wait([looking], timeout=patience)
+        if looking.done():
+            return looking.result()
+        raise StoreError(
+            f"{store.client.title}: nothing came within {patience:g} s",
+            "is the API server up, and the way to it?",
+        )
+    finally:
+        looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError, StoreError):
+            await looking
 
 
 def title(settings: config.Store) -> str:

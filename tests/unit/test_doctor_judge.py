@@ -146,11 +146,15 @@ def test_agents_socket(socket: Socket, level: Level, word: str) -> None:
 def test_configuration_and_manifests() -> None:
     expect(agent.configuration("a.yaml", None, ()), OK, "a.yaml")
     expect(agent.configuration("a.yaml", "a.yaml: 1 problem", ["line 3: vni"]), FAULT, "line 3: vni")
-    expect(agent.manifests(2, {}, None)[0], OK, "2")
-    wrong = agent.manifests(2, {"b.yaml": "not YAML", "c.yaml": "no name"}, None)
+    expect(agent.manifests(2, {})[0], OK, "2")
+    wrong = agent.manifests(2, {"b.yaml": "not YAML", "c.yaml": "no name"})
     assert [finding.seen for finding in wrong] == ["b.yaml: not YAML", "c.yaml: no name"]
     expect(wrong[0], FAULT)
-    expect(agent.manifests(0, {}, "no folder")[0], FAULT, "no folder", "store.file")
+    expect(agent.unread("no folder", "is it there?"), FAULT, "no folder", "is it there?", "store.file")
+    expect(agent.remembered("a", 2, (), None)[0], WARNING, "not looked at", "a and 2 peers")
+    expect(agent.remembered("a", None, (), None)[0], WARNING, "not looked at", "gateway and peers")
+    expect(agent.remembered("a", 2, ["overlaps"], None)[0], FAULT, "overlaps")
+    expect(agent.remembered("a", None, (), "too small")[0], FAULT, "too small")
     expect(agent.topology("a", True, (), None)[0], OK)
     expect(agent.topology("a", True, ["overlaps"], None)[0], FAULT, "overlaps")
     expect(agent.topology("a", False, (), None)[0], WARNING, "Node object a")

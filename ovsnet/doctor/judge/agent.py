@@ -53,19 +53,41 @@ def socket(found: Socket) -> Finding:
     return ok(title, f"{found.path}, root's, mode {found.mode:04o}")
 
 
-def manifests(count: int, problems: Mapping[str, str], unreadable: str | None) -> list[Finding]:
-    """count: Node objects that are good. unreadable: why the store can't be read."""
-    if unreadable is not None:
-        return [
-            fault(
-                "manifests", unreadable, "is `store.file` or `store.kubernetes` in the configuration right?"
-            )
-        ]
+def unread(why: str, hint: str) -> Finding:
+    """The store can't be read. hint: what to look at."""
+    return fault(
+        "store",
+        f"can't be read: {why}",
+        f"{hint}; is `store.file` or `store.kubernetes` in the configuration right? What was known stays in force",
+    )
+
+
+def manifests(count: int, problems: Mapping[str, str]) -> list[Finding]:
+    """count: Node objects that are good."""
     wrong = [
         fault("manifests", f"{file}: {words}", "correct the file; what was good before stays in force")
         for file, words in sorted(problems.items())
     ]
     return wrong or [ok("manifests", f"{count} nodes, no mistake")]
+
+
+def remembered(name: str, peers: int | None, problems: Iterable[str], error: str | None) -> list[Finding]:
+    """What can be said of this node while the store can't be read.
+
+    peers: how many OVSDB remembers; None: not even the node.
+    problems, error: what can't work by what OVSDB remembers.
+    """
+    first = "first let the store be read"
+    if error is not None:
+        return [fault("this node", error, "correct the configuration")]
+    if peers is None:
+        words = f"not looked at, nor gateway and peers: the store can't be read, and OVSDB does not remember {name}"
+        return [warning("this node", words, first)]
+    words = f"Node objects were not looked at: judged by OVSDB, which remembers {name} and {peers} peers"
+    return [
+        *(fault("this node", problem, "correct the configuration") for problem in problems),
+        warning("this node", words, first),
+    ]
 
 
 def topology(name: str, own_node: bool, problems: Iterable[str], error: str | None) -> list[Finding]:

@@ -26,7 +26,7 @@ _GATHER = 0.02
 """Seconds between a change and the comparison: whoever deletes one flow mostly deletes some more."""
 _BETWEEN = 0.25
 """Seconds between two comparisons, however much happens."""
-_PAUSE = 3
+_PAUSE = 2
 """Times that a comparison took until the next one begins, whatever is heard."""
 _TRIES = 3
 """Comparisons in a row to find one with nothing under way that it is about: where objects change all the time there is

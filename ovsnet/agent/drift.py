@@ -22,7 +22,7 @@ from ovsnet.switch.monitor import FlowChange, GroupChange
 
 _COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
 _TABLE = re.compile(r"^.table=(\d+)[ ,]")
-_ECHO = 3.0
+_ECHO = 1.0
 """Seconds after the last of our own changes within which vswitchd has told of it. It does so with its answer, but says
 nothing while it answers dumps of many flows; what is taken for others' then leads to more of these."""
 _ECHO_OF_ALL = 0.25

@@ -118,7 +118,7 @@ def test_an_echo_is_believed_for_as_many_changes_as_were_made_and_not_for_long()
     echo.sent(["flow add cookie=0x1,table=0 actions=drop"])
     clock.now += 30
     echo.answered()
-    clock.now += 2
+    clock.now += 0.8
     assert echo.is_ours(1)
     echo.sent(["flow add cookie=0x1,table=0 actions=drop"])
     echo.answered()

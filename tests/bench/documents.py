@@ -69,13 +69,14 @@ SERVICES = Section(
     "Many Services",
     """
 One node with two pods, whose store is a folder with 1,000 nodes and 10,000 Services of ten endpoints each
-(`tests/bench/recorded.py`; `--dual` makes it both families), on Open vSwitch's datapath in user space. A change is a slice
-that gets another endpoint, in a file of its own: from when it is written until ovs-vswitchd tells of the flow for it. A
-first connection is connect() where the datapath has just lost all its flows. A restart is one until the agent is ready;
-from nothing means that ovs-vswitchd was killed as well and has lost all flows.
+(`tests/bench/recorded.py`; `--dual` makes it both families), on Open vSwitch's datapath in user space. A change is a
+slice that gets another endpoint, in a file of its own: from when it is written until ovs-vswitchd tells of the flow
+for it. A first connection is connect() where the datapath has just lost all its flows. A restart is one until the
+agent is ready; from nothing means that ovs-vswitchd was killed as well and has lost all flows.
 
-Processor time: of some 11 ms for each change the agent's own process takes 6, about a third each for the folder, for what
-follows from it and for starting `ovs-ofctl`, whose own start and parsing are 5. Changes that come together share one.
+Processor time: of some 11 ms for each change the agent's own process takes 6, about a third each for the folder, for
+what follows from it and for starting `ovs-ofctl`, whose own start and parsing are 5. Changes that come together share
+one.
 """,
 )
 SECTIONS = (GENERAL, KERNEL, SERVICES)

@@ -204,7 +204,7 @@ async def test_a_client_that_goes_away_does_not_undo_its_add(
     assert ("c1", "eth0") in world.backend.attached
     assert world.backend.namespaces, "the descriptor stayed open until the work was done"
     assert "added c1 (eth0) 10.1.0.2" in caplog.text
-    assert "the client of ADD c1 is gone" in caplog.text
+    assert "the client of ADD of c1 is gone" in caplog.text
     assert await world.run("DEL") == (0, None)
 
 

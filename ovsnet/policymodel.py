@@ -1,0 +1,152 @@
+"""NetworkPolicies and what they select by, as a store supplies them: Kubernetes' objects, as far as policy needs them.
+
+Pure data. Fields mean what the API reference of networking.k8s.io/v1 NetworkPolicy, core/v1 Pod and Namespace says. A
+store makes them, strictly: what can't be read allows nothing. `policies` derives from them what this node programs.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.servicemodel import Protocol
+
+Labels = Mapping[str, str]
+
+
+class Direction(str, enum.Enum):
+    """Of connections, as a policy's pods see them; the value is the API's policyType."""
+
+    INGRESS = "Ingress"
+    EGRESS = "Egress"
+
+
+class Operator(str, enum.Enum):
+    """Of matchExpressions; the value is the API's."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+class Requirement(Frozen):
+    """One of matchExpressions. An entry of matchLabels is one as well, IN with one value."""
+
+    key: str
+    operator: Operator
+    values: frozenset[str] = frozenset()
+
+    def matches(self, labels: Labels) -> bool:
+        """What has no such label is NOT_IN whatever values."""
+        if self.operator is Operator.IN:
+            return labels.get(self.key) in self.values
+        if self.operator is Operator.NOT_IN:
+            return labels.get(self.key) not in self.values
+        return (self.key in labels) is (self.operator is Operator.EXISTS)
+
+
+class Selector(Frozen):
+    """A LabelSelector: all requirements together; none of them: everything. They are sorted and each is there once."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Labels) -> bool:
+        return all(each.matches(labels) for each in self.requirements)
+
+
+class Block(Frozen):
+    """ipBlock: a network without some parts of it."""
+
+    cidr: IPNetwork
+    excepts: tuple[IPNetwork, ...] = ()
+
+
+class PolicyPeer(Frozen):
+    """Who is at the other end: pods or a block.
+
+    pods alone: those of the policy's namespace; namespaces: those of all that it selects.
+    """
+
+    pods: Selector | None = None
+    namespaces: Selector | None = None
+    block: Block | None = None
+
+
+class PolicyPort(Frozen):
+    """Ports of the end that is connected to. first and last: 0 to 65535 if it is all of them."""
+
+    protocol: Protocol = Protocol.TCP
+    first: int = 0
+    last: int = 65535
+    name: str = ""
+    """A container's port by its name, whose number may differ from pod to pod; first and last mean nothing then."""
+
+
+class PolicyRule(Frozen):
+    """What is allowed. None: everybody, or every port and protocol; an empty tuple: nobody, or no port."""
+
+    peers: tuple[PolicyPeer, ...] | None = None
+    ports: tuple[PolicyPort, ...] | None = None
+
+
+class NetworkPolicy(Frozen):
+    """Isolates the pods that it selects in a direction, but for what its rules allow there."""
+
+    namespace: str
+    name: str
+    pods: Selector
+    ingress: tuple[PolicyRule, ...] | None = None
+    """None: it says nothing of that direction."""
+    egress: tuple[PolicyRule, ...] | None = None
+    source: str = ""
+    """Where it stands, for messages."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    def rules(self, direction: Direction) -> tuple[PolicyRule, ...] | None:
+        return self.ingress if direction is Direction.INGRESS else self.egress
+
+
+class Namespace(Frozen):
+    """labels: with kubernetes.io/metadata.name, which every namespace has."""
+
+    name: str
+    labels: Labels = {}
+    source: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+class NamedPort(Frozen):
+    """A container's port that has a name."""
+
+    name: str
+    port: int
+    protocol: Protocol = Protocol.TCP
+
+
+class LabelledPod(Frozen):
+    """A Kubernetes Pod of any node, as far as policies mind. Those that have come to their end are none."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+    labels: Labels = {}
+    node: str = ""
+    ips: tuple[IPAddress, ...] = ()
+    """status.podIPs: empty until it has been attached and kubelet has told."""
+    host_network: bool = False
+    """Its addresses are the node's: no policy selects it, and no selector of a peer does."""
+    ports: tuple[NamedPort, ...] = ()
+    """Of all its containers, sidecars among them. A name that stands for several ports of one protocol is left out."""
+    source: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"

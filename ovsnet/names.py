@@ -39,7 +39,9 @@ KEY_RELEASED = "ovsnet-released"
 
 AFFINITY = "affinity"
 """Cookies of flows that nobody renders: the switch learns them, one for each client of a Service with affinity."""
-KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY)
+POLICIES = ("policedpod", "rule", "ruleaddress", "ruleports")
+"""Kinds of what policies come to."""
+KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY, *POLICIES)
 """Kinds of object that templates have macros for, and what flows learn; the index + 1 is the top byte of a cookie."""
 
 SERVED = ("service", "endpointslice")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ovsnet.frontends import ServiceObject
 from ovsnet.model import LocalNode, Peer, Pod
+from ovsnet.policyobjects import PolicyObject
 from ovsnet.services import SliceObject
 
-Object = LocalNode | Pod | Peer | ServiceObject | SliceObject
+Object = LocalNode | Pod | Peer | ServiceObject | SliceObject | PolicyObject

@@ -28,13 +28,19 @@ ANSWER = "reg4"
 ENDPOINT_PORT, GROUP, LEARNED, ENDPOINT = "reg5", "reg6", "reg7", "reg8"
 """Registers, for Services whose clients stay with their endpoint: the endpoint's port; the group that it must be of;
 1 if it was learned or has just been chosen; the endpoint's address (IPv6: xxreg2, which begins with it)."""
+VERDICT = "reg5"
+"""The same register, after that: what policies say of a new connection. Bits: 1 egress allows it, 2 ingress does, 4 the
+packet was judged as an answer, 8 the connection is known."""
+JUDGED = "metadata"
+"""Field: 1 while an answer is judged that may have to be translated back, 2 afterwards."""
 WHOLE = "reg11"
 """Register: 1 for fragments that conntrack has put together, as far as the datapath does."""
 KEEP_CLIENT = {4: "move:NXM_OF_IP_SRC[]->NXM_NX_REG12[]", 6: "move:NXM_NX_IPV6_SRC[]->NXM_NX_XXREG3[]"}
 """By IP version: what keeps a client's address, as it is before it gets this node's, for session affinity."""
-SERVICE_ZONE, BACK_ZONE = 65500, 65501
-"""Zones of connection tracking: where Services' addresses become endpoints', and where clients' addresses become this
-node's or the translator's. The kernel's datapath shares them with the node's own; 0 is what the node itself uses."""
+SERVICE_ZONE, BACK_ZONE, POLICY_ZONE = 65500, 65501, 65502
+"""Zones of connection tracking: where Services' addresses become endpoints', where clients' addresses become this
+node's or the translator's, and where the connections are that policies have allowed. The kernel's datapath shares them
+with the node's own; 0 is what the node itself uses."""
 
 
 class Router(Frozen):

@@ -46,6 +46,14 @@ class Requirement(Frozen):
             return labels.get(self.key) not in self.values
         return (self.key in labels) is (self.operator is Operator.EXISTS)
 
+    @property
+    def text(self) -> str:
+        """As kubectl writes it."""
+        if self.operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST):
+            return self.key if self.operator is Operator.EXISTS else f"!{self.key}"
+        word = "in" if self.operator is Operator.IN else "notin"
+        return f"{self.key} {word} ({','.join(sorted(self.values))})"
+
 
 class Selector(Frozen):
     """A LabelSelector: all requirements together; none of them: everything. They are sorted and each is there once."""
@@ -55,12 +63,23 @@ class Selector(Frozen):
     def matches(self, labels: Labels) -> bool:
         return all(each.matches(labels) for each in self.requirements)
 
+    @property
+    def text(self) -> str:
+        return ",".join(each.text for each in self.requirements) or "all"
+
 
 class Block(Frozen):
     """ipBlock: a network without some parts of it."""
 
     cidr: IPNetwork
     excepts: tuple[IPNetwork, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return str(self.cidr) + "".join(f" but {each}" for each in self.excepts)
+
+    def __contains__(self, address: IPAddress) -> bool:
+        return address in self.cidr and not any(address in each for each in self.excepts)
 
 
 class PolicyPeer(Frozen):

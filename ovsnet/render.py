@@ -1,7 +1,7 @@
 """Objects in, flow lines out: what must be installed.
 
 Pure but for reading the templates once. A template defines a macro for each kind of object that
-its table cares about (`node`, `pod`, `peer`, `service`, `endpointslice`); the renderer calls the macros named after an
+its table cares about (`node`, `pod`, `peer`, `service`, ...); the renderer calls the macros named after an
 object's kind in every table and puts the object's cookie and the table's number in front of each
 line. Groups, which are in no table, are a template as well. The result is kept until the object changes.
 """
@@ -20,6 +20,7 @@ from ovsnet import names, pipeline
 from ovsnet.frontends import CLIENTS, ServiceObject
 from ovsnet.model import IPAddress, LocalNode, Peer, Pod
 from ovsnet.objects import Object
+from ovsnet.policyobjects import PolicedPod, Rule, RuleAddress, RulePorts
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import SliceObject
 
@@ -33,6 +34,10 @@ _KIND: dict[type, str] = {
     Peer: "peer",
     ServiceObject: "service",
     SliceObject: "endpointslice",
+    PolicedPod: "policedpod",
+    Rule: "rule",
+    RuleAddress: "ruleaddress",
+    RulePorts: "ruleports",
 }
 
 IPAny = ipaddress.IPv4Address | ipaddress.IPv6Address | ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -64,6 +69,9 @@ _FILTERS: dict[str, Callable[[Any], str]] = {
     "src_of": lambda ip: f"{'nw_src' if ip.version == 4 else 'ipv6_src'}={ip}",
     "dst_of": lambda ip: f"{'nw_dst' if ip.version == 4 else 'ipv6_dst'}={ip}",
     "tun_src": _ip_match("tun_src", "tun_ipv6_src"),
+    "conjunctions": lambda clauses: ",".join(
+        f"conjunction({each.rule},{each.place}/{each.lists})" for each in clauses
+    ),
     "set_tun_dst": lambda ip: f"set_field:{ip}->{'tun_dst' if ip.version == 4 else 'tun_ipv6_dst'}",
     "l4": lambda frontend: _l4(frontend.address, frontend.protocol, "dst", frontend.port),
     "from_endpoint": lambda member: _l4(member[0], member[1], "src", member[2]),
@@ -118,7 +126,11 @@ class Renderer:
             keep_client=pipeline.KEEP_CLIENT,
             masquerade_ports=pipeline.MASQUERADE_PORTS,
             clients=CLIENTS,
-            zone={"service": pipeline.SERVICE_ZONE, "back": pipeline.BACK_ZONE},
+            zone={
+                "service": pipeline.SERVICE_ZONE,
+                "back": pipeline.BACK_ZONE,
+                "policy": pipeline.POLICY_ZONE,
+            },
         )
         self._macros: dict[str, list[tuple[str, Callable[[Object], str]]]] = {
             kind: [] for kind in names.KINDS

@@ -67,7 +67,7 @@ def _by_name(name: str, objects: Sequence[Object]) -> Endpoint:
 
 
 def _names(obj: Object) -> set[str]:
-    names = {obj.title, obj.name}
+    names = {obj.title, getattr(obj, "name", obj.title)}
     return names | {obj.container, obj.port} if isinstance(obj, Pod) else names
 
 

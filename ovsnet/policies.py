@@ -1,0 +1,229 @@
+"""From NetworkPolicies, pods and namespaces to what this node programs for them.
+
+Pure. Only policies that select pods of this node cost anything. Whom rules mean is in `policygroups`, what packets are
+looked up on in `policylists`. Called by the agent and by the inspection commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from ovsnet.mappings import different
+from ovsnet.model import IPAddress
+from ovsnet.policygroups import Group, Groups, NodeAddresses
+from ovsnet.policylists import Allowance, Lists
+from ovsnet.policymodel import (
+    Direction,
+    LabelledPod,
+    Namespace,
+    NetworkPolicy,
+    PolicyPeer,
+    PolicyPort,
+    PolicyRule,
+    Selector,
+)
+from ovsnet.policyobjects import Isolation, PolicedPod, PolicyObject, PortRange
+
+Stance = Mapping[Direction, frozenset[Allowance]]
+"""What a pod's policies allow it, in directions in which they isolate it."""
+News = dict[tuple[type, str], PolicyObject | None]
+
+_EVERY_POD = Group(namespaces=Selector())
+
+
+class Policies:
+    """What has been derived, by object."""
+
+    def __init__(self) -> None:
+        self._groups = Groups()
+        self._lists = Lists(self._groups)
+        self._policies: Mapping[str, NetworkPolicy] = {}
+        self._pods: Mapping[str, LabelledPod] = {}
+        self._local: Mapping[str, tuple[IPAddress, ...]] = {}
+        self._of: dict[str, dict[str, NetworkPolicy]] = {}
+        """By namespace."""
+        self._stances: dict[str, Stance] = {}
+        """Of this node's pods that are isolated."""
+        self._shown: dict[str, PolicedPod] = {}
+        self._news: News = {}
+
+    @property
+    def objects(self) -> list[PolicyObject]:
+        """What is rendered, in order of kinds and keys."""
+        found = [*self._shown.values(), *self._lists.objects]
+        return sorted(found, key=lambda each: (type(each).__name__, each.key))
+
+    def stance(self, key: str) -> Stance:
+        """Of a pod of this node, by the Pod's key."""
+        return self._stances.get(key, {})
+
+    def policies(self, key: str) -> list[NetworkPolicy]:
+        """Those that select a pod of this node."""
+        return sorted(self._selecting(key), key=lambda each: each.name)
+
+    def news(self) -> News:
+        """Objects that are new or others than when this was called last, by type and key; None for one that is gone."""
+        news, self._news = self._news, {}
+        return news
+
+    def update(
+        self,
+        policies: Mapping[str, NetworkPolicy],
+        namespaces: Mapping[str, Namespace],
+        pods: Mapping[str, LabelledPod],
+        local: Mapping[str, tuple[IPAddress, ...]],
+        nodes: Mapping[str, NodeAddresses],
+    ) -> None:
+        """Derives anew what changed. local: addresses of this node's pods, by the Pod's key."""
+        changed = set(different(self._policies, policies))
+        for key in changed:
+            self._index(self._policies.get(key), policies.get(key))
+        relabelled = set(different(self._pods, pods))
+        concerned = {key.partition("/")[0] for key in changed}
+        if relabelled or set(different(self._groups.namespaces, namespaces)):
+            concerned |= {name for name, found in self._of.items() if any(map(_is_volatile, found.values()))}
+        dirty = set(different(self._local, local)) | (relabelled & local.keys())
+        dirty |= {key for key in local if key.partition("/")[0] in concerned}
+        self._policies, self._pods, self._local = policies, pods, local
+        self._groups.update(namespaces, pods, local, nodes)
+        for key in dirty:
+            self._judge(key)
+        news, renumbered = self._lists.settle()
+        self._news.update(news)
+        for key in dirty | renumbered:
+            self._show(key)
+
+    def _index(self, before: NetworkPolicy | None, after: NetworkPolicy | None) -> None:
+        if before is not None:
+            del self._of[before.namespace][before.key]
+            if not self._of[before.namespace]:
+                del self._of[before.namespace]
+        if after is not None:
+            self._of.setdefault(after.namespace, {})[after.key] = after
+
+    def _show(self, key: str) -> None:
+        stance, before = self._stances.get(key), self._shown.get(key)
+        if stance is None:
+            if before is not None:
+                del self._shown[key]
+                self._news[PolicedPod, key] = None
+            return
+        namespace, _, name = key.partition("/")
+        ways = {
+            direction: Isolation(clauses=self._lists.clauses(allowances))
+            for direction, allowances in stance.items()
+        }
+        shown = PolicedPod(
+            namespace=namespace,
+            name=name,
+            ips=self._local[key],
+            ingress=ways.get(Direction.INGRESS),
+            egress=ways.get(Direction.EGRESS),
+        )
+        if shown != before:
+            self._shown[key] = self._news[PolicedPod, key] = shown
+
+    # --- what policies say ---
+
+    def _judge(self, key: str) -> None:
+        """Finds what the pod's policies allow it."""
+        before = self._stances.pop(key, {})
+        stance = {}
+        if key in self._local:
+            for direction in Direction:
+                allowances = self._allowed(key, direction)
+                if allowances is not None:
+                    stance[direction] = allowances
+        if stance:
+            self._stances[key] = stance
+        self._lists.has(key, frozenset().union(*before.values()), frozenset().union(*stance.values()))
+
+    def _selecting(self, key: str) -> Iterator[NetworkPolicy]:
+        """Of a pod that nobody knows the labels of: all of its namespace."""
+        pod = self._pods.get(key)
+        for policy in self._of.get(key.partition("/")[0], {}).values():
+            if pod is None or policy.pods.matches(pod.labels):
+                yield policy
+
+    def _allowed(self, key: str, direction: Direction) -> frozenset[Allowance] | None:
+        """None: all."""
+        pod = self._pods.get(key)
+        found: set[Allowance] = set()
+        isolated = False
+        for policy in self._selecting(key):
+            rules = policy.rules(direction)
+            if rules is not None:
+                isolated = True
+                if pod is not None or not policy.pods.requirements:
+                    # Whoever may not be meant is allowed nothing by it.
+                    for rule in rules:
+                        found.update(self._allowances(policy.namespace, direction, rule, pod))
+        if not isolated or any(each.is_everything for each in found):
+            return None
+        return frozenset(found)
+
+    def _allowances(
+        self, namespace: str, direction: Direction, rule: PolicyRule, pod: LabelledPod | None
+    ) -> Iterator[Allowance]:
+        """What a rule comes to for this pod."""
+        peers = None if rule.peers is None else tuple(_group(namespace, each) for each in rule.peers)
+        ranges = {
+            PortRange(protocol=each.protocol, first=each.first, last=each.last)
+            for each in rule.ports or ()
+            if not each.name
+        }
+        named = [each for each in rule.ports or () if each.name]
+        if direction is Direction.INGRESS:
+            # The pod's own ports: other ones with other pods.
+            ranges |= {
+                PortRange(protocol=port.protocol, first=port.port, last=port.port)
+                for each in named
+                for port in (pod.ports if pod else ())
+                if (port.name, port.protocol) == (each.name, each.protocol)
+            }
+        if peers != () and (rule.ports is None or ranges):
+            yield _allowance(direction, peers, None if rule.ports is None else ranges)
+        if direction is Direction.EGRESS:
+            for each in named:
+                for group in (_EVERY_POD,) if peers is None else peers:
+                    yield from self._named(group, each)
+
+    def _named(self, group: Group, port: PolicyPort) -> Iterator[Allowance]:
+        """To a port by name: of pods whose port of that name has one number, that number."""
+        if group.block is not None:
+            return
+        for number in self._groups.numbers(group, port.name, port.protocol):
+            only = Group(
+                namespace=group.namespace,
+                namespaces=group.namespaces,
+                pods=group.pods,
+                port=(port.name, port.protocol, number),
+            )
+            ports = PortRange(protocol=port.protocol, first=number, last=number)
+            yield _allowance(Direction.EGRESS, (only,), {ports})
+
+
+def _allowance(
+    direction: Direction, peers: Iterable[Group] | None, ports: Iterable[PortRange] | None
+) -> Allowance:
+    """One of all that say the same."""
+    return Allowance(
+        direction=direction,
+        peers=None if peers is None else tuple(sorted(set(peers), key=lambda each: each.text)),
+        ports=None if ports is None else tuple(sorted(set(ports), key=lambda each: each.text)),
+    )
+
+
+def _group(namespace: str, peer: PolicyPeer) -> Group:
+    if peer.block is not None:
+        return Group(block=peer.block)
+    return Group(
+        namespace=namespace if peer.namespaces is None else "",
+        namespaces=peer.namespaces,
+        pods=peer.pods or Selector(),
+    )
+
+
+def _is_volatile(policy: NetworkPolicy) -> bool:
+    """Whether its meaning changes with pods of others: it has a port by name in an egress rule."""
+    return any(port.name for rule in policy.egress or () for port in rule.ports or ())

@@ -1,0 +1,309 @@
+"""Who policies' rules mean at the other end: selectors and blocks to addresses, kept up as pods come, go and change.
+
+Pure. Only groups that somebody asked for are kept up; a pod that changes costs a look at those that could mean it, and
+none at other pods. Called by `policies`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from ovsnet.mappings import different
+from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.policymodel import Block, LabelledPod, Namespace, Operator, Selector
+from ovsnet.servicemodel import Protocol
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class Group(Frozen):
+    """Pods, or a block.
+
+    namespace: of the pods, "" if `namespaces` says it. port: only pods whose port of that name has that number.
+    """
+
+    namespace: str = ""
+    namespaces: Selector | None = None
+    pods: Selector = Selector()
+    port: tuple[str, Protocol, int] | None = None
+    block: Block | None = None
+
+    @property
+    def text(self) -> str:
+        if self.block is not None:
+            return self.block.text
+        where = f"namespaces {self.namespaces.text}" if self.namespaces else f"namespace {self.namespace}"
+        named = f" with {self.port[1].value} {self.port[0]}={self.port[2]}" if self.port else ""
+        return f"pods {self.pods.text} of {where}{named}"
+
+
+class NodeAddresses(Frozen):
+    """A node's own, and those that pods see its packets come from: of its gateway port."""
+
+    addresses: tuple[IPAddress, ...]
+    gateways: tuple[IPAddress, ...]
+
+
+class _Placed:
+    """Where a pod counts."""
+
+    __slots__ = ("groups", "networks")
+
+    def __init__(self) -> None:
+        self.groups: frozenset[int] = frozenset()
+        self.networks: tuple[IPNetwork, ...] = ()
+
+
+class Groups:
+    """Addresses by group, and groups by address. A group is known by the number that `add` gives."""
+
+    def __init__(self) -> None:
+        self.namespaces: Mapping[str, Namespace] = {}
+        self._pods: Mapping[str, LabelledPod] = {}
+        self._local: Mapping[str, tuple[IPAddress, ...]] = {}
+        self._nodes: Mapping[str, NodeAddresses] = {}
+        self._numbers: dict[Group, int] = {}
+        self._groups: dict[int, Group] = {}
+        self._last = 0
+        self._meant: dict[str, set[int]] = {}
+        """Groups that can mean pods of a namespace."""
+        self._in: dict[str, set[str]] = {}
+        """Pods by namespace."""
+        self._labelled: dict[tuple[str, str, str], set[str]] = {}
+        """Pods by namespace, label and its value."""
+        self._placed: dict[str, _Placed] = {}
+        self._at: dict[IPNetwork, Counter[int]] = {}
+        self._networks: dict[int, Counter[IPNetwork]] = {}
+        self._touched: set[IPNetwork] = set()
+
+    def touched(self) -> set[IPNetwork]:
+        """Networks that are in other groups than when this was called last."""
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def at(self, network: IPNetwork) -> Iterable[int]:
+        """The groups that it is in."""
+        return self._at.get(network, ())
+
+    def networks(self, number: int) -> Iterable[IPNetwork]:
+        return self._networks[number]
+
+    def numbers(self, group: Group, name: str, protocol: Protocol) -> set[int]:
+        """Which numbers the group's pods have for a port of that name."""
+        found = set()
+        for namespace in self._matching(group):
+            for key in self._candidates(namespace, group.pods):
+                pod = self._pods[key]
+                if _means(group, pod):
+                    found |= {
+                        each.port for each in pod.ports if (each.name, each.protocol) == (name, protocol)
+                    }
+        return found
+
+    def update(
+        self,
+        namespaces: Mapping[str, Namespace],
+        pods: Mapping[str, LabelledPod],
+        local: Mapping[str, tuple[IPAddress, ...]],
+        nodes: Mapping[str, NodeAddresses],
+    ) -> None:
+        """local: addresses of this node's pods, which count before anybody else knows them."""
+        moved = set(different(self._local, local))
+        changed = set(different(self._pods, pods))
+        relabelled = list(different(self.namespaces, namespaces))
+        for key in changed:
+            self._index(key, self._pods.get(key), pods.get(key))
+        self._pods, self._local, self.namespaces = pods, local, namespaces
+        for name in relabelled:
+            flipped = self._mean(name)
+            for key in self._in.get(name, ()) if flipped else ():
+                self._place(key)
+        for key in changed | moved:
+            self._place(key)
+        if different_nodes := nodes != self._nodes:
+            self._nodes = nodes
+        for number, group in self._groups.items() if different_nodes else ():
+            if group.block is not None:
+                self._spread(number, group.block)
+
+    def add(self, group: Group) -> int:
+        """Keeps it up from now on; its number."""
+        number = self._numbers.get(group)
+        if number is not None:
+            return number
+        self._last += 1
+        number = self._numbers[group] = self._last
+        self._groups[number] = group
+        self._networks[number] = Counter()
+        if group.block is not None:
+            self._spread(number, group.block)
+            return number
+        for namespace in self._matching(group):
+            self._meant.setdefault(namespace, set()).add(number)
+            for key in self._candidates(namespace, group.pods):
+                if _means(group, self._pods[key]):
+                    placed = self._placed.setdefault(key, _Placed())
+                    placed.groups |= {number}
+                    self._count(number, placed.networks, 1)
+        return number
+
+    def remove(self, number: int) -> None:
+        """Nobody asks for it any more."""
+        group = self._groups.pop(number)
+        del self._numbers[group]
+        for meant in self._meant.values():
+            meant.discard(number)
+        for network in self._networks.pop(number):
+            self._touched.add(network)
+            del self._at[network][number]
+            if not self._at[network]:
+                del self._at[network]
+        if group.block is None:
+            for namespace in self._matching(group):
+                for key in self._candidates(namespace, group.pods):
+                    self._placed[key].groups -= {number}
+
+    # --- pods ---
+
+    def _matching(self, group: Group) -> Iterator[str]:
+        """Namespaces whose pods it can mean."""
+        if group.namespaces is None:
+            yield group.namespace
+            return
+        for name, namespace in self.namespaces.items():
+            if group.namespaces.matches(namespace.labels):
+                yield name
+
+    def _mean(self, name: str) -> bool:
+        """Which groups can mean pods of the namespace now; whether these are others than before."""
+        namespace = self.namespaces.get(name)
+        found = {
+            number
+            for number, group in self._groups.items()
+            if group.block is None
+            and (
+                group.namespace == name
+                if group.namespaces is None
+                else namespace is not None and group.namespaces.matches(namespace.labels)
+            )
+        }
+        before = self._meant.get(name, set())
+        self._meant[name] = found
+        return found != before
+
+    def _candidates(self, namespace: str, selector: Selector) -> Iterable[str]:
+        """Pods among which all are that the selector means."""
+        for each in selector.requirements:
+            if each.operator is Operator.IN:
+                return set().union(
+                    *(self._labelled.get((namespace, each.key, value), ()) for value in each.values)
+                )
+        return self._in.get(namespace, ())
+
+    def _index(self, key: str, before: LabelledPod | None, after: LabelledPod | None) -> None:
+        if before is not None:
+            self._in[before.namespace].discard(key)
+            for label in before.labels.items():
+                self._labelled[before.namespace, *label].discard(key)
+                if not self._labelled[before.namespace, *label]:
+                    del self._labelled[before.namespace, *label]
+        if after is not None:
+            self._in.setdefault(after.namespace, set()).add(key)
+            for label in after.labels.items():
+                self._labelled.setdefault((after.namespace, *label), set()).add(key)
+
+    def _place(self, key: str) -> None:
+        """Where the pod counts now."""
+        pod = self._pods.get(key)
+        groups: frozenset[int] = frozenset()
+        networks: tuple[IPNetwork, ...] = ()
+        if pod is not None:
+            groups = frozenset(
+                number for number in self._meant_in(pod.namespace) if _means(self._groups[number], pod)
+            )
+            networks = tuple(map(ipaddress.ip_network, self._local.get(key) or pod.ips))
+        placed = self._placed.get(key) or _Placed()
+        if networks == placed.networks:
+            for number in placed.groups - groups:
+                self._count(number, networks, -1)
+            for number in groups - placed.groups:
+                self._count(number, networks, 1)
+        else:
+            for number in placed.groups:
+                self._count(number, placed.networks, -1)
+            for number in groups:
+                self._count(number, networks, 1)
+        placed.groups, placed.networks = groups, networks
+        if pod is None:
+            self._placed.pop(key, None)
+        else:
+            self._placed[key] = placed
+
+    def _meant_in(self, namespace: str) -> set[int]:
+        if namespace not in self._meant:
+            self._mean(namespace)
+        return self._meant[namespace]
+
+    # --- blocks ---
+
+    def _spread(self, number: int, block: Block) -> None:
+        """Nodes have two sorts of addresses: who means one means the other."""
+        wanted = set(_parts(block))
+        for node in self._nodes.values():
+            versions = {address.version for address in node.addresses if address in block}
+            wanted |= {ipaddress.ip_network(each) for each in node.gateways if each.version in versions}
+        before = set(self._networks[number])
+        self._count(number, before - wanted, -1)
+        self._count(number, wanted - before, 1)
+
+    def _count(self, number: int, networks: Iterable[IPNetwork], by: int) -> None:
+        of_group = self._networks[number]
+        for network in networks:
+            at = self._at.setdefault(network, Counter())
+            _add(at, number, by)
+            _add(of_group, network, by)
+            if not at:
+                del self._at[network]
+            self._touched.add(network)
+
+
+def _add(counter: Counter[_Key], key: _Key, by: int) -> None:
+    counter[key] += by
+    if not counter[key]:
+        del counter[key]
+
+
+def _means(group: Group, pod: LabelledPod) -> bool:
+    if pod.host_network or not group.pods.matches(pod.labels):
+        return False
+    if group.port is None:
+        return True
+    name, protocol, number = group.port
+    return any((each.name, each.protocol, each.port) == (name, protocol, number) for each in pod.ports)
+
+
+def _parts(block: Block) -> Iterator[IPNetwork]:
+    """The block without its excepts, as networks."""
+    last = int(block.cidr.broadcast_address)
+    at = int(block.cidr.network_address)
+    for part in sorted(block.excepts, key=lambda each: int(each.network_address)):
+        if int(part.network_address) > at:
+            yield from _networks(block.cidr.version, at, int(part.network_address) - 1)
+        at = max(at, int(part.broadcast_address) + 1)
+    if at <= last:
+        yield from _networks(block.cidr.version, at, last)
+
+
+def _networks(version: int, first: int, last: int) -> Iterator[IPNetwork]:
+    """As few as make up the addresses from `first` to `last`."""
+    if version == 4:
+        yield from ipaddress.summarize_address_range(
+            ipaddress.IPv4Address(first), ipaddress.IPv4Address(last)
+        )
+    else:
+        yield from ipaddress.summarize_address_range(
+            ipaddress.IPv6Address(first), ipaddress.IPv6Address(last)
+        )

@@ -1,0 +1,131 @@
+"""Policies as they are rendered: pods that are isolated, rules, and the two sides that rules have.
+
+Pure. A rule allows whoever is on its list of pods, to or from whoever is on its list of addresses, on its list of
+ports: three lists of flows, of which a packet must be on all (conjunctive matches, ovs-fields(7)). So there are as many
+flows as entries in the lists, and never their product; what stands in the lists of several rules is one flow. Made by
+`policies`, seen by templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.policymodel import Direction
+from ovsnet.servicemodel import Protocol
+
+INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
+
+
+class Clause(Frozen):
+    """That an entry is on a list of a rule. rule: its number. place: which of its `lists` it is, counted from 1."""
+
+    rule: int
+    place: int
+    lists: int
+
+
+class Isolation(Frozen):
+    """What becomes of a pod's connections in one direction. clauses: of the rules that apply to it."""
+
+    clauses: tuple[Clause, ...] = ()
+
+
+class PolicedPod(Frozen):
+    """A pod of this node that policies isolate. None: not in that direction, or there is a rule that allows all."""
+
+    namespace: str
+    name: str
+    ips: tuple[IPAddress, ...]
+    ingress: Isolation | None = None
+    egress: Isolation | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def title(self) -> str:
+        return self.key
+
+    def isolation(self, direction: Direction) -> Isolation | None:
+        return self.ingress if direction is INGRESS else self.egress
+
+
+class Rule(Frozen):
+    """What the rules of one or several policies say. text: what it allows, the same for all of them."""
+
+    number: int
+    direction: Direction
+    text: str
+
+    @property
+    def key(self) -> str:
+        return self.text
+
+    @property
+    def title(self) -> str:
+        return self.text
+
+
+class RuleAddress(Frozen):
+    """An address or network on the lists of rules of one direction."""
+
+    direction: Direction
+    network: IPNetwork
+    clauses: tuple[Clause, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.direction.value}/{self.network}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.network} in {self.direction.value.lower()} rules"
+
+
+class PortRange(Frozen):
+    """Ports of one protocol, both ends included."""
+
+    protocol: Protocol
+    first: int = 0
+    last: int = 65535
+
+    @property
+    def text(self) -> str:
+        which = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+        return f"{self.protocol.value} {'all' if (self.first, self.last) == (0, 65535) else which}"
+
+    @property
+    def matches(self) -> Iterator[str]:
+        """Of a destination port, as flows match it: exact, masked, or "" for all."""
+        first, end = self.first, self.last + 1
+        while first < end:
+            # The largest aligned block that begins here and does not end beyond.
+            size = first & -first or 1 << 16
+            while first + size > end:
+                size >>= 1
+            if size == 1:
+                yield f"tp_dst={first}"
+            else:
+                yield f"tp_dst=0x{first:x}/0x{0x10000 - size:x}" if size < 1 << 16 else ""
+            first += size
+
+
+class RulePorts(Frozen):
+    """Ports on the lists of rules of one direction."""
+
+    direction: Direction
+    ports: PortRange
+    clauses: tuple[Clause, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.direction.value}/{self.ports.text}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.ports.text} in {self.direction.value.lower()} rules"
+
+
+PolicyObject = PolicedPod | Rule | RuleAddress | RulePorts

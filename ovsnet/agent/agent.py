@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet import names, pipeline, plan, state
 from ovsnet.agent import changes, drift
@@ -23,6 +23,7 @@ from ovsnet.agent.deriving import Deriving
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods
+from ovsnet.agent.policing import Policing
 from ovsnet.agent.recovery import Recovery
 from ovsnet.agent.serving import Serving
 from ovsnet.agent.upkeep import Upkeep
@@ -31,7 +32,6 @@ from ovsnet.config import Config
 from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable
 from ovsnet.host.nft import TABLE
 from ovsnet.host.notices import Notices
-from ovsnet.objects import Object
 from ovsnet.render import Renderer, kind_of
 from ovsnet.rows import PortRow
 from ovsnet.services import Reach
@@ -68,6 +68,7 @@ class Agent:
         pods: Pods,
         upkeep: Upkeep,
         recovery: Recovery,
+        policing: Policing,
     ) -> None:
         self.config = config
         self.name = name
@@ -81,6 +82,7 @@ class Agent:
         self.pods = pods
         self.upkeep = upkeep
         self.recovery = recovery
+        self.policing = policing
         self.serving = Serving(openflow, renderer, config.ovsdb, self._again)
         self.topology: Topology | None = None
         self._reach = Reach()
@@ -213,6 +215,7 @@ class Agent:
             await self.sync()
             return
         changed = await self.serving.follow(snapshot, self._deriving.here, unknown=False)
+        changed |= await self.policing.follow(snapshot, unknown=False)
         if self.serving.reach is not self._reach:
             # The node's kernel is concerned as well.
             await self.sync()
@@ -278,8 +281,7 @@ class Agent:
             await self.upkeep.follow_mtu(topo.mtu)
         if self.installer.stale:
             await self._bridge.require()
-        objects = state.objects(topo, self.config.tunnels, port_plan.numbers, self.pods.all())
-        await self._program(topo, objects, snapshot)
+        await self._program(topo, port_plan.numbers, snapshot)
         if not self.installer.stale:
             await self._bridge.settled()
         self._tell(topo, time.monotonic() - started)
@@ -289,11 +291,14 @@ class Agent:
             self.on_ready()
         self.topology = topo
 
-    async def _program(self, topo: Topology, objects: list[Object], snapshot: Snapshot | None) -> None:
-        """Flows and the host's side, for these objects and for Services."""
+    async def _program(self, topo: Topology, numbers: Mapping[str, int], snapshot: Snapshot | None) -> None:
+        """Flows and the host's side. numbers: OpenFlow port by port name."""
         await self.serving.follow(snapshot, self._deriving.here, unknown=self.installer.stale)
-        rendered = self.renderer.state(objects, self.serving.rendered)
-        settled = self.installer.settle(self.serving.with_kept(rendered))
+        await self.policing.follow(snapshot, unknown=self.installer.stale)
+        objects = state.objects(topo, self.config.tunnels, numbers, self.pods.all())
+        self.policing.update()
+        rendered = self.renderer.state(objects, {**self.serving.rendered, **self.policing.rendered})
+        settled = self.installer.settle(self.policing.with_kept(self.serving.with_kept(rendered)))
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -306,7 +311,7 @@ class Agent:
         if snapshot is self.store.snapshot():
             heard, self._heard = self._heard, None
             if snapshot is not None and heard is not None:
-                self.on_programmed(_changed(self._programmed, snapshot), time.monotonic() - heard)
+                self.on_programmed(changes.kinds(self._programmed, snapshot), time.monotonic() - heard)
         self._programmed = snapshot
         try:
             await self.serving.forget(self._bridge.datapath)
@@ -384,10 +389,3 @@ class Agent:
         if not self.installer.stale:
             log.warning("ovs-vswitchd or bridge %s went away, and flows with it", self.config.bridge)
         self.installer.invalidate()
-
-
-def _changed(before: Snapshot | None, after: Snapshot) -> Iterator[str]:
-    """The kinds of which something is different."""
-    for kind, attribute in (("Node", "nodes"), ("Service", "services"), ("EndpointSlice", "slices")):
-        if before is None or getattr(before, attribute) is not getattr(after, attribute):
-            yield kind

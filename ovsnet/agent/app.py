@@ -27,6 +27,7 @@ from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods
+from ovsnet.agent.policing import Policing
 from ovsnet.agent.recovery import Recovery
 from ovsnet.agent.reporting import eligible, figures, in_force, report
 from ovsnet.agent.upkeep import Upkeep
@@ -108,6 +109,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
     pods = Pods(config)
+    policing = Policing(openflow, renderer, pods.all)
     attachments = Attachments(
         config,
         pods,
@@ -116,6 +118,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
         wiring=wiring,
         installer=installer,
         renderer=renderer,
+        policing=policing,
     )
     agent = Agent(
         config,
@@ -130,6 +133,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
         pods=pods,
         upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring),
         recovery=Recovery(ovsdb=ovsdb, links=links, read=resultcache.pods),
+        policing=policing,
     )
     attachments.wake = agent.wake
     attachments.compare = agent.compare

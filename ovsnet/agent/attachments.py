@@ -19,6 +19,7 @@ from ovsnet import names, state
 from ovsnet.agent import checking, requests
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods, Serving, key_of
+from ovsnet.agent.policing import Policing
 from ovsnet.agent.wiring import Wiring
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult
@@ -55,8 +56,10 @@ class Attachments:
         wiring: Wiring,
         installer: Installer,
         renderer: Renderer,
+        policing: Policing,
     ) -> None:
         self._config = config
+        self._policing = policing
         self._pods = pods
         self._ovsdb = ovsdb
         self._links = links
@@ -84,6 +87,9 @@ class Attachments:
                     f"container {request.container} has an interface {request.ifname} already",
                     "DEL it first; an ADD is not repeated",
                 )
+            await self._policing.admit(requests.title(request))
+            # The node may have become another one meanwhile.
+            topo, allocator = self._ready()
             wanted = [each.address for each in request.addresses]
             ips = allocator.allocate(requests.owner(request), time.time(), wanted)
             try:
@@ -98,7 +104,8 @@ class Attachments:
         cookie = cookie_of(pod)
         spec = requests.attach_spec(request, pod, topo)
         self._pods.by_key[key_of(pod)] = pod
-        flows = self._installer.begin({cookie: self._renderer.object(pod)})
+        # In one bundle: its first packet meets its policies.
+        flows = self._installer.begin({cookie: self._renderer.object(pod), **self._policing.update()})
         try:
             number = await self._wiring.connect(spec, pod.ofport, state.identity(pod))
             await flows
@@ -112,7 +119,7 @@ class Attachments:
             await asyncio.gather(flows, return_exceptions=True)
             await self._wiring.disconnect(spec.token)
             with contextlib.suppress(OvsnetError):
-                await self._installer.change({cookie: ()})
+                await self._installer.change({cookie: (), **self._policing.update()})
             raise
         if spec.mtu != self._pods.serving().topo.mtu:
             # It changed meanwhile: the loop gives it to the pods that have another.
@@ -197,7 +204,7 @@ class Attachments:
             )
         cookie = cookie_of(pod)
         self._pods.leave(pod)
-        flows = self._installer.begin({cookie: ()})
+        flows = self._installer.begin({cookie: (), **self._policing.update()})
         try:
             # First of all, as vswitchd takes some 10 ms for each port that goes and answers nobody meanwhile; but
             # one that hangs must not keep the rest from being done.
@@ -224,7 +231,9 @@ class Attachments:
             return
         self._pods.stay(pod)
         with contextlib.suppress(OvsnetError):
-            await self._installer.change({cookie_of(pod): self._renderer.object(pod)})
+            await self._installer.change(
+                {cookie_of(pod): self._renderer.object(pod), **self._policing.update()}
+            )
 
     def _ready(self) -> Serving:
         """Raises TryAgain with the reason while no request can be served."""

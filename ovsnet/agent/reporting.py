@@ -61,5 +61,6 @@ def figures(agent: Agent) -> dict[str, float | Mapping[str, float]]:
         "flow_modifications": agent.installer.modifications,
         "drift": agent.auditor.counts,
         **agent.serving.figures(),
+        **agent.policing.figures(),
         **agent.store.figures(),
     }

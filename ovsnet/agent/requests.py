@@ -44,6 +44,11 @@ def pod(request: Request, ips: tuple[IPAddress, ...], token: str, ofport: int) -
     )
 
 
+def title(request: Request) -> str:
+    """The key of the Pod that it is for."""
+    return f"{request.args.pod_namespace}/{request.args.pod_name or request.container}"
+
+
 def owner(request: Request) -> str:
     """Who will hold the addresses: the same as `pods.holder` says of the pod that comes of it."""
     name = request.args.pod_name or request.container

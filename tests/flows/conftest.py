@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from flow_world import A1, A2, PEERS, STATE, WITH_SERVICES, Bridge, make_bridge, make_underlay
 from ovs_sandbox import Sandbox, installed
+from policy_world import everything_allowed
 from wire import Wire
 
 
@@ -46,10 +47,11 @@ def bridge(ovs: Sandbox) -> Bridge:
     return made
 
 
-@pytest.fixture(scope="session")
-def wire() -> Iterator[Wire]:
-    """A bridge with Services to send real packets through."""
+@pytest.fixture(scope="session", params=["free", "policed"])
+def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
+    """A bridge with Services to send real packets through: policies that allow everything make no difference."""
     if not installed():
         pytest.skip("Open vSwitch is not installed")
     with Sandbox() as running:
-        yield Wire(running, (A1, A2), WITH_SERVICES)
+        policies = everything_allowed() if request.param == "policed" else ()
+        yield Wire(running, (A1, A2), (*WITH_SERVICES, *policies))

@@ -13,6 +13,7 @@ from ovsnet.objects import Object
 from ovsnet.policies import Policies
 from ovsnet.policygroups import NodeAddresses
 from ovsnet.policymodel import (
+    Block,
     LabelledPod,
     Namespace,
     NetworkPolicy,
@@ -112,3 +113,17 @@ class Policed:
             ovs.ofctl("bundle", ovs.mgmt(self.bridge.name), "-", stdin="\n".join(bundle) + "\n")
         self.installed = wanted
         return bundle
+
+
+def everything_allowed() -> tuple[Object, ...]:
+    """Policies that isolate the node's pods in both directions and allow them everything, by its addresses."""
+    blocks = tuple(PolicyPeer(block=Block(cidr=ipaddress.ip_network(each))) for each in ("0.0.0.0/0", "::/0"))
+    policies = Policies()
+    policies.update(
+        {"default/all": policy("all", Selector(), ingress=[rule(*blocks)], egress=[rule(*blocks)])},
+        NAMESPACES,
+        PODS,
+        {each.title: each.ips for each in (A1, A2)},
+        NODES,
+    )
+    return tuple(policies.objects)

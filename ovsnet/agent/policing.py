@@ -1,0 +1,167 @@
+"""The policies of this node's pods, from the store's snapshots or, while there is none, from the switch.
+
+Owns what has been derived from policies, and whether a pod's are known. A pod gets its policies in the bundle with
+its flows. An agent that starts while its store is away goes on with what an earlier one has installed. Called by the
+agent's loop and by `attachments`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+from ovsnet import names
+from ovsnet.errors import TryAgain
+from ovsnet.model import IPAddress, Node, Pod
+from ovsnet.policies import Policies
+from ovsnet.policygroups import NodeAddresses
+from ovsnet.policyobjects import PolicedPod, PolicyObject, Rule, RuleAddress, RulePorts
+from ovsnet.render import Lines, Rendered, Renderer, cookie_of
+from ovsnet.store import Snapshot
+from ovsnet.switch.openflow import OpenFlow
+
+log = logging.getLogger("ovsnet.policies")
+
+_KINDS: Mapping[type, str] = {
+    PolicedPod: "policedpod",
+    Rule: "rule",
+    RuleAddress: "ruleaddress",
+    RulePorts: "ruleports",
+}
+_PATIENCE = 10.0
+"""Seconds that an ADD waits for the store to tell of its pod; the runtime tries again after it."""
+
+
+class Policing:
+    """What is to be installed for policies. pods: this node's, those of requests under way included."""
+
+    def __init__(
+        self,
+        openflow: OpenFlow,
+        renderer: Renderer,
+        pods: Callable[[], Iterable[Pod]],
+        patience: float = _PATIENCE,
+    ) -> None:
+        self._openflow = openflow
+        self._renderer = renderer
+        self._pods = pods
+        self._patience = patience
+        self._policies = Policies()
+        self._snapshot: Snapshot | None = None
+        self._nodes: tuple[Mapping[str, Node], dict[str, NodeAddresses]] = {}, {}
+        self._local: dict[str, tuple[IPAddress, ...]] = {}
+        self._kept: Rendered = {}
+        self._remembered = False
+        self._news = asyncio.Event()
+        self.rendered: dict[int, Lines] = {}
+        """Flows of policies, by cookie."""
+
+    async def follow(self, snapshot: Snapshot | None, *, unknown: bool) -> dict[int, Lines]:
+        """Takes in the latest snapshot; what is to be installed otherwise than before, by cookie.
+
+        unknown: nobody knows yet what the switch holds. Raises SwitchUnavailable.
+        """
+        if snapshot is None:
+            if unknown and not self._remembered:
+                await self._remember()
+                self._remembered = True
+            return {}
+        if snapshot is not self._snapshot:
+            self._snapshot, self._kept = snapshot, {}
+            news, self._news = self._news, asyncio.Event()
+            news.set()
+        return self.update()
+
+    def update(self) -> dict[int, Lines]:
+        """This node's pods may be others than before; the rest as `follow`."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            return {}
+        self._policies.update(
+            snapshot.policies,
+            snapshot.namespaces,
+            snapshot.pods,
+            self._addresses(),
+            self._node_addresses(snapshot.nodes),
+        )
+        return self._render(self._policies.news())
+
+    async def admit(self, key: str) -> None:
+        """Returns when it is known which policies the Pod of that key has. Raises TryAgain if nobody says."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                while self._unknown(key) is not None:
+                    await self._news.wait()
+        if (why := self._unknown(key)) is not None:
+            raise TryAgain(f"the policies of pod {key} are not known: {why}", "the runtime will try again")
+
+    def with_kept(self, rendered: Rendered) -> Rendered:
+        """What is to be installed, with what has been read back."""
+        return {**rendered, **self._kept} if self._kept else rendered
+
+    def figures(self) -> dict[str, float]:
+        """For `metrics`."""
+        return {
+            "policies": len(self._snapshot.policies) if self._snapshot else 0,
+            "policed_pods": sum(isinstance(each, PolicedPod) for each in self._policies.objects),
+            "policy_flows": sum(map(len, self.rendered.values())),
+        }
+
+    def _unknown(self, key: str) -> str | None:
+        """Why the pod's policies are not known, in words."""
+        if self._snapshot is None:
+            return "the store is away, and there were policies before" if self._kept else None
+        if key in self._snapshot.pods:
+            return None
+        namespace = key.partition("/")[0]
+        for policy in self._snapshot.policies.values():
+            if policy.namespace == namespace and policy.pods.requirements:
+                return f"the store has no Pod of that name, and NetworkPolicy {policy.key} selects by labels"
+        return None
+
+    def _addresses(self) -> dict[str, tuple[IPAddress, ...]]:
+        """Of this node's pods, by the Pod's key; the very same as before where they did not change."""
+        found: dict[str, tuple[IPAddress, ...]] = {}
+        for pod in self._pods():
+            key = f"{pod.namespace}/{pod.name}"
+            # One of several interfaces, or of a pod that is replaced by another of its name.
+            found[key] = (*found.get(key, ()), *pod.ips)
+        before = self._local
+        self._local = {key: old if (old := before.get(key)) == ips else ips for key, ips in found.items()}
+        return self._local
+
+    def _node_addresses(self, nodes: Mapping[str, Node]) -> dict[str, NodeAddresses]:
+        if self._nodes[0] is not nodes:
+            found = {
+                node.name: NodeAddresses(
+                    addresses=node.addresses,
+                    gateways=tuple(cidr.network_address + 1 for cidr in node.pod_cidrs),
+                )
+                for node in nodes.values()
+            }
+            self._nodes = nodes, found
+        return self._nodes[1]
+
+    def _render(self, news: Mapping[tuple[type, str], PolicyObject | None]) -> dict[int, Lines]:
+        changed: dict[int, Lines] = {}
+        for (kind, key), item in news.items():
+            if item is None:
+                cookie = names.cookie(_KINDS[kind], key)
+                self.rendered.pop(cookie, None)
+                changed[cookie] = ()
+            else:
+                cookie = cookie_of(item)
+                self.rendered[cookie] = changed[cookie] = self._renderer.object(item)
+        return changed
+
+    async def _remember(self) -> None:
+        kept: dict[int, Lines] = {}
+        for kind in names.POLICIES:
+            for line in (await self._openflow.remembered(*names.cookies_of(kind)))[0]:
+                cookie = int(line.partition(",")[0].removeprefix("cookie="), 16)
+                kept[cookie] = (*kept.get(cookie, ()), line)
+        self._kept = kept
+        if kept:
+            log.warning("policies stay as an earlier agent has installed them until the store is there")

@@ -27,7 +27,7 @@ from ovsnet.store.policies import PolicyReader
 from ovsnet.store.reading import Readable, Reader
 from ovsnet.store.services import ServiceReader
 from ovsnet.store.slices import SliceReader
-from ovsnet.store.telling import Absence, tell
+from ovsnet.store.telling import Absence, counted, tell
 from ovsnet.store.watch import FolderWatch
 
 log = logging.getLogger("ovsnet.store")
@@ -108,9 +108,8 @@ class FileStore:
             tell(log, now.problems, known, self._folder.entries, "manifests")
         if before is None:
             log.info(
-                "%d nodes and %d Services in %d files of %s, read in %.0f ms",
-                len(now.nodes),
-                len(now.services),
+                "%s in %d files of %s, read in %.0f ms",
+                counted(now),
                 len(self._folder.entries),
                 self._folder.path,
                 1000 * (time.monotonic() - started),
@@ -175,7 +174,7 @@ class _Combining:
     def _merged(
         self, reader: type[Reader[_Object]], before: Mapping[str, _Object], conflicts: dict[str, list[str]]
     ) -> Mapping[str, _Object]:
-        """One object of each key, `before` itself if it says the same; into `conflicts` goes which files have another."""
+        """One object of each key, `before` itself if it says the same; into `conflicts` goes who has another."""
         files = self._files(reader)
         found = cluster.merged(files.values())
         if found is not None:

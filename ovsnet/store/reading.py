@@ -48,7 +48,7 @@ class Reader(ABC, Generic[_Read]):
     kind: ClassVar[str]
     fields: ClassVar[str]
     """What an object of this kind has, for whoever wrote something else."""
-    shape: ClassVar[Any] = dict
+    shape: ClassVar[Any] = Any
     """A TypedDict of the fields that are read, where there are so many objects that it pays to decode no others."""
 
     def __init__(self, value: object, where: str, source: str, faults: tuple[str, ...] = ()) -> None:

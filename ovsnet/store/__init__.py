@@ -1,4 +1,4 @@
-"""Where the agent learns of the cluster's nodes and Services.
+"""Where the agent learns of the cluster's nodes, Services and policies.
 
 `Store` is what the agent needs of one; `file.FileStore` watches a folder of manifests, `kubernetes` an API server. A
 store hands out whole snapshots, never events: who wants to know what changed compares. A store that is away, or an
@@ -6,7 +6,8 @@ object that is wrong, withdraws nothing: the last good snapshot stays.
 
     documents   text -> plain values                           pure
     reading     what the readers of all kinds share            pure
-    nodes, services, slices   plain values -> an object        pure
+    nodes, services, slices, policies (with selectors), namespaces, labelledpods
+                plain values -> an object                      pure
     manifest    a file's text -> its objects, and problems     pure
     podmanifest the same for Pods, for `ovsnet render`         pure
     cluster     all files' Nodes -> those that go together     pure
@@ -25,6 +26,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ovsnet.model import Frozen, Node
+from ovsnet.policymodel import LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Service
 
 
@@ -44,6 +46,12 @@ class Snapshot(Frozen):
     services: Mapping[str, Service] = {}
     """By key; no two share an address and port."""
     slices: Mapping[str, EndpointSlice] = {}
+    """By key."""
+    policies: Mapping[str, NetworkPolicy] = {}
+    """By key."""
+    namespaces: Mapping[str, Namespace] = {}
+    """By name. Of these and `pods` there may be none where there are no policies; where there are, all."""
+    pods: Mapping[str, LabelledPod] = {}
     """By key."""
 
 

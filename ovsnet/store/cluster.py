@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Node
-from ovsnet.store.reading import Readable, key_of
+from ovsnet.store.reading import Readable, key_of, kind_of
 
 _Object = TypeVar("_Object", bound=Readable)
 
@@ -83,7 +83,7 @@ def one_of_each(
             else:
                 spare.append((file, item))
     for file, item in spare:
-        kind, key = type(item).__name__, key_of(item)
+        kind, key = kind_of(item), key_of(item)
         problems.setdefault(file, []).append(
             f"{kind} {key} stands in {wanted[key][1].source} too, which counts; remove one of both"
         )

@@ -17,10 +17,17 @@ from ovsnet.errors import StoreError
 from ovsnet.mappings import different
 from ovsnet.model import Node
 from ovsnet.store import Snapshot, cluster
-from ovsnet.store.folder import Entry, ManifestFolder
+from ovsnet.store.folder import ManifestFolder
 from ovsnet.store.frontends import Frontends
-from ovsnet.store.reading import Readable
-from ovsnet.store.telling import Absence, tell
+from ovsnet.store.labelledpods import PodReader
+from ovsnet.store.manifest import of
+from ovsnet.store.namespaces import NamespaceReader
+from ovsnet.store.nodes import NodeReader
+from ovsnet.store.policies import PolicyReader
+from ovsnet.store.reading import Readable, Reader
+from ovsnet.store.services import ServiceReader
+from ovsnet.store.slices import SliceReader
+from ovsnet.store.telling import Absence, counted, tell
 from ovsnet.store.watch import FolderWatch
 
 log = logging.getLogger("ovsnet.store")
@@ -29,11 +36,12 @@ _POLL = 10.0
 """Seconds between looks without an event: what inotify can't see is seen then."""
 _BLIND_POLL = 1.0
 """The same when there is no inotify or no folder: nobody tells when something is mounted."""
+_NOTHING = Snapshot(nodes={}, problems={}, version=0)
 _Object = TypeVar("_Object", bound=Readable)
 
 
 class FileStore:
-    """Nodes, Services and their endpoints from the manifests in `folder`. Does nothing before `run` or `look`."""
+    """What the manifests in `folder` say. Does nothing before `run` or `look`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = ManifestFolder(folder)
@@ -100,9 +108,8 @@ class FileStore:
             tell(log, now.problems, known, self._folder.entries, "manifests")
         if before is None:
             log.info(
-                "%d nodes and %d Services in %d files of %s, read in %.0f ms",
-                len(now.nodes),
-                len(now.services),
+                "%s in %d files of %s, read in %.0f ms",
+                counted(now),
                 len(self._folder.entries),
                 self._folder.path,
                 1000 * (time.monotonic() - started),
@@ -130,53 +137,63 @@ class _Combining:
     def snapshot(self, before: Snapshot | None, away: str) -> Snapshot:
         """The snapshot that follows `before`. away: why the folder is not there, "" if it is."""
         entries = self._folder.entries
-        nodes = {path: entry.nodes for path, entry in entries.items() if entry.nodes}
+        was = before or _NOTHING
+        nodes = {
+            path: found for path, each in self._files(NodeReader).items() if (found := tuple(each.values()))
+        }
         if nodes != self._nodes:
             self._nodes = nodes
-            self._settled = cluster.combine(nodes, before.nodes if before else {})
+            self._settled = cluster.combine(nodes, was.nodes)
         conflicts = {path: list(lines) for path, lines in self._settled.problems.items()}
-        _add(conflicts, _settle_services(entries, self._frontends))
-        slices = cluster.merged(entry.slices for entry in entries.values())
-        if slices is None:
-            files = {path: entry.slices.values() for path, entry in entries.items()}
-            chosen, doubles = cluster.one_of_each(files, before.slices if before else {})
-            slices = {key: item for key, (_, item) in chosen.items()}
-            _add(conflicts, doubles)
+        self._settle_services(conflicts)
+        slices = self._merged(SliceReader, was.slices, conflicts)
+        policies = self._merged(PolicyReader, was.policies, conflicts)
+        namespaces = self._merged(NamespaceReader, was.namespaces, conflicts)
+        pods = self._merged(PodReader, was.pods, conflicts)
         problems = {
             path: "; ".join(lines)
             for path, entry in entries.items()
             if (lines := (*entry.problems, *entry.remarks, *conflicts.get(path, ())))
         }
         return Snapshot(
-            nodes=_same(self._settled.nodes, before.nodes if before else {}),
+            nodes=_same(self._settled.nodes, was.nodes),
             services=self._frontends.services,
-            slices=_same(slices, before.slices if before else {}),
+            slices=slices,
+            policies=policies,
+            namespaces=namespaces,
+            pods=pods,
             problems=problems | ({str(self._folder.path): away} if away else {}),
-            version=before.version + 1 if before else 1,
+            version=was.version + 1,
             unread=frozenset(path for path, entry in entries.items() if entry.problems and not entry.sound),
         )
 
+    def _files(self, reader: type[Reader[_Object]]) -> dict[str, Mapping[str, _Object]]:
+        """What each file has of one kind, by key."""
+        return {path: of(entry.objects, reader) for path, entry in self._folder.entries.items()}
 
-def _settle_services(entries: Mapping[str, Entry], frontends: Frontends) -> dict[str, list[str]]:
-    """Has `frontends` settle who has what, and returns what is wrong by file."""
-    services = cluster.merged(entry.services for entry in entries.values())
-    problems: dict[str, list[str]] = {}
-    if services is None:
-        files = {path: entry.services.values() for path, entry in entries.items()}
-        chosen, problems = cluster.one_of_each(files, frontends.supplied)
-        services = {key: service for key, (_, service) in chosen.items()}
-    frontends.replace(services)
-    for key, text in frontends.problems.items():
-        path = next(path for path, entry in entries.items() if entry.services.get(key) is services[key])
-        problems.setdefault(path, []).append(f"Service {key}: {text}")
-    return problems
+    def _merged(
+        self, reader: type[Reader[_Object]], before: Mapping[str, _Object], conflicts: dict[str, list[str]]
+    ) -> Mapping[str, _Object]:
+        """One object of each key, `before` itself if it says the same; into `conflicts` goes who has another."""
+        files = self._files(reader)
+        found = cluster.merged(files.values())
+        if found is not None:
+            return _same(found, before)
+        chosen, doubles = cluster.one_of_each({path: each.values() for path, each in files.items()}, before)
+        for path, lines in doubles.items():
+            conflicts.setdefault(path, []).extend(lines)
+        return _same({key: item for key, (_, item) in chosen.items()}, before)
+
+    def _settle_services(self, conflicts: dict[str, list[str]]) -> None:
+        """Has `frontends` settle who has what."""
+        services = self._merged(ServiceReader, self._frontends.supplied, conflicts)
+        self._frontends.replace(services)
+        files = self._files(ServiceReader)
+        for key, text in self._frontends.problems.items():
+            path = next(path for path, each in files.items() if each.get(key) is services[key])
+            conflicts.setdefault(path, []).append(f"Service {key}: {text}")
 
 
 def _same(now: Mapping[str, _Object], before: Mapping[str, _Object]) -> Mapping[str, _Object]:
     """The mapping that there was before if it says the same."""
     return now if different(before, now) else before
-
-
-def _add(problems: dict[str, list[str]], more: Mapping[str, list[str]]) -> None:
-    for path, lines in more.items():
-        problems.setdefault(path, []).extend(lines)

@@ -12,15 +12,14 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from ovsnet.errors import StoreError
-from ovsnet.model import Node
-from ovsnet.servicemodel import EndpointSlice, Service
 from ovsnet.store import manifest
-from ovsnet.store.reading import Readable, key_of
+from ovsnet.store.nodes import NodeReader
+from ovsnet.store.reading import Readable
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_SIZE = 4 * 2**20
@@ -29,9 +28,6 @@ _SLICE = 0.005
 """Seconds after which others get their turn."""
 _GRAIN = 2_500_000_000
 """Nanoseconds within which a file system may give two versions of a file the same time (FAT: 2 s)."""
-
-
-_Object = TypeVar("_Object", bound=Readable)
 
 
 class Stamp(NamedTuple):
@@ -51,10 +47,7 @@ class Entry(NamedTuple):
     fresh: bool = False
     """Too new for its stamp to tell versions apart."""
     digest: bytes = b""
-    nodes: tuple[Node, ...] = ()
-    services: Mapping[str, Service] = {}
-    slices: Mapping[str, EndpointSlice] = {}
-    """By key, as services are."""
+    objects: manifest.Objects = {}
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     sound: bool = False
@@ -115,7 +108,7 @@ class ManifestFolder:
 
 def _said(item: tuple[str, Entry]) -> tuple[object, ...]:
     path, entry = item
-    return path, entry.nodes, entry.services, entry.slices, entry.problems, entry.remarks
+    return path, entry.objects, entry.problems, entry.remarks
 
 
 def _look_at(path: str, known: Entry) -> Entry | None:
@@ -147,30 +140,29 @@ def _parsed(path: str, data: bytes, known: Entry) -> Entry:
         contents = manifest.read(data.decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
         contents = manifest.broken(f"not UTF-8 text at byte {error.start}; is this a manifest?")
-    if contents.empty and (known.nodes or known.services or known.slices):
+    if contents.empty and any(known.objects.values()):
         contents = manifest.broken("is empty; remove the file if what was in it shall go")
     doubtful = contents.doubtful
     return Entry(
         digest=digest,
-        nodes=tuple(_kept(_by_key(known.nodes), contents.nodes, "Node" in doubtful).values()),
-        services=_kept(known.services, contents.services, "Service" in doubtful),
-        slices=_kept(known.slices, contents.slices, "EndpointSlice" in doubtful),
+        objects={
+            kind: _kept(known.objects.get(kind, {}), contents.objects.get(kind, {}), kind in doubtful)
+            for kind in manifest.KINDS
+        },
         problems=contents.problems,
         remarks=contents.remarks,
-        sound=known.sound or "Node" not in doubtful,
+        sound=known.sound or NodeReader.kind not in doubtful,
     )
 
 
-def _kept(before: Mapping[str, _Object], read: Iterable[_Object], broken: bool) -> dict[str, _Object]:
+def _kept(
+    before: Mapping[str, Readable], read: Mapping[str, Readable], broken: bool
+) -> Mapping[str, Readable]:
     """The objects of one kind as they are read now; broken: with those that the file had before as well."""
     # Who kept an object that is the same still has the same one.
-    items = {key: old if (old := before.get(key)) == item else item for key, item in _by_key(read).items()}
+    items = {key: old if (old := before.get(key)) == item else item for key, item in read.items()}
     missing = {key: item for key, item in before.items() if key not in items} if broken else {}
     return items | missing
-
-
-def _by_key(items: Iterable[_Object]) -> dict[str, _Object]:
-    return {key_of(item): item for item in items}
 
 
 def _contents(path: str) -> tuple[os.stat_result, bytes]:

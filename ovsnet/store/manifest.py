@@ -7,31 +7,37 @@ are none of ours and are passed over. Never compares files with one another: `cl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TypeVar, cast
 
 from ovsnet.errors import StoreError
 from ovsnet.model import Frozen, Node
-from ovsnet.servicemodel import EndpointSlice, Service
 from ovsnet.store import documents
+from ovsnet.store.labelledpods import PodReader
+from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.nodes import NodeReader
+from ovsnet.store.policies import PolicyReader
 from ovsnet.store.reading import Broken, Readable, Reader, key_of
 from ovsnet.store.services import ServiceReader
 from ovsnet.store.slices import SliceReader
 
 READERS: dict[object, type[Reader[Readable]]] = {
-    each.kind: each for each in (NodeReader, ServiceReader, SliceReader)
+    each.kind: each
+    for each in (NodeReader, ServiceReader, SliceReader, PolicyReader, NamespaceReader, PodReader)
 }
 """By kind."""
 KINDS = frozenset(each.kind for each in READERS.values())
 _LISTS: dict[object, str] = {f"{kind}List": str(kind) for kind in READERS}
 
+_Object = TypeVar("_Object", bound=Readable)
+Objects = Mapping[str, Mapping[str, Readable]]
+"""By kind and key; a kind of which there are none may be left out."""
+
 
 class Contents(Frozen):
     """What a file says. empty: it says nothing at all."""
 
-    nodes: tuple[Node, ...] = ()
-    services: tuple[Service, ...] = ()
-    slices: tuple[EndpointSlice, ...] = ()
+    objects: Objects = {}
     problems: tuple[str, ...] = ()
     """Why an object is missing here: one line each, naming document, object and field."""
     remarks: tuple[str, ...] = ()
@@ -47,7 +53,7 @@ def read(text: str, source: str) -> Contents:
         parsed = documents.read(text)
     except documents.Mistake as mistake:
         return broken(f"{mistake}; correct it")
-    found: dict[tuple[type, str], Readable] = {}
+    found: dict[str, dict[str, Readable]] = {}
     problems: list[str] = []
     remarks: list[str] = []
     doubtful: set[str] = set()
@@ -59,13 +65,12 @@ def read(text: str, source: str) -> Contents:
                 problems += reader.problems
                 doubtful |= {reader.kind} if reader.is_object else KINDS
             remarks += reader.remarks
-            if item is not None and found.setdefault((type(item), key_of(item)), item) is not item:
+            if item is None:
+                continue
+            if found.setdefault(reader.kind, {}).setdefault(key_of(item), item) is not item:
                 problems.append(f"{reader.where}: a second {reader.kind} of this name in one file; keep one")
-    items = found.values()
     return Contents(
-        nodes=tuple(each for each in items if isinstance(each, Node)),
-        services=tuple(each for each in items if isinstance(each, Service)),
-        slices=tuple(each for each in items if isinstance(each, EndpointSlice)),
+        objects=found,
         problems=tuple(problems),
         remarks=tuple(remarks),
         doubtful=frozenset(doubtful),
@@ -78,6 +83,11 @@ def broken(problem: str) -> Contents:
     return Contents(problems=(problem,), doubtful=KINDS)
 
 
+def of(objects: Objects, reader: type[Reader[_Object]]) -> Mapping[str, _Object]:
+    """Those of the reader's kind."""
+    return cast(Mapping[str, _Object], objects.get(reader.kind, {}))
+
+
 def nodes(text: str, source: str) -> tuple[Node, ...]:
     """The Nodes, for who wants all or nothing. Raises StoreError with every problem."""
     contents = read(text, source)
@@ -85,7 +95,7 @@ def nodes(text: str, source: str) -> tuple[Node, ...]:
         raise StoreError(
             "; ".join(f"{source}: {problem}" for problem in contents.problems), "correct the manifest"
         )
-    return contents.nodes
+    return tuple(of(contents.objects, NodeReader).values())
 
 
 def objects(document: documents.Document, where: str) -> Iterator[tuple[str, object]]:

@@ -2,7 +2,8 @@
 
 Pure. Strict about the fields that a reader asks for, silent about all others. A *problem* means that the object can't
 be used; a *remark* that a part of it was left out, or read in the safest way, and that the rest works. Knows no kind:
-`nodes`, `services` and `slices` do. Called by `manifest` and by the `kubernetes` store.
+`nodes`, `services`, `slices`, `policies`, `namespaces` and `labelledpods` do. Called by `manifest` and by the
+`kubernetes` store.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from ovsnet import ranges
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Node
+from ovsnet.policymodel import LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Protocol, Service
 
-Readable = Node | Service | EndpointSlice
+Readable = Node | Service | EndpointSlice | NetworkPolicy | Namespace | LabelledPod
 
 _Type = TypeVar("_Type")
 _Read = TypeVar("_Read", bound=Readable, covariant=True)
@@ -28,7 +30,7 @@ LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 
 PROTOCOLS: dict[object, Protocol] = {each.value: each for each in Protocol}
 
-_WORDS: dict[type, str] = {dict: "a mapping", list: "a list", str: "text"}
+_WORDS: dict[type, str] = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}
 _SHOWN = 80
 """Characters of a text that a message repeats."""
 
@@ -46,6 +48,8 @@ class Reader(ABC, Generic[_Read]):
     kind: ClassVar[str]
     fields: ClassVar[str]
     """What an object of this kind has, for whoever wrote something else."""
+    shape: ClassVar[Any] = Any
+    """A TypedDict of the fields that are read, where there are so many objects that it pays to decode no others."""
 
     def __init__(self, value: object, where: str, source: str, faults: tuple[str, ...] = ()) -> None:
         self.where = where
@@ -123,6 +127,11 @@ class Reader(ABC, Generic[_Read]):
             self._complain(path, f"must be {_WORDS[kind]}, is {shown(value)}{quotes}")
         return default
 
+    def _labels(self, metadata: dict[str, object]) -> dict[str, str]:
+        """metadata.labels; one that is no text is a problem, since selectors ask for labels that are not there too."""
+        labels = self._get(metadata, "metadata.labels", dict, {})
+        return {key: self._get(labels, f"metadata.labels.{key}", str, "", key) for key in labels}
+
     def _mappings(self, mapping: dict[str, object], path: str) -> list[tuple[str, dict[str, object]]]:
         """(path, mapping) of each entry of a list of mappings."""
         found = []
@@ -179,6 +188,11 @@ class Reader(ABC, Generic[_Read]):
 def key_of(item: Readable) -> str:
     """Unique among the objects of its kind."""
     return item.name if isinstance(item, Node) else item.key
+
+
+def kind_of(item: Readable) -> str:
+    """As it stands in manifests."""
+    return "Pod" if isinstance(item, LabelledPod) else type(item).__name__
 
 
 def address_of(text: object) -> IPAddress | str:

@@ -9,6 +9,8 @@ import logging
 import time
 from collections.abc import Callable, Container, Mapping
 
+from ovsnet.store import Snapshot
+
 _REMIND = 10.0
 """Seconds after which a store that is away is mentioned again; doubles up to _REMIND_LONGEST."""
 _REMIND_LONGEST = 600.0
@@ -51,6 +53,15 @@ class Absence:
         self.reason = ""
         self._log.info("%s", words)
         return True
+
+
+def counted(snapshot: Snapshot) -> str:
+    """How much there is, in words; of policies only where there are any."""
+    text = f"{len(snapshot.nodes)} nodes and {len(snapshot.services)} Services"
+    if not snapshot.policies:
+        return text
+    pods, namespaces = len(snapshot.pods), len(snapshot.namespaces)
+    return f"{text}, {len(snapshot.policies)} NetworkPolicies over {pods} pods in {namespaces} namespaces"
 
 
 def tell(

@@ -17,6 +17,12 @@ from urllib.parse import parse_qs, urlsplit
 NODES = "/api/v1/nodes"
 SERVICES = "/api/v1/services"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
+POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
+NAMESPACES = "/api/v1/namespaces"
+PODS = "/api/v1/pods"
+ALL = (NODES, SERVICES, SLICES, POLICIES, NAMESPACES, PODS)
+ALWAYS = ALL[:4]
+"""What a store follows in any case."""
 
 
 class Request:
@@ -40,6 +46,11 @@ class Request:
         if "watch" in self.params:
             return "watch"
         return "check" if self.params.get("limit") == "1" else "list"
+
+    def wants(self, item: Any) -> bool:
+        """What a fieldSelector on the phase says, the only one that there is; a watch has what leaves it as DELETED."""
+        phase = item.get("status", {}).get("phase", "")
+        return f"status.phase!={phase}" not in self.params.get("fieldSelector", "").split(",")
 
     async def answer(self, body: object, status: str = "200 OK", **headers: str) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -111,14 +122,14 @@ class Api:
     """Objects by path and key; what happened is in `log`."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, dict[str, dict[str, Any]]] = {NODES: {}, SERVICES: {}, SLICES: {}}
+        self.objects: dict[str, dict[str, dict[str, Any]]] = {path: {} for path in ALL}
         self.version = 1000
         self.log: list[Request] = []
         self.once: dict[tuple[str, str], list[Behaviour]] = {}
         """By path and verb: what happens to the next requests, one each."""
         self.always: dict[tuple[str, str], Behaviour] = {}
         self.port = 0
-        self._watches: dict[str, list[Request]] = {NODES: [], SERVICES: [], SLICES: []}
+        self._watches: dict[str, list[Request]] = {path: [] for path in ALL}
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -172,8 +183,9 @@ class Api:
 
     async def tell(self, path: str, kind: str, item: object) -> None:
         for request in list(self._watches[path]):
+            gone = not request.wants(item)
             try:
-                await request.event(kind, item)
+                await request.event("DELETED" if gone else kind, item)
             except ConnectionError:
                 self._watches[path].remove(request)
 
@@ -203,7 +215,7 @@ class Api:
         writer.close()
 
     async def _list(self, request: Request) -> None:
-        items = list(self.objects[request.path].values())
+        items = [each for each in self.objects[request.path].values() if request.wants(each)]
         start, limit = int(request.params.get("continue", "0")), int(request.params.get("limit", "0"))
         end = start + limit if limit else len(items)
         meta = {"resourceVersion": str(self.version), "continue": str(end) if end < len(items) else ""}
@@ -263,4 +275,20 @@ def slice_(name: str, *addresses: str) -> dict[str, Any]:
         "addressType": "IPv4",
         "ports": [{"port": 80}],
         "endpoints": [{"addresses": [each]} for each in addresses],
+    }
+
+
+def policy(name: str, **spec: object) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
+
+
+def namespace(name: str, **labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": labels}}
+
+
+def pod(name: str, address: str, phase: str = "Running", **labels: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "namespace": "default", "labels": labels},
+        "spec": {"nodeName": "node-a", "containers": [{"name": "c", "image": "i"}]},
+        "status": {"phase": phase, "podIPs": [{"ip": address}]},
     }

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from scripted_api import NODES, SERVICES, SLICES, Api, node, service, serving, slice_
+from scripted_api import ALWAYS, NODES, SERVICES, SLICES, Api, node, service, serving, slice_
 
 from ovsnet.store import Snapshot
 from ovsnet.store.kubernetes.access import Source
@@ -50,10 +50,8 @@ class World:
         return self.now
 
     async def watching(self, times: int = 1) -> None:
-        """Until every kind is watched for so many times."""
-        await self.until(
-            lambda: all(self.api.count("watch", each) >= times for each in (NODES, SERVICES, SLICES))
-        )
+        """Until every kind that is followed in any case is watched for so many times."""
+        await self.until(lambda: all(self.api.count("watch", each) >= times for each in ALWAYS))
         # The request is there; its answer is on its way.
         await asyncio.sleep(0.05)
 

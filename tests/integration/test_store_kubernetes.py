@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_api import NODES, SERVICES, SLICES, Request, cut, node, refuse, service, slice_
+from scripted_api import ALWAYS, NODES, SERVICES, SLICES, Request, cut, node, refuse, service, slice_
 from store_kubernetes_world import following, made, running
 
 from ovsnet.errors import StoreError
@@ -29,7 +29,7 @@ async def test_nothing_before_every_kind_was_listed(tmp_path: Path) -> None:
 
         world.api.once[SLICES, "list"] = [cut, wait]
         async with running(world):
-            await world.until(lambda: world.api.count("watch") == 2)
+            await world.until(lambda: world.api.count("watch") == len(ALWAYS) - 1)
             await asyncio.sleep(0.2)
             assert world.store.snapshot() is None
             go.set()
@@ -53,7 +53,7 @@ async def test_changes_arrive_and_the_rest_stays_the_same(tmp_path: Path) -> Non
         await world.until_services("dns")
         await world.api.remove(NODES, "/node-b")
         await world.until(lambda: set(world.now.nodes) == {"node-a"})
-        assert world.api.count("list") == 3
+        assert world.api.count("list") == len(ALWAYS)
 
 
 async def test_what_says_nothing_new_is_not_published(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ async def test_a_burst_is_few_snapshots_and_costs_what_it_changes(tmp_path: Path
         await world.until(lambda: len(world.now.services) == 501)
         assert len(world.published) < 60
         requests, received = dict(world.store.requests), world.store.received
-        assert requests == {"list": 3, "watch": 3}
+        assert requests == {"list": len(ALWAYS), "watch": len(ALWAYS)}
         await asyncio.sleep(0.3)
         assert world.store.received == received
         await world.api.put(SERVICES, service("one", 700))

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from scripted_api import NODES, SERVICES, SLICES, Request, cut, failing_watch, refuse, said, service, silent
+from scripted_api import ALWAYS, NODES, SERVICES, Request, cut, failing_watch, refuse, said, service, silent
 from store_kubernetes_world import World, following, made, running
 
 from ovsnet.store.kubernetes.backoff import Backoff
@@ -41,7 +41,7 @@ async def test_a_watch_that_ends_goes_on_where_it_was(tmp_path: Path) -> None:
         assert last.params["resourceVersion"] == str(world.api.version - 5)
         assert last.params["allowWatchBookmarks"] == "true"
         assert 300 <= int(last.params["timeoutSeconds"]) <= 600
-        assert world.api.count("list") == 3
+        assert world.api.count("list") == len(ALWAYS)
         await asyncio.sleep(0.05)
         await works(world)
 
@@ -64,7 +64,7 @@ async def test_a_server_that_is_killed_and_comes_back(
         await world.until(lambda: not world.now.problems, 40)
         await world.watching(2)
         await works(world)
-        assert world.api.count("list") == 3
+        assert world.api.count("list") == len(ALWAYS)
         assert f"Kubernetes API {world.api.url} is there" in caplog.messages
 
 
@@ -72,8 +72,8 @@ async def test_who_finds_the_server_again_tells_the_others(tmp_path: Path) -> No
     """It is one server: nobody waits for longer because its own attempt came a moment too early."""
     async with following(tmp_path) as world:
         await world.api.stop()
-        await world.until(lambda: len(world.store._troubles) == 3)
-        for each in world.store._reflectors[1:]:
+        await world.until(lambda: len(world.store._troubles) == len(ALWAYS))
+        for each in world.store._always[1:]:
             each._backoff = Backoff(60, 60)
         # Now all but one wait for a minute.
         await asyncio.sleep(4)
@@ -146,7 +146,7 @@ async def test_a_watch_that_says_nothing_any_more_is_opened_anew(tmp_path: Path)
         world.api.once[SERVICES, "watch"] = [silent]
         await world.api.end_watches(SERVICES)
         await world.until(lambda: world.api.count("watch", SERVICES) >= 3)
-        assert world.api.count("list") == 3
+        assert world.api.count("list") == len(ALWAYS)
         await asyncio.sleep(0.05)
         await works(world)
 
@@ -175,7 +175,7 @@ async def test_nonsense_in_a_watch_changes_nothing(tmp_path: Path, data: bytes) 
         await asyncio.sleep(0.05)
         await works(world)
         assert world.now.services["default/web"] is before.services["default/web"]
-        assert world.api.count("list") == 3
+        assert world.api.count("list") == len(ALWAYS)
 
 
 async def test_an_event_that_never_can_be_read_is_passed_by_with_a_list(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ async def test_a_backup_that_was_restored(tmp_path: Path) -> None:
         await world.api.start()
         await world.until_services("web")
         await world.watching(2)
-        assert world.api.count("list") == 6
+        assert world.api.count("list") == 2 * len(ALWAYS)
 
 
 async def test_events_twice_and_late(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ async def test_a_token_that_ended_is_read_again(tmp_path: Path) -> None:
             else:
                 await refuse("401 Unauthorized", "token has expired")(request)
 
-        for path in (NODES, SERVICES, SLICES):
+        for path in ALWAYS:
             world.api.always[path, "check"] = picky
         await world.api.end_watches(SERVICES)
         await world.until(lambda: world.api.count("watch", SERVICES) == 2)
@@ -238,11 +238,11 @@ async def test_a_token_that_is_refused_is_told_and_not_tried_for_ever(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with made(tmp_path) as world:
-        for path in (NODES, SERVICES, SLICES):
+        for path in ALWAYS:
             world.api.always[path, "list"] = refuse("403 Forbidden", f"can't list {path[-5:]}")
         async with running(world):
             await asyncio.sleep(3)
-        assert 3 <= len(world.api.log) <= 18
+        assert 4 <= len(world.api.log) <= 24
         assert any("403 can't list nodes (give the agent the rights" in line for line in warnings(caplog))
         assert len(warnings(caplog)) <= 5
 
@@ -267,7 +267,7 @@ async def test_a_kubeconfig_that_names_another_server(tmp_path: Path) -> None:
         await other.api.put(SERVICES, service("there", 9))
         other.api.version += 1000
         (tmp_path / "kubeconfig").write_text((tmp_path / "sub" / "kubeconfig").read_text())
-        for path in (NODES, SERVICES, SLICES):
+        for path in ALWAYS:
             await world.api.end_watches(path)
         await other.watching()
         await other.api.put(SERVICES, service("more", 10))

@@ -9,6 +9,8 @@ import yaml
 
 from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServicePort
 from ovsnet.store import manifest
+from ovsnet.store.services import ServiceReader
+from ovsnet.store.slices import SliceReader
 
 SERVICE = """\
 apiVersion: v1
@@ -115,3 +117,11 @@ def changed(text: str, path: str, value: object) -> dict[str, Any]:
 
 def contents(*objects: object) -> manifest.Contents:
     return manifest.read("---\n".join(yaml.safe_dump(each) for each in objects), "a.yaml")
+
+
+def services(found: manifest.Contents) -> tuple[Service, ...]:
+    return tuple(manifest.of(found.objects, ServiceReader).values())
+
+
+def slices(found: manifest.Contents) -> tuple[EndpointSlice, ...]:
+    return tuple(manifest.of(found.objects, SliceReader).values())

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ovsnet.errors import StoreError
 from ovsnet.model import Encap, Node
 from ovsnet.store import cluster, documents, manifest, podmanifest
+from ovsnet.store.nodes import NodeReader
 
 NODE = """\
 apiVersion: v1
@@ -60,6 +61,10 @@ def node(name: str, number: int, address: str = "", file: str = "") -> Node:
     )
 
 
+def nodes(contents: manifest.Contents) -> tuple[Node, ...]:
+    return tuple(manifest.of(contents.objects, NodeReader).values())
+
+
 def problem(text: str) -> str:
     contents = manifest.read(text, "a.yaml")
     assert len(contents.problems) == 1, contents
@@ -67,19 +72,19 @@ def problem(text: str) -> str:
 
 
 def test_a_node_is_read() -> None:
-    assert manifest.read(NODE, "a.yaml") == manifest.Contents(nodes=(EXPECTED,))
+    assert manifest.read(NODE, "a.yaml") == manifest.Contents(objects={"Node": {"node-a": EXPECTED}})
 
 
 def test_json_is_read() -> None:
     text = json.dumps(yaml.safe_load(NODE), indent=1)
-    assert manifest.read(text, "a.yaml").nodes == (EXPECTED,)
+    assert nodes(manifest.read(text, "a.yaml")) == (EXPECTED,)
 
 
 def test_several_documents_and_other_kinds() -> None:
-    text = f"---\n{small('a', 1)}\n---\nkind: Pod\nmetadata: 5\n---\n# nothing\n---\n{small('b', 2)}\n"
+    text = f"---\n{small('a', 1)}\n---\nkind: Secret\nmetadata: 5\n---\n# nothing\n---\n{small('b', 2)}\n"
     contents = manifest.read(text, "x")
-    assert [each.name for each in contents.nodes] == ["a", "b"]
-    assert contents.nodes[1].source == "x, document 4 (line 9)"
+    assert [each.name for each in nodes(contents)] == ["a", "b"]
+    assert nodes(contents)[1].source == "x, document 4 (line 9)"
     assert not contents.problems
 
 
@@ -94,7 +99,7 @@ def test_several_documents_and_other_kinds() -> None:
 )
 def test_a_node_that_is_about_to_go_is_told_from_others(old: str, new: str, leaving: bool) -> None:
     assert old in NODE
-    (found,) = manifest.read(NODE.replace(old, new), "a.yaml").nodes
+    (found,) = nodes(manifest.read(NODE.replace(old, new), "a.yaml"))
     assert found == msgspec.structs.replace(EXPECTED, leaving=leaving)
 
 
@@ -104,7 +109,7 @@ def test_a_list_of_nodes(kind: str) -> None:
     if kind == "NodeList":
         del item["kind"]
     text = yaml.safe_dump({"kind": kind, "items": [item, {"kind": "Service"}] if kind == "List" else [item]})
-    (found,) = manifest.read(text, "a.yaml").nodes
+    (found,) = nodes(manifest.read(text, "a.yaml"))
     assert found.name == "node-a"
     assert found.source == "a.yaml, items[0]"
 
@@ -112,7 +117,7 @@ def test_a_list_of_nodes(kind: str) -> None:
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n---\n"])
 def test_nothing_at_all_is_told_from_nothing_of_ours(text: str) -> None:
     assert manifest.read(text, "x") == manifest.Contents(empty=True)
-    assert not manifest.read("kind: Pod", "x").empty
+    assert not manifest.read("kind: Secret", "x").empty
 
 
 @pytest.mark.parametrize(
@@ -185,7 +190,7 @@ def test_every_problem_is_told_and_the_good_nodes_are_read() -> None:
         [small("a", 1) + "\n", small("b", 300) + "\n", small("B", 3) + "\n", small("a", 4) + "\n", "- 1\n"]
     )
     contents = manifest.read(text, "x")
-    assert [each.name for each in contents.nodes] == ["a"]
+    assert [each.name for each in nodes(contents)] == ["a"]
     assert [line.split(":")[0] for line in contents.problems] == [
         "document 2 (line 3), Node b",
         "document 3 (line 5)",
@@ -203,7 +208,7 @@ def test_every_problem_is_told_and_the_good_nodes_are_read() -> None:
 def test_anything_that_is_no_object_is_a_problem(text: str) -> None:
     contents = manifest.read(text, "x")
     assert contents.problems
-    assert not contents.nodes
+    assert not nodes(contents)
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", '{"a":', "- "])
@@ -218,7 +223,7 @@ def test_addresses_are_not_taken_for_numbers_as_yaml_1_1_does() -> None:
     text = small("a", 1).replace(
         "}}", "}, status: {addresses: [{type: InternalIP, address: 10:20:30:40:50:10:20:30}]}}"
     )
-    (found,) = manifest.read(text, "x").nodes
+    (found,) = nodes(manifest.read(text, "x"))
     assert found.addresses == (ip_address("10:20:30:40:50:10:20:30"),)
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from service_manifests import EXPECTED, EXPECTED_SLICE, SERVICE, SLICE, changed, contents
+from service_manifests import EXPECTED, EXPECTED_SLICE, SERVICE, SLICE, changed, contents, services, slices
 
 from ovsnet.servicemodel import Service, ServicePort
 from ovsnet.store import manifest
@@ -25,23 +25,25 @@ def service(path: str, value: object) -> Service:
     found = contents(changed(SERVICE, path, value))
     assert not found.problems
     assert not found.remarks
-    return found.services[0]
+    return services(found)[0]
 
 
 def test_a_service_and_a_slice_are_read() -> None:
-    assert manifest.read(SERVICE, "a.yaml") == manifest.Contents(services=(EXPECTED,))
-    assert manifest.read(SLICE, "a.yaml") == manifest.Contents(slices=(EXPECTED_SLICE,))
+    assert manifest.read(SERVICE, "a.yaml") == manifest.Contents(objects={"Service": {"shop/web": EXPECTED}})
+    assert manifest.read(SLICE, "a.yaml") == manifest.Contents(
+        objects={"EndpointSlice": {"shop/web-x7k2p": EXPECTED_SLICE}}
+    )
 
 
 def test_lists_and_json_are_read() -> None:
     one, other = yaml.safe_load(SERVICE), yaml.safe_load(SLICE)
-    found = contents({"kind": "List", "items": [one, other, {"kind": "Pod"}]})
-    assert (found.services[0].key, found.slices[0].key) == ("shop/web", "shop/web-x7k2p")
-    assert found.services[0].source == "a.yaml, items[0]"
+    found = contents({"kind": "List", "items": [one, other, {"kind": "Secret"}]})
+    assert (services(found)[0].key, slices(found)[0].key) == ("shop/web", "shop/web-x7k2p")
+    assert services(found)[0].source == "a.yaml, items[0]"
     del one["kind"], other["kind"]
     for kind, item in (("ServiceList", one), ("EndpointSliceList", other)):
         found = manifest.read(json.dumps({"kind": kind, "items": [item]}), "a.yaml")
-        assert len(found.services + found.slices) == 1
+        assert len(services(found) + slices(found)) == 1
         assert not found.problems
 
 
@@ -64,7 +66,7 @@ def test_services_without_a_cluster_ip_are_left_alone() -> None:
 
 def test_what_is_left_out_has_its_default() -> None:
     text = "kind: Service\nmetadata: {name: a}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 443}]}\n"
-    (found,) = manifest.read(text, "x").services
+    (found,) = services(manifest.read(text, "x"))
     assert found == Service(
         namespace="default",
         name="a",
@@ -109,8 +111,8 @@ def test_what_is_left_out_has_its_default() -> None:
 def test_a_service_with_a_mistake_is_refused(path: str, value: object, expected: str) -> None:
     found = contents(changed(SERVICE, path, value), yaml.safe_load(SLICE))
     assert expected in found.problems[0]
-    assert found.services == ()
-    assert [each.key for each in found.slices] == ["shop/web-x7k2p"]
+    assert services(found) == ()
+    assert [each.key for each in slices(found)] == ["shop/web-x7k2p"]
 
 
 def test_a_service_without_an_address_is_refused() -> None:
@@ -140,7 +142,7 @@ def test_of_what_a_newer_api_brings_the_rest_works(
     (remark,) = found.remarks
     assert remark.startswith("Service shop/web: ")
     assert expected in remark
-    (read,) = found.services
+    (read,) = services(found)
     fields = set(Service.__struct_fields__)
     assert {each for each in fields if getattr(read, each) != getattr(EXPECTED, each)} == {differs}
 
@@ -149,13 +151,13 @@ def test_names_and_sizes_at_their_limits() -> None:
     document = changed(SERVICE, "metadata/name", "a" * 63)
     document["metadata"]["namespace"] = "b" * 63
     document["metadata"]["annotations"] = {"note": "x" * 2**20}
-    assert contents(document).services[0].key == f"{'b' * 63}/{'a' * 63}"
+    assert services(contents(document))[0].key == f"{'b' * 63}/{'a' * 63}"
     document["metadata"]["name"] = "a" * 64
     assert "63 at most" in contents(document).problems[0]
     part = changed(SLICE, "metadata/name", ".".join(["a" * 50] * 4 + ["a" * 49]))
     part["endpoints"] = [{"addresses": [f"10.0.{n // 250}.{n % 250 + 1}"]} for n in range(1000)]
     part["ports"] = [{"name": f"p{n}", "port": n + 1} for n in range(100)]
-    (found,) = contents(part).slices
+    (found,) = slices(contents(part))
     assert (len(found.name), len(found.endpoints), len(found.ports)) == (253, 1000, 100)
 
 

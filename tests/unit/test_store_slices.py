@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from service_manifests import EXPECTED_SLICE, SLICE, changed, contents
+from service_manifests import EXPECTED_SLICE, SLICE, changed, contents, slices
 
 from ovsnet.servicemodel import Endpoint
 
@@ -13,7 +13,7 @@ from ovsnet.servicemodel import Endpoint
 def endpoints(*entries: object) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
     found = contents(changed(SLICE, "endpoints", list(entries)))
     assert not found.problems
-    return found.slices[0].endpoints, found.remarks
+    return slices(found)[0].endpoints, found.remarks
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_many_bad_endpoints_are_counted() -> None:
 )
 def test_slices_that_nobody_uses_are_left_out(path: str, value: object, expected: str) -> None:
     found = contents(changed(SLICE, path, value))
-    assert (found.slices, found.problems) == ((), ())
+    assert (slices(found), found.problems) == ((), ())
     assert [expected in each for each in found.remarks] == ([True] if expected else [])
 
 
@@ -92,5 +92,5 @@ def test_slices_that_nobody_uses_are_left_out(path: str, value: object, expected
 def test_a_port_that_can_not_be_used_is_left_out(path: str, value: object, expected: str) -> None:
     found = contents(changed(SLICE, path, value))
     assert [expected in each for each in found.remarks] == [True]
-    assert [each.name for each in found.slices[0].ports] == ["dns"]
-    assert found.slices[0].endpoints == EXPECTED_SLICE.endpoints
+    assert [each.name for each in slices(found)[0].ports] == ["dns"]
+    assert slices(found)[0].endpoints == EXPECTED_SLICE.endpoints

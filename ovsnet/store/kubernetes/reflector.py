@@ -22,7 +22,6 @@ from ovsnet.store.kubernetes.backoff import Backoff
 from ovsnet.store.kubernetes.client import Client, Gone, Malformed, Params, Refused, Unreachable
 from ovsnet.store.reading import Readable, Reader
 
-_PAGE = 500
 _LENGTH = (300, 600)
 """Seconds of a watch, as client-go: the server ends it, somewhere in between, so that not all nodes come at once."""
 SILENCE = 150.0
@@ -41,12 +40,16 @@ Changes = Mapping[str, Readable | None]
 
 
 class Resource(Frozen):
-    """What to list. plural: as it stands in the path and in messages."""
+    """What to list. plural: as it stands in the path and in messages. page: objects of one answer."""
 
     plural: str
     path: str
     reader: type[Reader[Readable]]
     selector: str = ""
+    """Of labels."""
+    fields: str = ""
+    """The same of fields."""
+    page: int = 500
 
 
 class _Meta(msgspec.Struct, rename={"resource_version": "resourceVersion", "continue_": "continue"}):
@@ -106,6 +109,7 @@ class Reflector:
         self._changed = changed
         self._trouble = trouble
         self._silence = silence
+        self._decoder = msgspec.json.Decoder(resource.reader.shape)
         self._known = _Found()
         self._version = ""
         self._fresh = False
@@ -156,11 +160,11 @@ class Reflector:
     async def list(self) -> None:
         """Replaces all that is known by a complete list. Raises StoreError, and nothing has changed then."""
         try:
-            found, version = await self._pages(_PAGE)
+            found, version = await self._pages(self.resource.page)
         except Gone:
             # Between two pages the server has forgotten the first one's moment.
             try:
-                found, version = await self._pages(_PAGE)
+                found, version = await self._pages(self.resource.page)
             except Gone:
                 found, version = await self._pages(0)
         before, self._known = self._known, found
@@ -304,7 +308,7 @@ class Reflector:
         """One object, as it is now or as it was when it was last in order; its key."""
         try:
             identity = msgspec.json.decode(raw, type=_Identified).metadata
-            value = msgspec.json.decode(raw)
+            value = self._decoded(raw)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise self._malformed(f"not an object: {error}") from error
         if not identity.name:
@@ -323,8 +327,16 @@ class Reflector:
             into.problems[key] = "; ".join(lines)
         return key
 
+    def _decoded(self, raw: msgspec.Raw) -> object:
+        try:
+            return self._decoder.decode(raw)
+        except msgspec.ValidationError:
+            # It is not what the reader expects, which has the words for that.
+            return msgspec.json.decode(raw)
+
     def _selected(self) -> dict[str, str | int]:
-        return {"labelSelector": self.resource.selector} if self.resource.selector else {}
+        given = {"labelSelector": self.resource.selector, "fieldSelector": self.resource.fields}
+        return {key: value for key, value in given.items() if value}
 
     def _malformed(self, what: str) -> Malformed:
         return Malformed(f"{self._client.title}: {self.resource.path}: {what}", "who answers there?")

@@ -1,8 +1,10 @@
-"""The `kubernetes` store: three kinds followed, one snapshot.
+"""The `kubernetes` store: six kinds followed, one snapshot.
 
 Owns the snapshot and what is said about it in the log: each problem once. There is none before every kind has been
-listed once; while the API server is away the last one stays. Changes that come together are one snapshot. Never talks
-to the server itself (`client`, `reflector`) nor settles who is right (`cluster`, `frontends`). Called by the agent and,
+listed once; while the API server is away the last one stays. Pods and namespaces are followed from the first
+NetworkPolicy on, since nothing else needs them and pods are most of what a cluster tells; a snapshot with policies has
+all of them, and until they are there the one before stays. Changes that come together are one snapshot. Never talks to
+the server itself (`client`, `reflector`) nor settles who is right (`cluster`, `frontends`). Called by the agent and,
 for one look, by the inspection commands.
 """
 
@@ -12,10 +14,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
 
 from ovsnet.errors import StoreError
 from ovsnet.mappings import different
 from ovsnet.model import Node
+from ovsnet.policymodel import LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Service
 from ovsnet.store import Facts, Snapshot, cluster
 from ovsnet.store.frontends import Frontends
@@ -24,11 +30,14 @@ from ovsnet.store.kubernetes.client import Client, Unreachable
 from ovsnet.store.kubernetes.events import Events
 from ovsnet.store.kubernetes.reflector import SILENCE, Changes, Reflector, Resource
 from ovsnet.store.kubernetes.writer import OwnNode
+from ovsnet.store.labelledpods import ENDED, PodReader
+from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.nodes import NodeReader
+from ovsnet.store.policies import PolicyReader
 from ovsnet.store.reading import Readable
 from ovsnet.store.services import HEADLESS, OTHER_PROXY, ServiceReader
 from ovsnet.store.slices import SERVICE_NAME, SliceReader
-from ovsnet.store.telling import Absence, tell
+from ovsnet.store.telling import Absence, counted, tell
 
 log = logging.getLogger("ovsnet.store")
 
@@ -42,24 +51,45 @@ RESOURCES = (
         reader=SliceReader,
         selector=f"{SERVICE_NAME},{_OURS}",
     ),
+    Resource(
+        plural="networkpolicies", path="/apis/networking.k8s.io/v1/networkpolicies", reader=PolicyReader
+    ),
 )
+SELECTED = (
+    Resource(plural="namespaces", path="/api/v1/namespaces", reader=NamespaceReader),
+    Resource(
+        plural="pods",
+        path="/api/v1/pods",
+        reader=PodReader,
+        fields=",".join(f"status.phase!={phase}" for phase in ENDED),
+        # They may have 20 kB each, and a page is in memory at once.
+        page=250,
+    ),
+)
+"""What policies select by."""
 _QUIET = 0.005
 """Seconds in which changes come together to be one snapshot."""
 _CHUNK = 250
 """Services that are settled before others get their turn: some 5 ms."""
+_Object = TypeVar("_Object", bound=Readable)
+_NOTHING = Snapshot(nodes={}, problems={}, version=0)
 
 
 class KubernetesStore:
-    """Nodes, Services and their endpoints from the Kubernetes API. Does nothing before `run` or `look`."""
+    """What the Kubernetes API has. Does nothing before `run` or `look`."""
 
     def __init__(self, source: Source, *, silence: float = SILENCE) -> None:
         """silence: seconds without a word from the server after which a watch is opened anew."""
         self.client = Client(source)
         self._snapshot: Snapshot | None = None
         self._subscribers: list[Callable[[], None]] = []
-        self._nodes, self._services, self._slices = self._reflectors = tuple(
-            Reflector(self.client, each, self._note, self._trouble, silence) for each in RESOURCES
+        self._nodes, self._services, self._slices, self._policies = self._always = self._made(
+            RESOURCES, silence
         )
+        self._namespaces, self._pods = self._selected = self._made(SELECTED, silence)
+        self._reflectors = self._always + self._selected
+        self._wanted = asyncio.Event()
+        """There is a policy, or was one."""
         self._changes: dict[Reflector, dict[str, Readable | None]] = {each: {} for each in self._reflectors}
         self._troubles: dict[Reflector, StoreError] = {}
         self._dirty = asyncio.Event()
@@ -69,6 +99,9 @@ class KubernetesStore:
         self._told: Mapping[str, str] = {}
         self._absence = Absence(log)
         self._started = time.monotonic()
+
+    def _made(self, resources: Iterable[Resource], silence: float) -> tuple[Reflector, ...]:
+        return tuple(Reflector(self.client, each, self._note, self._trouble, silence) for each in resources)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         self._subscribers.append(callback)
@@ -94,11 +127,19 @@ class KubernetesStore:
         self._started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as tasks:
-                for reflector in self._reflectors:
+                for reflector in self._always:
                     tasks.create_task(reflector.run())
+                tasks.create_task(self._follow_selected())
                 tasks.create_task(self._publish_changes())
         finally:
             await self.client.close()
+
+    async def _follow_selected(self) -> None:
+        await self._wanted.wait()
+        log.info("there are NetworkPolicies: all pods and namespaces are followed from now on")
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in self._selected:
+                tasks.create_task(reflector.run())
 
     async def publish(
         self, node: str, facts: Callable[[], Facts | None], current: Callable[[], list[str]]
@@ -114,14 +155,18 @@ class KubernetesStore:
     async def look(self) -> Snapshot:
         """One complete list of each kind, without a word in the log. Not while `run` runs. Raises StoreError."""
         try:
-            await asyncio.gather(*(each.list() for each in self._reflectors))
+            await asyncio.gather(*(each.list() for each in self._always))
+            if self._policies.objects:
+                await asyncio.gather(*(each.list() for each in self._selected))
         finally:
             await self.client.close()
-        return await self._combined(None)
+        return await self._combined()
 
     def _note(self, reflector: Reflector, changes: Changes) -> None:
         self._changes[reflector].update(changes)
         self._dirty.set()
+        if reflector is self._policies and reflector.objects:
+            self._wanted.set()
 
     def _trouble(self, reflector: Reflector, error: StoreError | None) -> None:
         """error: None when all is well."""
@@ -133,12 +178,7 @@ class KubernetesStore:
                     each: error for each, other in self._troubles.items() if isinstance(other, Unreachable)
                 }
             text = "; ".join(sorted({str(each) for each in self._troubles.values()}))
-            now = self._snapshot
-            kept = (
-                f"{len(now.nodes)} nodes and {len(now.services)} Services stay as they are"
-                if now
-                else "waiting for it"
-            )
+            kept = f"{counted(self._snapshot)} stay as they are" if self._snapshot else "waiting for it"
             changed = self._absence.away(text, kept)
         else:
             self._troubles.pop(reflector, None)
@@ -154,39 +194,47 @@ class KubernetesStore:
             await self._dirty.wait()
             await asyncio.sleep(_QUIET)
             self._dirty.clear()
-            if all(each.complete for each in self._reflectors):
-                await self._publish()
+            before = self._snapshot
+            if self._complete():
+                self._publish(await self._combined())
+            elif before is not None and self._problems() != before.problems:
+                # What else is new has to wait, but not why.
+                self._publish(
+                    msgspec.structs.replace(before, problems=self._problems(), version=before.version + 1)
+                )
 
-    async def _publish(self) -> None:
-        before = self._snapshot
-        now = self._snapshot = await self._combined(before)
+    def _complete(self) -> bool:
+        wanted = self._reflectors if self._policies.objects else self._always
+        return all(each.complete for each in wanted)
+
+    def _publish(self, now: Snapshot) -> None:
+        before, self._snapshot = self._snapshot, now
         problems = {subject: text for subject, text in now.problems.items() if subject != self.client.title}
         tell(log, problems, self._told, _There(self._reflectors), "objects")
         self._told = problems
         if before is None:
-            log.info(
-                "%d nodes and %d Services from %s in %.0f ms",
-                len(now.nodes),
-                len(now.services),
-                self.client.title,
-                1000 * (time.monotonic() - self._started),
-            )
+            milliseconds = 1000 * (time.monotonic() - self._started)
+            log.info("%s from %s in %.0f ms", counted(now), self.client.title, milliseconds)
         for callback in self._subscribers:
             callback()
 
-    async def _combined(self, before: Snapshot | None) -> Snapshot:
+    async def _combined(self) -> Snapshot:
         """The snapshot that follows from what the reflectors know."""
+        before = self._snapshot or _NOTHING
         changes, self._changes = self._changes, {each: {} for each in self._reflectors}
         await self._settle(changes[self._services])
-        nodes: Mapping[str, Node] = before.nodes if before else {}
-        if changes[self._nodes] or before is None:
+        nodes = before.nodes
+        if changes[self._nodes] or before is _NOTHING:
             nodes = self._settled_nodes(nodes)
         return Snapshot(
             nodes=nodes,
             services=self._frontends.services,
-            slices=_changed(before.slices if before else {}, changes[self._slices]),
+            slices=_changed(before.slices, changes[self._slices], EndpointSlice),
+            policies=_changed(before.policies, changes[self._policies], NetworkPolicy),
+            namespaces=_changed(before.namespaces, changes[self._namespaces], Namespace),
+            pods=_changed(before.pods, changes[self._pods], LabelledPod),
             problems=self._problems(),
-            version=before.version + 1 if before else 1,
+            version=before.version + 1,
             unread=frozenset(
                 _source(self._nodes, key) for key in self._nodes.problems if key not in self._nodes.objects
             ),
@@ -239,13 +287,13 @@ def _source(reflector: Reflector, key: str) -> str:
     return f"{reflector.resource.reader.kind} {key}"
 
 
-def _changed(before: Mapping[str, EndpointSlice], changes: Changes) -> Mapping[str, EndpointSlice]:
+def _changed(before: Mapping[str, _Object], changes: Changes, kind: type[_Object]) -> Mapping[str, _Object]:
     """The mapping with the changes in it; itself if there are none."""
     if not changes:
         return before
     now = dict(before)
     for key, each in changes.items():
-        if isinstance(each, EndpointSlice):
+        if isinstance(each, kind):
             now[key] = each
         else:
             now.pop(key, None)

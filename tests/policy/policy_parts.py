@@ -139,7 +139,14 @@ def rules(direction: str) -> st.SearchStrategy[Object]:
 
 def specs() -> st.SearchStrategy[Object]:
     """Of policies. Where policyTypes has no Egress, or there is none at all, `egress` may still be there."""
-    types: tuple[list[str] | None, ...] = (None, [], ["Ingress"], ["Egress"], ["Ingress", "Egress"], ["Egress", "Ingress"])
+    types: tuple[list[str] | None, ...] = (
+        None,
+        [],
+        ["Ingress"],
+        ["Egress"],
+        ["Ingress", "Egress"],
+        ["Egress", "Ingress"],
+    )
     return st.builds(
         _present,
         podSelector=pod_selectors,

@@ -14,6 +14,7 @@ from ovsnet import resources
 from ovsnet.agent import agent as agent_module
 from ovsnet.agent.agent import Agent
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.policing import Policing
 from ovsnet.config import Config
 from ovsnet.errors import OvsnetError
 from ovsnet.host.types import Uplink
@@ -137,6 +138,7 @@ class World:
         pods.all.return_value = []
         upkeep.look.return_value = []
         upkeep.refresh = MagicMock(return_value=False)
+        renderer = Renderer(resources.flows_dir())
         self.agent = Agent(
             Config(),
             "n1",
@@ -144,12 +146,13 @@ class World:
             ovsdb=cast(Any, self.database),
             openflow=openflow,
             host=self.host,
-            renderer=Renderer(resources.flows_dir()),
+            renderer=renderer,
             installer=Installer(self.switch),
             wiring=MagicMock(stuck=False),
             pods=pods,
             upkeep=upkeep,
             recovery=AsyncMock(),
+            policing=Policing(openflow, renderer, pods.all),
         )
 
     @property

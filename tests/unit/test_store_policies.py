@@ -455,7 +455,7 @@ def spoilt(draw: st.DrawFn) -> tuple[Any, Any]:
         elif isinstance(at, dict) and how == "add":
             at["??"] = 1
         else:
-            at[last] = draw(st.sampled_from(GARBAGE))
+            at[last] = copy.deepcopy(draw(st.sampled_from(GARBAGE)))
     return good, bad
 
 

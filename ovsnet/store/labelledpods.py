@@ -8,6 +8,7 @@ here is the work of every agent. Called through `manifest.READERS`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TypedDict
 
@@ -69,8 +70,9 @@ class PodReader(Reader[LabelledPod]):
             namespace=namespace,
             name=name,
             uid=self._get(metadata, "metadata.uid", str, ""),
-            labels=self._labels(metadata),
-            node=self._get(spec, "spec.nodeName", str, ""),
+            # Thousands have the same.
+            labels={key: sys.intern(value) for key, value in self._labels(metadata).items()},
+            node=sys.intern(self._get(spec, "spec.nodeName", str, "")),
             ips=self._ips(status),
             host_network=self._get(spec, "spec.hostNetwork", bool, False),
             ports=self._ports(spec),

@@ -185,7 +185,7 @@ class Reflector:
         while True:
             page = await self._page(limit, token)
             for raw in page.items or ():
-                self._read(raw, found)
+                self._read(raw, self._identity(raw), found)
                 await turn.over()
             token = page.metadata.continue_
             if not token:
@@ -269,13 +269,13 @@ class Reflector:
             event = msgspec.json.decode(line, type=_Event)
             if event.type == "ERROR":
                 raise self._refused(msgspec.json.decode(event.object, type=_Status))
-            identity = msgspec.json.decode(event.object, type=_Identified).metadata
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._malformed(f"not an event: {error}") from error
+        identity = self._identity(event.object)
         if not identity.resource_version:
             raise self._malformed("an event without resourceVersion")
         if event.type in ("ADDED", "MODIFIED"):
-            self._apply(event.object)
+            self._apply(event.object, identity)
         elif event.type == "DELETED":
             self._remove(_key(identity))
         elif event.type != "BOOKMARK":
@@ -286,10 +286,10 @@ class Reflector:
         kind = Gone if status.code == 410 or status.reason in ("Expired", "Gone") else Refused
         return kind(f"{self._client.title}: watch {self.resource.plural}: {status.message}", status.code)
 
-    def _apply(self, raw: msgspec.Raw) -> None:
+    def _apply(self, raw: msgspec.Raw, identity: _Identity) -> None:
         known = self._known
         one = _Found()
-        key = self._read(raw, one)
+        key = self._read(raw, identity, one)
         before, now = known.objects.get(key), one.objects.get(key)
         problem = one.problems.get(key)
         if now is before and problem == known.problems.get(key):
@@ -304,15 +304,17 @@ class Reflector:
         if gone is not None or problem is not None:
             self._changed(self, {key: None} if gone is not None else {})
 
-    def _read(self, raw: msgspec.Raw, into: _Found) -> str:
-        """One object, as it is now or as it was when it was last in order; its key."""
+    def _identity(self, raw: msgspec.Raw) -> _Identity:
         try:
-            identity = msgspec.json.decode(raw, type=_Identified).metadata
-            value = self._decoded(raw)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            return msgspec.json.decode(raw, type=_Identified).metadata
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._malformed(f"not an object: {error}") from error
+
+    def _read(self, raw: msgspec.Raw, identity: _Identity, into: _Found) -> str:
+        """One object, as it is now or as it was when it was last in order; its key."""
         if not identity.name:
             raise self._malformed("an object without a name")
+        value = self._decoded(raw)
         key = _key(identity)
         source = f"{self.resource.reader.kind} {key}"
         reader = self.resource.reader(value, "", source)
@@ -329,10 +331,13 @@ class Reflector:
 
     def _decoded(self, raw: msgspec.Raw) -> object:
         try:
-            return self._decoder.decode(raw)
-        except msgspec.ValidationError:
-            # It is not what the reader expects, which has the words for that.
-            return msgspec.json.decode(raw)
+            try:
+                return self._decoder.decode(raw)
+            except msgspec.ValidationError:
+                # It is not what the reader expects, which has the words for that.
+                return msgspec.json.decode(raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise self._malformed(f"not an object: {error}") from error
 
     def _selected(self) -> dict[str, str | int]:
         given = {"labelSelector": self.resource.selector, "fieldSelector": self.resource.fields}

@@ -1,0 +1,112 @@
+"""The file store with NetworkPolicies, Namespaces and Pods: what it hands out, keeps, and tells of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from store_world import folder as folder  # fixtures
+from store_world import running, text
+
+from ovsnet.store.file import read_folder
+
+
+def policy(name: str, spec: str = "{podSelector: {}}") -> str:
+    return f"kind: NetworkPolicy\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+
+
+def namespace(name: str, labels: str = "{}") -> str:
+    return f"kind: Namespace\nmetadata: {{name: {name}, labels: {labels}}}\n"
+
+
+def pod(name: str, address: str) -> str:
+    return (
+        f"kind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\n"
+        f"status: {{podIPs: [{{ip: {address}}}]}}\n"
+    )
+
+
+def together(*documents: str) -> str:
+    return "---\n".join(documents)
+
+
+async def test_they_come_and_go_and_others_are_the_same(folder: Path) -> None:
+    (folder / "node.yaml").write_text(text("a", 1))
+    (folder / "shop.yaml").write_text(
+        together(policy("lock"), namespace("default"), pod("web", "10.0.0.1"), pod("db", "10.0.0.2"))
+    )
+    async with running(folder) as cluster:
+        before = await cluster.until(lambda now: bool(now.policies))
+        assert set(before.policies) == {"default/lock"}
+        assert set(before.namespaces) == {"default"}
+        assert set(before.pods) == {"default/web", "default/db"}
+        cluster.write("more.yaml", pod("cache", "10.0.0.3"))
+        after = await cluster.until(lambda now: len(now.pods) == 3)
+        assert after.pods["default/web"] is before.pods["default/web"]
+        for same in ("nodes", "services", "slices", "policies", "namespaces"):
+            assert getattr(after, same) is getattr(before, same), same
+        cluster.write(
+            "shop.yaml",
+            together(policy("lock"), namespace("default"), pod("web", "10.0.0.9"), pod("db", "10.0.0.2")),
+        )
+        moved = await cluster.until(lambda now: now.pods is not after.pods)
+        assert str(moved.pods["default/web"].ips[0]) == "10.0.0.9"
+        assert moved.pods["default/db"].ips == before.pods["default/db"].ips
+        assert set(moved.policies) == {"default/lock"}
+        (folder / "shop.yaml").unlink()
+        gone = await cluster.until(lambda now: not now.policies)
+        assert (gone.namespaces, set(gone.pods)) == ({}, {"default/cache"})
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "kind: [",
+        "# nothing\n",
+        together(policy("lock"), namespace("Default"), pod("web", "10.0.0.1")),
+        together(policy("lock"), namespace("default"), pod("web", "10.0.0.1").replace("app: web", "app: 5")),
+        together(policy("Lock"), namespace("default"), pod("web", "10.0.0.1")),
+        together("kind: 5\n", policy("lock")),
+    ],
+    ids=range(6),
+)
+async def test_what_is_broken_withdraws_nothing(folder: Path, broken: str) -> None:
+    good = together(policy("lock"), namespace("default"), pod("web", "10.0.0.1"))
+    (folder / "shop.yaml").write_text(good)
+    async with running(folder) as cluster:
+        before = await cluster.until(lambda now: bool(now.policies))
+        cluster.write("shop.yaml", broken)
+        now = await cluster.until(lambda now: bool(now.problems))
+        for each in ("policies", "namespaces", "pods"):
+            assert set(getattr(now, each)) == set(getattr(before, each))
+        assert now.policies["default/lock"].ingress == ()
+        cluster.write("shop.yaml", good)
+        await cluster.until(lambda now: not now.problems)
+
+
+async def test_a_policy_that_can_not_be_read_in_full_is_in_force(folder: Path) -> None:
+    (folder / "lock.yaml").write_text(policy("lock", "{podSelector: {}, ingress: [{from: [{}]}]}"))
+    found = await read_folder(folder)
+    (rule,) = found.policies["default/lock"].ingress or ()
+    assert rule.peers == ()
+    assert found.problems == {
+        str(
+            folder / "lock.yaml"
+        ): "NetworkPolicy default/lock: spec.ingress[0].from[0]: is nobody; give ipBlock, "
+        "namespaceSelector, podSelector; the peer is left out"
+    }
+    assert found.unread == frozenset()
+
+
+async def test_of_two_objects_of_one_key_the_first_counts(folder: Path) -> None:
+    (folder / "a.yaml").write_text(together(policy("lock"), pod("web", "10.0.0.1")))
+    (folder / "b.yaml").write_text(together(policy("lock", "{policyTypes: [Egress]}"), namespace("default")))
+    (folder / "c.yaml").write_text(together(pod("web", "10.0.0.2"), namespace("default", "{team: a}")))
+    found = await read_folder(folder)
+    assert found.policies["default/lock"].ingress == ()
+    assert str(found.pods["default/web"].ips[0]) == "10.0.0.1"
+    assert "team" not in found.namespaces["default"].labels
+    words = {Path(path).name: line for path, line in found.problems.items()}
+    assert f"NetworkPolicy default/lock stands in {folder / 'a.yaml'}" in words["b.yaml"]
+    assert f"Pod default/web stands in {folder / 'a.yaml'}" in words["c.yaml"]
+    assert f"Namespace default stands in {folder / 'b.yaml'}" in words["c.yaml"]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Literal
 
 from policy_world import (
@@ -28,6 +28,7 @@ from policy_world import (
     finished,
     key,
     on_host_network,
+    parsed,
     pod_addresses,
     same_address,
 )
@@ -86,7 +87,7 @@ def verdict(cluster: Cluster, connection: Connection) -> Verdict:
     """
     source = _resolved(cluster, connection.source)
     destination = _resolved(cluster, connection.destination)
-    if ip_address(source.address).version != ip_address(destination.address).version:
+    if parsed(source.address).version != parsed(destination.address).version:
         raise ValueError(
             f"{connection}: the addresses are of different families; ask about one family at a time"
         )
@@ -200,13 +201,13 @@ def _block_matches(block: Object, other: End) -> bool:
         return True
     if not isinstance(other.who, Node) or not same_address(other.address, other.who.gateways):
         return False
-    family = ip_address(other.address).version
-    own = [each for each in other.who.addresses if ip_address(each).version == family]
+    family = parsed(other.address).version
+    own = [each for each in other.who.addresses if parsed(each).version == family]
     return any(in_block(block, each) for each in own)
 
 
 def in_block(block: Object, address: str) -> bool:
-    it = ip_address(address)
+    it = parsed(address)
     return it in ip_network(block["cidr"], strict=False) and not any(
         it in ip_network(each, strict=False) for each in block.get("except") or ()
     )

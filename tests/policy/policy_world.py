@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from functools import cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 Object = dict[str, Any]
@@ -78,9 +79,15 @@ def on_host_network(pod: Object) -> bool:
     return bool(pod["spec"].get("hostNetwork"))
 
 
+@cache
+def parsed(address: str) -> IPv4Address | IPv6Address:
+    """Kept, since tests ask about the same few a hundred thousand times."""
+    return ip_address(address)
+
+
 def same_address(address: str, among: Iterable[str]) -> bool:
     """However they are written."""
-    return ip_address(address) in {ip_address(each) for each in among}
+    return parsed(address) in {parsed(each) for each in among}
 
 
 def ends(cluster: Cluster, outside: Iterable[str] = ()) -> tuple[End, ...]:
@@ -104,5 +111,5 @@ def connections(cluster: Cluster, ports: Sequence[int], outside: Iterable[str] =
     for source in everybody:
         for destination in everybody:
             pods = isinstance(source.who, dict) or isinstance(destination.who, dict)
-            if pods and ip_address(source.address).version == ip_address(destination.address).version:
+            if pods and parsed(source.address).version == parsed(destination.address).version:
                 yield from (Connection(source, destination, *kind) for kind in kinds)

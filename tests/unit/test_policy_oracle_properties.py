@@ -167,7 +167,11 @@ SHRUNK = settings(max_examples=200, database=None)
 
 
 def _denies_ingress_alone(cluster: Cluster) -> bool:
-    return any(verdict(cluster, each).denied_by == ("ingress",) for each in asked(cluster, (80,)))
+    return any(
+        verdict(cluster, each).denied_by == ("ingress",)
+        for each in asked(cluster, (80,))
+        if each.protocol == "TCP"
+    )
 
 
 def test_a_failure_shrinks_to_little() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from flow_world import A1, A2, PEERS, STATE, WITH_SERVICES, Bridge, make_bridge, make_underlay
 from ovs_sandbox import Sandbox, installed
-from policy_world import everything_allowed
+from policed_world import everything_allowed
 from wire import Wire
 
 

@@ -14,7 +14,7 @@ import click
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     required=True,
     metavar="DIR",
-    help="A folder of manifests: Node objects, and Pods with spec.nodeName and status.podIPs.",
+    help="A folder of manifests: Nodes, Pods with spec.nodeName and status.podIPs, NetworkPolicies, Namespaces.",
 )
 @click.option("--node", metavar="NAME", help="Whose flows; not needed when the folder has one Node.")
 @click.option(

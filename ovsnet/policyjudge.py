@@ -42,6 +42,8 @@ class End(Frozen):
     ips: tuple[IPAddress, ...]
     pod: str = ""
     node: str = ""
+    reached: tuple[IPAddress, ...] = ()
+    """Where others reach it, if not at `ips`, which it sends from."""
 
 
 class Why(enum.Enum):
@@ -114,9 +116,14 @@ def _pod(key: str, world: World) -> End:
 
 
 def _node(name: str, world: World, title: str = "") -> End:
-    """Pods see its packets come from its gateway's address."""
+    """Pods see its packets come from its gateway's address, and reach it at its InternalIP."""
     known = deriving.node_addresses({name: world.nodes[name]})[name]
-    return End(title=title or f"node {name}", ips=(*known.gateways, *known.addresses), node=name)
+    return End(
+        title=title or f"node {name}",
+        ips=(*known.gateways, *known.addresses),
+        node=name,
+        reached=(*known.addresses, *known.gateways),
+    )
 
 
 def _of_address(address: IPAddress, world: World) -> End:
@@ -136,7 +143,7 @@ def pairs(source: End, target: End) -> list[tuple[IPAddress, IPAddress]]:
     """One pair of addresses for each family that both ends have. Raises OvsnetError if there is none."""
     found: dict[int, tuple[IPAddress, IPAddress]] = {}
     for a in source.ips:
-        for b in target.ips:
+        for b in target.reached or target.ips:
             if a.version == b.version:
                 found.setdefault(a.version, (a, b))
     if not found:

@@ -19,6 +19,8 @@ from ovsnet.policyobjects import PolicedPod
 DENIED = {50: Direction.EGRESS, 40: Direction.INGRESS}
 """Which direction a pod's flows of table `verdict` deny, by priority."""
 VERDICT = "verdict"
+TABLES = ("known", "police", "connection", "mirror", "egress", "ingress", VERDICT)
+"""Where policies have a say."""
 LOOKS = ("egress", "ingress")
 """Tables whose "drop" ends a look at policies, and not the packet."""
 

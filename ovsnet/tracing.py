@@ -131,6 +131,8 @@ def packet(question: Packet, objects: Sequence[Object]) -> str:
         fields += ["icmp_type=8,icmp_code=0" if src.version == 4 else "icmpv6_type=128,icmpv6_code=0"]
     else:
         fields += [f"{question.protocol}_src=40000", f"{question.protocol}_dst={question.port}"]
+        # Of TCP, nothing else is the first packet of a connection.
+        fields += ["tcp_flags=syn"] if question.protocol == "tcp" else []
     if question.target.obj is None or isinstance(question.target.obj, ServiceObject):
         # The datapath's hash of the connection, which chooses among the endpoints: any will do. What is nobody's here
         # may be the address of a Service that is not known, because the store can't be read.

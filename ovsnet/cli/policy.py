@@ -15,12 +15,13 @@ from ovsnet.errors import NotReady, OvsnetError
 
 if TYPE_CHECKING:
     from ovsnet.agent.view import View
+    from ovsnet.flowdump import Trace
     from ovsnet.policyjudge import Connection, End, Side, World
     from ovsnet.store import Snapshot
 
 _DISAGREE = (
-    "the flows of this node do not do what the policies say; `ovsnet audit` tells whether they are what they should be. "
-    "If they are, please report this with `ovsnet support-bundle`"
+    "the flows of this node do not do what the policies say; `ovsnet audit` tells whether they are as they should be. "
+    "If they are, please report this, with what `ovsnet support-bundle` packs"
 )
 
 
@@ -147,6 +148,8 @@ async def _check(view: View, source: str, target: str, protocol: str, port: int)
 
     world = _world(view, _snapshot(view))
     ends = policyjudge.end(source, world), policyjudge.end(target, world)
+    for each in ends:
+        _refuse_service(view, each)
     judge = policyjudge.Judge(world, *ends)
     connections = []
     for pair in policyjudge.pairs(*ends):
@@ -174,6 +177,20 @@ async def _check(view: View, source: str, target: str, protocol: str, port: int)
         "allowed": all(each["allowed"] for each in connections),
         "connections": connections,
     }
+
+
+def _refuse_service(view: View, end: End) -> None:
+    """Raises OvsnetError for a Service's address."""
+    from ovsnet.frontends import ServiceObject
+
+    if end.pod or end.node:
+        return
+    for obj in view.objects:
+        if isinstance(obj, ServiceObject) and any(each.address in end.ips for each in obj.frontends):
+            raise OvsnetError(
+                f"{end.title} is an address of Service {obj.title}: policies judge the way to its endpoints",
+                "ask about one of the endpoints, which `ovsnet show services` lists",
+            )
 
 
 def _side(side: Side, node: str) -> dict[str, Any]:
@@ -219,8 +236,23 @@ async def _proof(
     passes, words = tracing.verdict(answer, view.objects, view.tables, reasons(view, answer))
     # Of a pod on another node only that node's flows can tell.
     denials = {policywords.side(each) for each in policyjudge.here(sides, view.name) if not each.allowed}
-    agrees = denial(view, answer) in denials if denials else passes
-    return {"packet": packet, "passes": passes, "verdict": words, "agrees": agrees}
+    elsewhere = not passes and _is_elsewhere(view, answer)
+    agrees = denial(view, answer) in denials if denials else passes or elsewhere
+    return {
+        "packet": packet,
+        "passes": passes,
+        "verdict": words,
+        "agrees": agrees,
+        "droppedElsewhere": elsewhere,
+    }
+
+
+def _is_elsewhere(view: View, answer: Trace) -> bool:
+    """Whether a dropped packet has met its end where policies have no say."""
+    from ovsnet import policywords
+
+    last = answer.steps[-1].table if answer.steps else None
+    return answer.missed is None and view.tables.get(last or 0) not in policywords.TABLES
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -231,21 +263,25 @@ def _print(found: dict[str, Any]) -> None:
     for each in found["connections"]:
         verdict = "ALLOWED" if each["allowed"] else "DENIED"
         style = "green" if each["allowed"] else "red"
-        out.print(
-            f"{found['from']} {each['source']} -> {found['to']} {each['target']}, {what}: {verdict}",
-            style=style,
-            markup=False,
-        )
+        source, target = _titled(found["from"], each["source"]), _titled(found["to"], each["target"])
+        out.print(f"{source} -> {target}, {what}: {verdict}", style=style, markup=False)
         for side in each["sides"]:
             where = "" if side["here"] or not side["node"] else f" (on node {side['node']})"
             out.print(f"  {side['why']}{where}", markup=False)
-        trace = each["trace"]
-        if trace is None:
-            out.print("  no packet of it passes the flows of this node")
-        else:
-            agrees = "as its flows have it" if trace["agrees"] else "BUT ITS FLOWS DISAGREE"
-            out.print(
-                f"  this node: {agrees}: {trace['verdict']}",
-                style=None if trace["agrees"] else "bold red",
-                markup=False,
-            )
+        agrees, words = _proof_words(each["trace"])
+        out.print(f"  {words}", style=None if agrees else "bold red", markup=False)
+
+
+def _titled(title: str, address: str) -> str:
+    return title if title == address else f"{title} {address}"
+
+
+def _proof_words(trace: dict[str, Any] | None) -> tuple[bool, str]:
+    """What flows say, and whether that is well."""
+    if trace is None:
+        return True, "no packet of it passes the flows of this node"
+    if not trace["agrees"]:
+        return False, f"BUT THE FLOWS OF THIS NODE DISAGREE: {trace['verdict']}"
+    if trace["droppedElsewhere"]:
+        return False, f"it gets lost all the same, for another reason: {trace['verdict']}"
+    return True, f"the flows of this node agree: {trace['verdict']}"

@@ -6,7 +6,7 @@ numbers that a fresh node would choose, renders. Raises StoreError or OvsnetErro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,13 +27,19 @@ _Object = TypeVar("_Object", bound=Readable)
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def render(folder: Path, config: Config, name: str | None, uplink_mtu: int) -> Iterator[str]:
-    """The flow lines of one node. name None: the only Node that there is."""
+def render(
+    folder: Path, config: Config, name: str | None, uplink_mtu: int, remark: Callable[[str], None]
+) -> Iterator[str]:
+    """The flow lines of one node. name None: the only Node that there is. remark: takes what was read in the safest
+    way, in words."""
     texts = {path: path.read_text("utf-8") for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES}
     contents = {str(path): manifest.read(text, str(path)) for path, text in texts.items()}
     problems = [f"{path}: {line}" for path, each in contents.items() for line in each.problems]
     if problems:
         raise StoreError("; ".join(problems), "correct the manifests")
+    for path, each in contents.items():
+        for words in each.remarks:
+            remark(f"{path}: {words}")
     of_files = {path: each.objects for path, each in contents.items()}
     nodes = _nodes(of_files)
     own = _own(nodes, name or config.node_name)

@@ -31,5 +31,9 @@ def render(folder: Path, node: str | None, path: Path | None, uplink_mtu: int) -
     from ovsnet.agent import offline
 
     loaded = config.load(path) if path else config.Config()
-    for line in offline.render(folder, loaded, node, uplink_mtu):
+
+    def remark(words: str) -> None:
+        click.echo(f"warning: {words}", err=True)
+
+    for line in offline.render(folder, loaded, node, uplink_mtu, remark):
         click.echo(line)

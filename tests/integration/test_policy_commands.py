@@ -305,7 +305,8 @@ def test_drops_are_counted_for_pods_and_directions(lab: Lab, live: Node) -> None
         return denied().get(who, 0) >= packets
 
     before = denied()
-    lab.exec("b1", ["ping", "-c3", "-i0.1", "-W1", str(lab.pod("a1").addresses[0])])
+    # The first packet through a userspace tunnel may wait for a neighbour.
+    lab.exec("b1", ["ping", "-c5", "-i0.1", "-W1", str(lab.pod("a1").addresses[0])])
     lab.exec("a2", ["ping", "-c2", "-i0.1", "-W1", str(lab.pod("b1").addresses[1])])
     for who, packets in ((("default/a1", "ingress"), 3), (("default/a2", "egress"), 2)):
         eventually(partial(counted, who, before.get(who, 0) + packets))
@@ -323,7 +324,7 @@ def test_while_the_store_is_away_policies_have_no_names(lab: Lab) -> None:
     node = lab.node("node-b")
     known = yaml.safe_load(node.private("/etc/ovsnet/agent.yaml").read_text())
     before = policy_flows(node)
-    reconfigure(node, store={"folder": "/nowhere"})
+    reconfigure(node, store={"file": "/nowhere"})
     try:
         node.await_agent(30)
         assert policy_flows(node) == before
@@ -374,7 +375,13 @@ def test_render_shows_what_policies_come_to(lab: Lab, live: Node) -> None:
 
 def test_render_of_a_policy_that_is_wrong(lab: Lab, live: Node, tmp_path: Path) -> None:
     (tmp_path / "node.yaml").write_text((lab.folder.path / "cluster" / "node-a.yaml").read_text())
-    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(policy("wrong", {"not a label": "x"})))
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump({**policy("wrong", {}), "spec": "nonsense"}))
+    done = ask(live, "render", "--state", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "warning: " in done.stderr
+    assert "wrong.yaml: NetworkPolicy default/wrong: spec" in done.stderr
+    nameless = {**policy("nameless", {}), "metadata": {}}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(nameless))
     done = ask(live, "render", "--state", str(tmp_path))
     assert done.returncode == 1, done.stdout
-    assert "wrong.yaml" in done.stderr
+    assert "wrong.yaml: metadata.name: is missing; every NetworkPolicy has a name" in done.stderr

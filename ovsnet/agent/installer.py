@@ -19,6 +19,8 @@ from ovsnet.render import Lines, Rendered
 
 log = logging.getLogger("ovsnet.flows")
 
+_TOGETHER = ("pod", *names.POLICIES)
+
 
 class Switch(Protocol):
     """What the installer needs of `switch.openflow.OpenFlow`."""
@@ -234,11 +236,15 @@ class Installer:
         failed = await self._try(wanted)
         if failed is None:
             return {}
-        if len(wanted) == 1 or isinstance(failed, SwitchUnavailable):
+        units = _units(wanted)
+        if len(units) == 1 or isinstance(failed, SwitchUnavailable):
             return dict.fromkeys(wanted, failed)
-        items = list(wanted.items())
-        half = len(items) // 2
-        return {**await self._blame(dict(items[:half])), **await self._blame(dict(items[half:]))}
+        half = len(units) // 2
+        parts = ([key for unit in part for key in unit] for part in (units[:half], units[half:]))
+        blame: dict[int, OvsnetError] = {}
+        for keys in parts:
+            blame |= await self._blame({key: wanted[key] for key in keys})
+        return blame
 
     async def _try(self, wanted: Mapping[int, Lines]) -> OvsnetError | None:
         before = {key: self.installed[key] for key in wanted if key in self.installed}
@@ -259,6 +265,15 @@ class Installer:
             else:
                 self.installed.pop(key, None)
         return None
+
+
+def _units(wanted: Iterable[int]) -> list[list[int]]:
+    """What goes in together or not at all: policies, with the pods that come with them."""
+    found = [[key] for key in wanted if names.kind_of(key) not in _TOGETHER]
+    together = [key for key in wanted if names.kind_of(key) in _TOGETHER]
+    if any(names.kind_of(key) in names.POLICIES for key in together):
+        return [together, *found]
+    return [*found, *([key] for key in together)]
 
 
 def _lost() -> SwitchUnavailable:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import time
 import uuid
@@ -24,10 +25,13 @@ from ovsnet.store.kubernetes.client import Client, Refused
 from ovsnet.store.kubernetes.events import Events
 from ovsnet.store.kubernetes.store import KubernetesStore
 from ovsnet.store.kubernetes.writer import MTU, TUNNEL_ADDRESS, OwnNode
+from ovsnet.store.policies import PolicyReader
 
 NODES = "/api/v1/nodes"
 SERVICES = "/api/v1/namespaces/default/services"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+POLICIES = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"
+PODS = "/api/v1/namespaces/default/pods"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 _MERGE = "application/merge-patch+json"
 
@@ -153,6 +157,75 @@ async def test_what_the_server_does_not_send_at_all(cluster: Cluster) -> None:
     await cluster.until(lambda: f"default/{name}" not in cluster.now.services)
 
 
+POLICY_SPECS: list[dict[str, Any]] = [
+    {"podSelector": {"matchLabels": {"test": "none"}}},
+    {"egress": [{}]},
+    {"egress": []},
+    {"policyTypes": [], "ingress": [{"from": [], "ports": []}, {}]},
+    {
+        "policyTypes": ["Egress"],
+        "egress": [
+            {
+                "to": [
+                    {"ipBlock": {"cidr": "10.1.2.3/8", "except": ["10.9.0.0/16"]}},
+                    {"podSelector": {}, "namespaceSelector": {}},
+                ],
+                "ports": [{}, {"port": 80}, {"protocol": "UDP", "port": 1, "endPort": 9}, {"port": "http"}],
+            }
+        ],
+    },
+]
+
+
+async def test_policies_mean_the_same_before_and_after_the_api_server_has_filled_them_in(
+    cluster: Cluster,
+) -> None:
+    """In a folder of manifests they have not been through it."""
+    for number, spec in enumerate(POLICY_SPECS):
+        chosen = {"podSelector": {"matchLabels": {"test": cluster.name}}, **spec}
+        item = {"metadata": {"name": f"{cluster.name}-{number}", "namespace": "default"}, "spec": chosen}
+        key = f"default/{cluster.name}-{number}"
+        written = PolicyReader(copy.deepcopy(item), "", f"NetworkPolicy {key}")
+        expected = written.read()
+        assert not written.remarks
+        await cluster.create(POLICIES, item)
+        await cluster.until(lambda key=key: key in cluster.now.policies)  # type: ignore[misc]
+        assert cluster.now.policies[key] == expected
+        assert cluster.now.namespaces["default"].labels["kubernetes.io/metadata.name"] == "default"
+    assert not cluster.now.problems
+
+
+async def test_pods_come_get_an_address_and_end(cluster: Cluster) -> None:
+    name, key = cluster.name, f"default/{cluster.name}"
+    await cluster.create(
+        POLICIES,
+        {"metadata": {"name": name}, "spec": {"podSelector": {"matchLabels": {"test": name}}}},
+    )
+    spec = {
+        "schedulerName": "nobody",
+        "automountServiceAccountToken": False,
+        "containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 80}]}],
+    }
+    await cluster.create(PODS, {"metadata": {"name": name, "labels": {"app": "a"}}, "spec": spec})
+    await cluster.until(lambda: key in cluster.now.pods)
+    found = cluster.now.pods[key]
+    assert (dict(found.labels), found.ips, len(found.ports), bool(found.uid)) == ({"app": "a"}, (), 1, True)
+    running = {"phase": "Running", "podIP": "10.199.0.5", "podIPs": [{"ip": "10.199.0.5"}]}
+    await cluster.patch(f"{PODS}/{name}/status", {"status": running})
+    await cluster.until(lambda: bool(cluster.now.pods[key].ips))
+    before = cluster.now.pods[key]
+    condition = {"type": "ContainersReady", "status": "True"}
+    await cluster.patch(f"{PODS}/{name}/status", {"status": {"conditions": [condition]}})
+    await cluster.create(PODS, {"metadata": {"name": f"{name}-2"}, "spec": spec})
+    await cluster.until(lambda: f"{key}-2" in cluster.now.pods)
+    assert cluster.now.pods[key] is before
+    await cluster.patch(f"{PODS}/{name}", {"metadata": {"labels": {"app": "b"}}})
+    await cluster.until(lambda: cluster.now.pods[key].labels["app"] == "b")
+    await cluster.patch(f"{PODS}/{name}/status", {"status": {"phase": "Succeeded"}})
+    await cluster.until(lambda: key not in cluster.now.pods)
+    assert not cluster.now.problems
+
+
 async def test_two_load_balancers_with_one_address(cluster: Cluster) -> None:
     name = cluster.name
     for each in (f"{name}-a", f"{name}-b"):
@@ -230,6 +303,12 @@ async def test_a_service_account_may_do_what_the_documents_say_and_no_more(
             "resources": ["endpointslices"],
             "verbs": ["get", "list", "watch"],
         },
+        {
+            "apiGroups": ["networking.k8s.io"],
+            "resources": ["networkpolicies"],
+            "verbs": ["list", "watch"],
+        },
+        {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["nodes", "nodes/status"], "verbs": ["patch"]},
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
     ]

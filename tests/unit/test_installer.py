@@ -425,3 +425,14 @@ async def test_news_of_own_changes_is_told_from_news_of_others(switch: Memory, i
     assert installer.echo.is_ours(2)
     assert not installer.echo.is_ours(2), "one change of ours, two that were told of"
     assert not installer.echo.is_ours(3)
+
+
+async def test_policies_go_in_together_or_not_at_all_and_no_pod_without_its_own(switch: Memory) -> None:
+    """Half of them could allow too much."""
+    made = Installer(switch)
+    await made.settle({})
+    pod, other, policed, rule = (names.cookie(kind, "x") for kind in ("pod", "service", "policedpod", "rule"))
+    switch.refused = f"in_port={rule}"
+    with pytest.raises(OvsnetError, match="refused"):
+        await made.change({each: flow(each) for each in (pod, other, policed, rule)})
+    assert switch.held == {*flow(other)}

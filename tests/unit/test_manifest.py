@@ -14,6 +14,7 @@ import ovsnet
 from ovsnet import config, deployment
 from ovsnet.cli.manifest import rendered
 from ovsnet.errors import ConfigError
+from ovsnet.store.kubernetes.store import RESOURCES, SELECTED
 
 
 def objects(*settings: str, path: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -80,7 +81,19 @@ def test_an_agent_may_write_nodes_and_events_alone() -> None:
         ("events", "create"),
         ("events", "patch"),
     }
-    assert {resource for resource, _ in may - writing} == {"nodes", "services", "endpointslices"}
+    seen = {"nodes", "services", "endpointslices", "networkpolicies", "namespaces", "pods"}
+    assert {resource for resource, _ in may - writing} == seen
+    # Single ones it never asks for.
+    assert {resource for resource, verb in may if verb == "get"} == {"nodes", "services", "endpointslices"}
+    assert {(resource, verb) for resource in seen for verb in ("list", "watch")} <= may
+
+
+def test_an_agent_may_list_what_the_store_follows() -> None:
+    rules = objects()["ClusterRole/ovsnet-agent"]["rules"]
+    may = {(group, each) for rule in rules for group in rule["apiGroups"] for each in rule["resources"]}
+    for resource in (*RESOURCES, *SELECTED):
+        group = resource.path.split("/")[2] if resource.path.startswith("/apis/") else ""
+        assert (group, resource.plural) in may
 
 
 def test_no_container_has_more_than_it_uses() -> None:

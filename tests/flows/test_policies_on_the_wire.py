@@ -1,0 +1,267 @@
+"""Connections under policies that come and go, packet by packet with a real conntrack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from flow_world import A1, A2, NODE, WITH_SERVICES
+from msgspec.structs import replace
+from ovs_sandbox import Sandbox, installed
+from packets import ROUTER
+from policed_world import PODS, Policed, policy, rule, selector
+from service_world import B1, vip
+from test_service_connections import GATEWAY, MACS, NODE_PORT, OUTSIDE, PEER_POD, POD_1, POD_2
+from wire import ACK, PUSH, RESET, SYN, SYN_ACK, TCP, UDP, Arrived, Packet, Wire, about
+
+from ovsnet.pipeline import POLICY_ZONE
+from ovsnet.policymodel import Block, NetworkPolicy, PolicyPeer
+
+FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
+FIN = 0x11
+SERVER, CLIENT, REMOTE = selector(app="a1"), selector(app="a2"), selector(app="b")
+FROM_CLIENT = rule(PolicyPeer(pods=CLIENT), ports=[80])
+TO_SERVER = rule(PolicyPeer(pods=SERVER), ports=[80])
+
+
+class World:
+    """The bridge, its policies, and who sends what."""
+
+    def __init__(self, ovs: Sandbox) -> None:
+        self.wire = Wire(ovs, (A1, A2), ())
+        self.policed = Policed(self.wire.bridge, WITH_SERVICES)
+
+    def apply(self, *policies: NetworkPolicy, **more: Any) -> list[str]:
+        """These are the policies from now on, for the datapath too. The bundle that it took."""
+        bundle = self.policed.apply(*policies, **more)
+        self.wire.ask("revalidator/purge")
+        return bundle
+
+    def send(self, port: str, packet: Packet) -> list[Arrived]:
+        to_mac = ROUTER.mac if port in ("gateway", "peer") else NODE.mac
+        return self.wire.send(port, packet, MACS[port], to_mac)
+
+    def passes(self, port: str, packet: Packet) -> Packet:
+        """As it arrives."""
+        arrived = self.send(port, packet)
+        assert len(arrived) == 1, (packet, arrived)
+        return arrived[0].packet
+
+    def is_dropped(self, port: str, packet: Packet) -> None:
+        assert self.send(port, packet) == []
+
+    @property
+    def known(self) -> list[str]:
+        """Connections that policies have allowed."""
+        lines = self.wire.ask("dpctl/dump-conntrack").splitlines()
+        return [line for line in lines if f"zone={POLICY_ZONE}" in line]
+
+
+@pytest.fixture(scope="module")
+def ovs() -> Iterator[Sandbox]:
+    if not installed():
+        pytest.skip("Open vSwitch is not installed")
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def module_world(ovs: Sandbox) -> World:
+    return World(ovs)
+
+
+@pytest.fixture
+def world(module_world: World) -> World:
+    module_world.apply()
+    module_world.wire.forget()
+    return module_world
+
+
+def first(src: str, dst: str, *, sport: int = 40000, dport: int = 80, protocol: int = TCP) -> Packet:
+    body = b"" if protocol == TCP else b"question"
+    return Packet(
+        src=src, dst=dst, protocol=protocol, sport=sport, dport=dport, flags=SYN, seq=1000, body=body
+    )
+
+
+def establish(world: World, family: int) -> Packet:
+    """A connection of a2 to a1; what the server got last."""
+    got = world.passes("a2", first(POD_2[family], POD_1[family]))
+    back = world.passes("a1", got.answer(SYN_ACK))
+    return world.passes("a2", back.answer(ACK))
+
+
+@FAMILIES
+def test_pods_that_no_policy_concerns_are_known_to_nobody(world: World, family: int) -> None:
+    world.apply(policy("a1", SERVER, ingress=[]))
+    world.passes("a2", first(POD_2[family], PEER_POD[family]))
+    world.passes("peer", first(PEER_POD[family], POD_2[family]))
+    assert world.known == []
+
+
+@FAMILIES
+@pytest.mark.parametrize("protocol", [TCP, UDP], ids=["TCP", "UDP"])
+def test_what_is_allowed_is_answered_and_nothing_else_passes(
+    world: World, family: int, protocol: int
+) -> None:
+    world.apply(
+        policy(
+            "server",
+            SERVER,
+            ingress=[FROM_CLIENT if protocol == TCP else rule(PolicyPeer(pods=CLIENT))],
+            egress=[],
+        ),
+        policy("client", CLIENT, ingress=[], egress=[rule(PolicyPeer(pods=SERVER))]),
+    )
+    got = world.passes("a2", first(POD_2[family], POD_1[family], protocol=protocol))
+    world.passes("a1", got.answer(SYN_ACK, b"" if protocol == TCP else b"answer"))
+    assert len(world.known) == 1
+    world.is_dropped("a1", first(POD_1[family], POD_2[family], sport=81, protocol=protocol))
+    world.is_dropped("peer", first(PEER_POD[family], POD_1[family], protocol=protocol))
+    if protocol == TCP:
+        world.is_dropped("a2", first(POD_2[family], POD_1[family], dport=81))
+
+
+@FAMILIES
+def test_a_connection_outlives_the_policies_that_allowed_it(world: World, family: int) -> None:
+    world.apply(policy("server", SERVER, ingress=[FROM_CLIENT]))
+    got = establish(world, family)
+    world.apply(policy("server", SERVER, ingress=[], egress=[]))
+    back = world.passes("a1", got.answer(PUSH, b"answer"))
+    world.passes("a2", back.answer(PUSH, b"more"))
+    world.is_dropped("a2", first(POD_2[family], POD_1[family], sport=40001))
+
+
+@FAMILIES
+@pytest.mark.parametrize("flags", [PUSH, FIN, RESET | ACK], ids=["data", "end", "reset"])
+def test_a_server_goes_on_in_a_connection_that_is_older_than_its_policies(
+    world: World, family: int, flags: int
+) -> None:
+    """Both ends become isolated, and the client has nothing to say at that moment: a download."""
+    got = establish(world, family)
+    world.apply(
+        policy("server", SERVER, ingress=[FROM_CLIENT], egress=[]),
+        policy("client", CLIENT, ingress=[], egress=[TO_SERVER]),
+    )
+    back = world.passes("a1", got.answer(flags, b"answer" if flags == PUSH else b""))
+    assert world.known == [], "nobody has allowed a connection of the server's"
+    if flags == PUSH:
+        world.passes("a2", back.answer(ACK))
+        assert len(world.known) == 1
+        world.passes("a1", got.answer(PUSH, b"more"))
+
+
+@FAMILIES
+def test_an_answer_to_a_first_packet_that_was_before_the_policies(world: World, family: int) -> None:
+    got = world.passes("a2", first(POD_2[family], POD_1[family]))
+    world.apply(
+        policy("server", SERVER, ingress=[FROM_CLIENT], egress=[]),
+        policy("client", CLIENT, ingress=[], egress=[TO_SERVER]),
+    )
+    back = world.passes("a1", got.answer(SYN_ACK))
+    world.passes("a2", back.answer(ACK))
+
+
+@FAMILIES
+def test_what_passes_as_an_answer_opens_nothing(world: World, family: int) -> None:
+    """Packets of no connection, from a port that answers could come from, are no way to begin one."""
+    world.apply(
+        policy("server", SERVER, ingress=[FROM_CLIENT], egress=[]),
+        policy("client", CLIENT, ingress=[], egress=[TO_SERVER]),
+    )
+    lone = first(POD_1[family], POD_2[family], sport=80, dport=7)
+    world.send("a1", Packet(src=lone.src, dst=lone.dst, sport=80, dport=7, flags=ACK, seq=1, ack=1))
+    world.is_dropped("a1", lone)
+    assert world.known == []
+
+
+@FAMILIES
+def test_a_connection_that_policies_never_allowed_goes_on_if_it_could_be_the_other_ends(
+    world: World, family: int
+) -> None:
+    """Conntrack does not know who began it. Where neither could have, it ends."""
+    got = establish(world, family)
+    more = got.answer(ACK).answer(PUSH, b"more")
+    world.apply(policy("server", SERVER, ingress=[]))
+    world.passes("a2", more)
+    world.is_dropped("a2", first(POD_2[family], POD_1[family], sport=40001))
+    world.apply(policy("server", SERVER, ingress=[], egress=[]))
+    world.is_dropped("a2", more)
+
+
+@FAMILIES
+@pytest.mark.parametrize("target", [B1, None], ids=["endpoint", "Service's address"])
+def test_a_client_of_a_service_is_judged_by_the_endpoint(
+    world: World, family: int, target: tuple[str, str] | None
+) -> None:
+    """A rule about the Service's own address means nothing."""
+    block = Block(cidr=ip_network((target or vip(14))[family]))
+    world.apply(policy("client", CLIENT, ingress=[], egress=[rule(PolicyPeer(block=block), ports=[8080])]))
+    question = first(POD_2[family], vip(14)[family])
+    if target is None:
+        world.is_dropped("a2", question)
+        return
+    got = world.passes("a2", question)
+    assert (got.dst, got.dport) == (B1[family], 8080)
+    for flags, body in ((SYN_ACK, b""), (PUSH, b"answer"), (PUSH, b"answer")):
+        back = world.passes("peer", got.answer(flags, body))
+        assert back.ends == (vip(14)[family], 80, POD_2[family], 40000)
+        got = world.passes("a2", back.answer(ACK))
+
+
+@FAMILIES
+def test_an_endpoint_is_judged_by_the_client(world: World, family: int) -> None:
+    """a1 is an endpoint of Service itself (vip 11), and client of it as well."""
+    world.apply(policy("server", SERVER, ingress=[rule(PolicyPeer(pods=CLIENT), ports=[8080])], egress=[]))
+    got = world.passes("a2", first(POD_2[family], vip(11)[family]))
+    back = world.passes("a1", got.answer(SYN_ACK))
+    assert back.ends == (vip(11)[family], 80, POD_2[family], 40000)
+    world.apply(policy("server", SERVER, ingress=[], egress=[]))
+    world.is_dropped("a2", first(POD_2[family], vip(11)[family], sport=40001))
+    itself = world.passes("a1", first(POD_1[family], vip(11)[family], sport=40002))
+    assert world.passes("a1", itself.answer(SYN_ACK)).src == vip(11)[family]
+
+
+@FAMILIES
+def test_the_node_reaches_its_pods_and_clients_outside_do_not(world: World, family: int) -> None:
+    """Through a node port too, where both come from the node's gateway address."""
+    world.apply(policy("all", selector(), ingress=[], egress=[]))
+    for client in (GATEWAY, ("192.0.2.11", "2001:db8::11")):
+        got = world.passes("gateway", first(client[family], POD_1[family]))
+        world.passes("a1", got.answer(SYN_ACK))
+    got = world.passes("gateway", first(GATEWAY[family], vip(11)[family], sport=40003))
+    world.passes("a1", got.answer(SYN_ACK))
+    world.is_dropped("gateway", first(OUTSIDE[family], POD_1[family]))
+    outside = first(OUTSIDE[family], NODE_PORT[family], dport=30012)
+    seen = [
+        arrived.port
+        for sport in range(41000, 41016)
+        for arrived in world.send("gateway", replace(outside, sport=sport))
+    ]
+    assert set(seen) == {"peer"}, "of both endpoints a1 is isolated"
+    world.passes("a1", first(POD_1[family], GATEWAY[family], dport=10250))
+
+
+@FAMILIES
+def test_errors_about_what_is_allowed_arrive(world: World, family: int) -> None:
+    world.apply(policy("client", CLIENT, ingress=[], egress=[rule(PolicyPeer(pods=REMOTE))]))
+    got = world.passes("a2", first(POD_2[family], B1[family], dport=9, protocol=UDP))
+    world.passes("peer", about(got, B1[family]))
+    never = first(POD_2[family], PEER_POD[family], dport=9, protocol=UDP)
+    world.is_dropped("a2", never)
+    world.is_dropped("peer", about(never, PEER_POD[family]))
+
+
+@FAMILIES
+def test_a_pods_label_opens_and_closes(world: World, family: int) -> None:
+    rules = policy("server", SERVER, ingress=[FROM_CLIENT])
+    world.apply(rules)
+    world.passes("a2", first(POD_2[family], POD_1[family]))
+    other = {**PODS, "default/a2": replace(PODS["default/a2"], labels={"app": "other"})}
+    bundle = world.apply(rules, pods=other)
+    assert len(bundle) == 2, "a flow for each address of the pod, and nothing else"
+    world.is_dropped("a2", first(POD_2[family], POD_1[family], sport=40001))
+    world.apply(rules)
+    world.passes("a2", first(POD_2[family], POD_1[family], sport=40002))

@@ -1,0 +1,135 @@
+"""Whose policies are known, and what becomes of them while the store is away."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Iterable
+from typing import Any, cast
+
+import pytest
+
+from ovsnet import names, resources
+from ovsnet.agent.policing import Policing
+from ovsnet.errors import TryAgain
+from ovsnet.model import Pod
+from ovsnet.policymodel import LabelledPod, NetworkPolicy, Operator, PolicyRule, Requirement, Selector
+from ovsnet.render import Renderer
+from ovsnet.store import Snapshot
+
+APP = Selector(requirements=(Requirement(key="app", operator=Operator.IN, values=frozenset({"web"})),))
+WEB = LabelledPod(namespace="default", name="web", labels={"app": "web"})
+
+
+class OpenFlow:
+    """What an earlier agent has installed."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = lines
+
+    async def remembered(self, cookie: int, mask: int) -> tuple[list[str], dict[int, str]]:
+        found = [line for line in self.lines if int(line.partition(",")[0][7:], 16) & mask == cookie]
+        return found, {}
+
+
+def attached(name: str, number: int) -> Pod:
+    return Pod(
+        namespace="default",
+        name=name,
+        container=f"c-{name}",
+        ifname="eth0",
+        netns="",
+        network="ovsnet",
+        port=names.host_interface(f"{number:08x}"),
+        ofport=number,
+        mac="0a:58:0a:f4:01:02",
+        ips=(ipaddress.ip_address(f"10.244.1.{number}"),),
+    )
+
+
+class World:
+    def __init__(self, *lines: str) -> None:
+        self.pods: list[Pod] = []
+        self.policing = Policing(
+            cast(Any, OpenFlow(*lines)), Renderer(resources.flows_dir()), lambda: self.pods, patience=0.05
+        )
+
+    async def tell(
+        self, *policies: NetworkPolicy, pods: Iterable[LabelledPod] = (), version: int = 1
+    ) -> dict[int, tuple[str, ...]]:
+        snapshot = Snapshot(
+            nodes={},
+            problems={},
+            version=version,
+            policies={each.key: each for each in policies},
+            pods={each.key: each for each in pods},
+        )
+        return await self.policing.follow(snapshot, unknown=False)
+
+
+def policy(selector: Selector, *rules: PolicyRule) -> NetworkPolicy:
+    return NetworkPolicy(namespace="default", name="p", pods=selector, ingress=rules)
+
+
+async def test_a_pod_comes_with_its_policies() -> None:
+    world = World()
+    assert await world.tell(policy(APP), pods=[WEB]) == {}
+    world.pods.append(attached("web", 5))
+    changed = world.policing.update()
+    assert list(changed) == [names.cookie("policedpod", "default/web")]
+    assert any(
+        "table=47" in line and "10.244.1.5 actions=drop" in line
+        for line in world.policing.rendered.popitem()[1]
+    )
+    world.pods.clear()
+    assert world.policing.update() == {names.cookie("policedpod", "default/web"): ()}
+
+
+async def test_labels_that_nobody_knows_select_all_and_allow_nothing() -> None:
+    """Of a pod that was there before its Pod was known: as strict as it could be."""
+    world = World()
+    world.pods.append(attached("web", 5))
+    changed = await world.tell(policy(APP, PolicyRule()))
+    assert list(changed) == [names.cookie("policedpod", "default/web")]
+    changed = await world.tell(policy(APP, PolicyRule()), pods=[WEB], version=2)
+    assert changed == {names.cookie("policedpod", "default/web"): ()}, "the rule allows everything"
+
+
+async def test_a_pod_is_admitted_when_the_store_tells_of_it() -> None:
+    world = World()
+    await world.tell(policy(APP))
+    waiting = asyncio.create_task(world.policing.admit("default/web"))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    await world.tell(policy(APP), pods=[WEB], version=2)
+    await waiting
+
+
+async def test_a_pod_that_the_store_does_not_know_is_not_admitted() -> None:
+    world = World()
+    await world.tell(policy(APP))
+    with pytest.raises(
+        TryAgain, match=r"pod default/web are not known.*NetworkPolicy default/p selects by labels"
+    ):
+        await world.policing.admit("default/web")
+
+
+async def test_nobody_waits_for_labels_that_mean_nothing() -> None:
+    world = World()
+    await world.policing.admit("default/web")
+    await world.tell(policy(Selector()))
+    await world.policing.admit("default/web")
+    await world.policing.admit("other/web")
+
+
+async def test_policies_of_an_earlier_agent_stay_until_the_store_is_there() -> None:
+    cookie = names.cookie("policedpod", "default/web")
+    line = f"cookie=0x{cookie:x}, table=47, priority=50,ip,nw_dst=10.244.1.5 actions=drop"
+    world = World(line)
+    assert await world.policing.follow(None, unknown=True) == {}
+    assert world.policing.with_kept({1: ("a",)}) == {1: ("a",), cookie: (line,)}
+    with pytest.raises(TryAgain, match="the store is away, and there were policies before"):
+        await world.policing.admit("default/other")
+    await world.tell()
+    assert world.policing.with_kept({1: ("a",)}) == {1: ("a",)}
+    await world.policing.admit("default/other")

@@ -56,32 +56,28 @@ POLICIES = [
 ]
 
 
-def manifests(lab: Lab) -> list[dict[str, Any]]:
-    """Of what a control plane would know beside the nodes."""
-    found: list[dict[str, Any]] = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default", "labels": {"team": "a"}}},
-        *POLICIES,
-    ]
+def write_manifests(lab: Lab) -> None:
+    """What a control plane would know beside the nodes, in the files where a lab has such objects itself."""
+    folder = lab.folder.path / "cluster"
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}
+    (folder / "namespace.default.yaml").write_text(yaml.safe_dump(namespace))
     for name, node in (("a1", "node-a"), ("a2", "node-a"), ("b1", "node-b"), ("b2", "node-b")):
-        ips = [{"ip": str(each)} for each in lab.pod(name).addresses]
         ports = [{"name": "web", "containerPort": WEB}]
-        found.append(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
-                "spec": {"nodeName": node, "containers": [{"name": "c", "ports": ports}]},
-                "status": {"podIPs": ips},
-            }
-        )
-    return found
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "ports": ports}]},
+            "status": {"podIPs": [{"ip": str(each)} for each in lab.pod(name).addresses]},
+        }
+        (folder / f"pod.{name}.yaml").write_text(yaml.safe_dump(pod))
+    (folder / "policies.yaml").write_text(yaml.safe_dump_all(POLICIES))
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     with running(nodes=2, pods=2) as lab:
-        folder = lab.folder.path / "cluster"
-        (folder / "policies.yaml").write_text(yaml.safe_dump_all(manifests(lab)))
+        write_manifests(lab)
         for name in ("node-a", "node-b"):
             node = lab.node(name)
             eventually(partial(policed, node))

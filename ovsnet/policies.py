@@ -68,7 +68,7 @@ class Policies:
         return self._stances.get(key, {})
 
     def policies(self, key: str) -> list[NetworkPolicy]:
-        """Those that select a pod of this node."""
+        """Those that select the pod, of whatever node."""
         return sorted(self._selecting(key), key=lambda each: each.name)
 
     def isolating(self, key: str, direction: Direction) -> list[NetworkPolicy]:

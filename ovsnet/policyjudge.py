@@ -154,14 +154,11 @@ def pairs(source: End, target: End) -> list[tuple[IPAddress, IPAddress]]:
 
 
 class Judge:
-    """Judges connections between two ends, whichever nodes they are on."""
+    """Judges connections between two ends, whichever nodes they are on: policies say of any pod what they allow it."""
 
-    def __init__(self, world: World, *ends: End) -> None:
-        self._nodes = deriving.node_addresses(world.nodes)
-        self._policies = Policies()
-        # To policies a pod of another node is like one of this.
-        local = {**world.local, **{each.pod: _all_ips(each, world) for each in ends if each.pod}}
-        self._policies.update(world.policies, world.namespaces, world.pods, local, self._nodes)
+    def __init__(self, policies: Policies, nodes: Mapping[str, Node]) -> None:
+        self._policies = policies
+        self._nodes = deriving.node_addresses(nodes)
 
     def sides(self, source: End, target: End, connection: Connection) -> tuple[Side, Side]:
         """Egress of the source, ingress of the target."""
@@ -171,18 +168,18 @@ class Judge:
                 Side(direction=INGRESS, end=target, why=Why.ITSELF),
             )
         return (
-            self._side(EGRESS, source, target, connection),
-            self._side(INGRESS, target, source, connection),
+            self._side(EGRESS, source, connection.target, connection),
+            self._side(INGRESS, target, connection.source, connection),
         )
 
-    def _side(self, direction: Direction, subject: End, other: End, connection: Connection) -> Side:
+    def _side(self, direction: Direction, subject: End, address: IPAddress, connection: Connection) -> Side:
+        """address: of the other end."""
         if not subject.pod:
             return Side(direction=direction, end=subject, why=Why.NO_POD)
         isolating = tuple(self._policies.isolating(subject.pod, direction))
         if not isolating:
             return Side(direction=direction, end=subject, why=Why.OPEN)
-        address = connection.target if direction is EGRESS else connection.source
-        if not other.pod and other.node == subject.node and address in _ips(self._nodes.get(subject.node)):
+        if address in _ips(self._nodes.get(subject.node)):
             return Side(direction=direction, end=subject, why=Why.OWN_NODE, isolating=isolating)
         for granted in self._policies.granted(subject.pod, direction):
             if any(self._allows(each, address, connection) for each in granted.allowances):
@@ -200,12 +197,6 @@ class Judge:
             for group in allowance.peers
             for network in self._policies.networks(group)
         )
-
-
-def _all_ips(end: End, world: World) -> tuple[IPAddress, ...]:
-    """Of the pod, not only the one that was named."""
-    pod = world.pods.get(end.pod)
-    return world.local.get(end.pod) or (pod.ips if pod else end.ips)
 
 
 def _ips(node: NodeAddresses | None) -> tuple[IPAddress, ...]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ovsnet.agent.view import View
     from ovsnet.flowdump import Trace
     from ovsnet.policyjudge import Connection, End, Side, World
+    from ovsnet.policywords import Names
     from ovsnet.store import Snapshot
 
 _DISAGREE = (
@@ -33,39 +34,70 @@ def policy() -> None:
 @policy.command()
 @options.config_option
 @options.output_option
-@click.argument("pod", metavar="POD")
-def show(path: Path, output: str, pod: str) -> None:
+@click.argument("pod", metavar="[POD]", required=False)
+def show(path: Path, output: str, pod: str | None) -> None:
     """Show which policies select a pod of this node, what each rule allows, and whom that is today.
 
-    POD is NAME or NAMESPACE/NAME.
+    POD is NAME or NAMESPACE/NAME. Without it: which policies isolate each pod of this node; with -o json all of it.
     """
     from ovsnet import policies, policywords
-    from ovsnet.cli import console
 
     view = options.view_of(path)
     snapshot = _snapshot(view)
     world = _world(view, snapshot)
-    key = _local_pod(pod, world)
     names = policywords.Names(snapshot.pods, world.local, policies.node_addresses(snapshot.nodes))
-    labelled = snapshot.pods.get(key)
-    found: dict[str, Any] = {
+    found = [
+        _shown(key, view, world, names)
+        for key in (sorted(world.local) if pod is None else [_local_pod(pod, world)])
+    ]
+    if output == "json":
+        click.echo(json.dumps(found if pod is None else found[0], indent=2))
+    elif pod is None:
+        _print_pods(found)
+    else:
+        _print_pod(found[0])
+
+
+def _shown(key: str, view: View, world: World, names: Names) -> dict[str, Any]:
+    from ovsnet import policywords
+
+    labelled = world.pods.get(key)
+    return {
         "pod": key,
         "addresses": [str(each) for each in world.local[key]],
         "labels": None if labelled is None else dict(labelled.labels),
         **policywords.shown(key, view.policies, names),
     }
-    if output == "json":
-        click.echo(json.dumps(found, indent=2))
-        return
+
+
+def _print_pod(found: dict[str, Any]) -> None:
+    from ovsnet import policywords
+    from ovsnet.cli import console
+
     out = console.console(sys.stdout)
-    out.print(f"pod {key}  {' '.join(found['addresses'])}", style="bold", markup=False)
-    if labelled is None:
+    out.print(f"pod {found['pod']}  {' '.join(found['addresses'])}", style="bold", markup=False)
+    if found["labels"] is None:
         out.print("labels are not known: every policy of its namespace isolates it", style="red")
     else:
-        labels = ",".join(f"{name}={value}" for name, value in sorted(labelled.labels.items()))
+        labels = ",".join(f"{name}={value}" for name, value in sorted(found["labels"].items()))
         out.print(f"labels: {labels or 'none'}", markup=False)
     for line in policywords.lines(found):
         out.print(line, markup=False)
+
+
+def _print_pods(found: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ovsnet.cli import console
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("POD", "INGRESS ISOLATED BY", "EGRESS ISOLATED BY"):
+        table.add_column(heading, overflow="fold")
+    for each in found:
+        by = (each["directions"][name]["by"] for name in ("ingress", "egress"))
+        table.add_row(Text(each["pod"]), *(Text(", ".join(names) or "-") for names in by))
+    console.table(console.console(sys.stdout), table)
 
 
 @policy.command()
@@ -150,7 +182,7 @@ async def _check(view: View, source: str, target: str, protocol: str, port: int)
     ends = policyjudge.end(source, world), policyjudge.end(target, world)
     for each in ends:
         _refuse_service(view, each)
-    judge = policyjudge.Judge(world, *ends)
+    judge = policyjudge.Judge(view.policies, world.nodes)
     connections = []
     for pair in policyjudge.pairs(*ends):
         connection = policyjudge.Connection(

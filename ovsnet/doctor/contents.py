@@ -67,6 +67,7 @@ def _own(path: str) -> list[Command]:
     return [
         Command(name="doctor.json", argv=(*ovsnet, "doctor", *asked), kind=Kind.JSON),
         Command(name="show.json", argv=(*ovsnet, "show", *asked), kind=Kind.JSON),
+        Command(name="policy.json", argv=(*ovsnet, "policy", "show", *asked), kind=Kind.JSON),
         Command(name="flows.txt", argv=(*ovsnet, "flows", "--config", path), kind=Kind.SWITCH),
         Command(name="ovsnet-version.txt", argv=(*ovsnet, "version")),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -153,6 +154,13 @@ def test_show_for_people(lab: Lab, node: Node) -> None:
         "egress: not isolated, everything is allowed",
     ):
         assert words in done.stdout, done.stdout
+
+
+def test_show_of_all_pods_of_the_node(lab: Lab, live: Node) -> None:
+    assert [each["pod"] for each in answer(live, "policy", "show")] == ["default/a1", "default/a2"]
+    assert answer(live, "policy", "show")[0] == answer(live, "policy", "show", "a1")
+    lines = [line.split() for line in ask(live, "policy", "show").stdout.splitlines()]
+    assert lines[1:] == [["default/a1", "default/web", "-"], ["default/a2", "-", "default/out"]]
 
 
 def test_show_of_a_pod_that_is_allowed_nothing(lab: Lab) -> None:
@@ -344,6 +352,21 @@ def policy_flows(node: Node) -> list[str]:
         for flow in answer(node, "flows")
         if names.kind_of(int(flow["cookie"], 16)) in names.POLICIES
     )
+
+
+def test_a_support_bundle_has_them(lab: Lab, live: Node, tmp_path: Path) -> None:
+    done = ask(live, "support-bundle", "--output", str(tmp_path / "bundle.tar.gz"))
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "bundle.tar.gz") as archive:
+        members = {Path(name).name: name for name in archive.getnames()}
+        texts = {
+            name: file.read().decode()
+            for name in ("policy.json", "flows.txt")
+            if (file := archive.extractfile(members[name])) is not None
+        }
+    assert [each["pod"] for each in json.loads(texts["policy.json"])] == ["default/a1", "default/a2"]
+    assert "policedpod default/a1" in texts["flows.txt"]
+    assert "unknown" not in texts["flows.txt"]
 
 
 def test_render_shows_what_policies_come_to(lab: Lab, live: Node) -> None:

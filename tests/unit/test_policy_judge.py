@@ -15,9 +15,10 @@ from oracle import Side as Expected
 from oracle import verdict
 from policy_world import Cluster, Connection
 
-from ovsnet import policyjudge, policywords
+from ovsnet import policies, policyjudge, policywords
 from ovsnet.errors import OvsnetError
 from ovsnet.model import Node
+from ovsnet.policies import Policies
 from ovsnet.policyjudge import Judge, Side, Why, World
 from ovsnet.policymodel import Direction
 from ovsnet.servicemodel import Protocol
@@ -60,8 +61,15 @@ def world(cluster: Cluster) -> World:
     )
 
 
+def judge_of(seen: World) -> Judge:
+    derived = Policies()
+    derived.update(seen.policies, seen.namespaces, seen.pods, seen.local, policies.node_addresses(seen.nodes))
+    return Judge(derived, seen.nodes)
+
+
 def check(cluster: Cluster, connections: Iterable[Connection]) -> None:
     seen = world(cluster)
+    judge = judge_of(seen)
     for connection in connections:
         ends = [policyjudge.end(each.address, seen) for each in (connection.source, connection.destination)]
         asked_for = policyjudge.Connection(
@@ -70,7 +78,7 @@ def check(cluster: Cluster, connections: Iterable[Connection]) -> None:
             protocol=Protocol(connection.protocol) if connection.protocol else None,
             port=connection.port,
         )
-        egress, ingress = Judge(seen, *ends).sides(ends[0], ends[1], asked_for)
+        egress, ingress = judge.sides(ends[0], ends[1], asked_for)
         expected = verdict(cluster, connection)
         words = f"{connection}: {expected}"
         if expected.always:
@@ -96,7 +104,7 @@ def test_every_case_is_judged_as_it_is_written_down(case: Case) -> None:
 
 @given(cluster=clusters())
 def test_any_cluster_is_judged_as_the_oracle_does(cluster: Cluster) -> None:
-    check(cluster, list(asked(cluster, (79, 80, 8080)))[::7])
+    check(cluster, list(asked(cluster, (79, 80, 8080))))
 
 
 def test_names_that_lead_nowhere_or_to_several_are_told() -> None:
@@ -126,6 +134,6 @@ def test_of_what_no_policy_can_select_nobody_says_more() -> None:
     seen = world(CASES[0].cluster)
     outside = policyjudge.end("203.0.113.7", seen)
     question = policyjudge.Connection(source=outside.ips[0], target=outside.ips[0])
-    egress, _ = Judge(seen, outside).sides(outside, outside, question)
+    egress, _ = judge_of(seen).sides(outside, outside, question)
     assert policywords.side(egress) == "egress of 203.0.113.7: no policy can select it"
     assert egress.direction is Direction.EGRESS

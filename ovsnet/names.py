@@ -47,6 +47,9 @@ KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY, *POLICIES)
 SERVED = ("service", "endpointslice")
 """Those that may be missing, and pods still have their network."""
 
+SUPPLIED = (*SERVED, *POLICIES)
+"""Those that nobody but the store knows, not even by what OVSDB remembers."""
+
 _HOST_INTERFACE = re.compile(r"pod-[0-9a-f]{8}")
 
 

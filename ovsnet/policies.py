@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from ovsnet.mappings import different
-from ovsnet.model import IPAddress
+from ovsnet.model import Frozen, IPAddress, IPNetwork, Node, Pod
 from ovsnet.policygroups import Group, Groups, NodeAddresses
 from ovsnet.policylists import Allowance, Lists
 from ovsnet.policymodel import (
@@ -23,6 +23,16 @@ from ovsnet.policymodel import (
     Selector,
 )
 from ovsnet.policyobjects import Isolation, PolicedPod, PolicyObject, PortRange
+
+
+class Granted(Frozen):
+    """What one rule of a policy comes to for a pod. rule: its place in the policy, from 0. allowances: none, if it
+    allows this pod nothing."""
+
+    policy: NetworkPolicy
+    rule: int
+    allowances: tuple[Allowance, ...]
+
 
 Stance = Mapping[Direction, frozenset[Allowance]]
 """What a pod's policies allow it, in directions in which they isolate it."""
@@ -60,6 +70,19 @@ class Policies:
     def policies(self, key: str) -> list[NetworkPolicy]:
         """Those that select a pod of this node."""
         return sorted(self._selecting(key), key=lambda each: each.name)
+
+    def isolating(self, key: str, direction: Direction) -> list[NetworkPolicy]:
+        """Those of them that isolate it in that direction."""
+        return [each for each in self.policies(key) if each.rules(direction) is not None]
+
+    def granted(self, key: str, direction: Direction) -> list[Granted]:
+        """What each rule of these allows the pod, in order of policies and rules."""
+        found = self._granted(key, direction)
+        return sorted(found, key=lambda each: (each.policy.name, each.rule))
+
+    def networks(self, group: Group) -> list[IPNetwork]:
+        """Who is meant now, as addresses and networks."""
+        return sorted(self._groups.look(group), key=lambda each: (each.version, each))
 
     def news(self) -> News:
         """Objects that are new or others than when this was called last, by type and key; None for one that is gone."""
@@ -147,20 +170,21 @@ class Policies:
 
     def _allowed(self, key: str, direction: Direction) -> frozenset[Allowance] | None:
         """None: all."""
-        pod = self._pods.get(key)
-        found: set[Allowance] = set()
-        isolated = False
-        for policy in self._selecting(key):
-            rules = policy.rules(direction)
-            if rules is not None:
-                isolated = True
-                if pod is not None or not policy.pods.requirements:
-                    # Whoever may not be meant is allowed nothing by it.
-                    for rule in rules:
-                        found.update(self._allowances(policy.namespace, direction, rule, pod))
-        if not isolated or any(each.is_everything for each in found):
+        if all(policy.rules(direction) is None for policy in self._selecting(key)):
             return None
-        return frozenset(found)
+        found = frozenset(
+            allowance for each in self._granted(key, direction) for allowance in each.allowances
+        )
+        return None if any(each.is_everything for each in found) else found
+
+    def _granted(self, key: str, direction: Direction) -> Iterator[Granted]:
+        pod = self._pods.get(key)
+        for policy in self._selecting(key):
+            # Whoever may not be meant is allowed nothing by it.
+            meant = pod is not None or not policy.pods.requirements
+            for index, rule in enumerate(policy.rules(direction) or ()):
+                found = self._allowances(policy.namespace, direction, rule, pod) if meant else ()
+                yield Granted(policy=policy, rule=index, allowances=tuple(found))
 
     def _allowances(
         self, namespace: str, direction: Direction, rule: PolicyRule, pod: LabelledPod | None
@@ -201,6 +225,26 @@ class Policies:
             )
             ports = PortRange(protocol=port.protocol, first=number, last=number)
             yield _allowance(Direction.EGRESS, (only,), {ports})
+
+
+def addresses(pods: Iterable[Pod]) -> dict[str, tuple[IPAddress, ...]]:
+    """Of this node's pods, by the Pod's key."""
+    found: dict[str, tuple[IPAddress, ...]] = {}
+    for pod in pods:
+        key = f"{pod.namespace}/{pod.name}"
+        # One of several interfaces, or of a pod that is replaced by another of its name.
+        found[key] = (*found.get(key, ()), *pod.ips)
+    return found
+
+
+def node_addresses(nodes: Mapping[str, Node]) -> dict[str, NodeAddresses]:
+    """Both sorts of addresses of the cluster's nodes, by name."""
+    return {
+        node.name: NodeAddresses(
+            addresses=node.addresses, gateways=tuple(cidr.network_address + 1 for cidr in node.pod_cidrs)
+        )
+        for node in nodes.values()
+    }
 
 
 def _allowance(

@@ -91,6 +91,15 @@ class Groups:
     def networks(self, number: int) -> Iterable[IPNetwork]:
         return self._networks[number]
 
+    def look(self, group: Group) -> list[IPNetwork]:
+        """What the group means, whether it is kept up or not."""
+        if (number := self._numbers.get(group)) is not None:
+            return list(self._networks[number])
+        number = self.add(group)
+        found = list(self._networks[number])
+        self.remove(number)
+        return found
+
     def numbers(self, group: Group, name: str, protocol: Protocol) -> set[int]:
         """Which numbers the group's pods have for a port of that name."""
         found = set()

@@ -15,6 +15,7 @@ from ovsnet.errors import OvsnetError
 from ovsnet.frontends import ServiceObject
 from ovsnet.model import Attached, Frozen, IPAddress, LocalNode, Peer, Pod
 from ovsnet.objects import Object
+from ovsnet.policyobjects import PolicyObject
 from ovsnet.render import kind_of
 
 _TRANSLATED = re.compile(r"^ *nat\(dst=([^)]+)\)$", re.MULTILINE)
@@ -31,7 +32,7 @@ class Endpoint(Frozen):
 
 
 class Packet(Frozen):
-    """protocol: tcp, udp or icmp. port: destination, for TCP and UDP."""
+    """protocol: tcp, udp, sctp or icmp. port: destination, for all but ICMP."""
 
     source: Endpoint
     target: Endpoint
@@ -54,10 +55,11 @@ def endpoint(name: str, objects: Sequence[Object]) -> Endpoint:
 
 
 def _by_name(name: str, objects: Sequence[Object]) -> Endpoint:
-    for obj in objects:
+    ends = [obj for obj in objects if not isinstance(obj, PolicyObject)]
+    for obj in ends:
         if name in _names(obj):
             return Endpoint(title=f"{kind_of(obj)} {obj.title}", ips=_ips(obj), obj=obj)
-    titles = sorted(obj.title for obj in objects)
+    titles = sorted(obj.title for obj in ends)
     more = f" and {len(titles) - _MANY} more" if len(titles) > _MANY else ""
     raise OvsnetError(
         f"{name} is no pod, node or address that this node knows",
@@ -129,6 +131,8 @@ def packet(question: Packet, objects: Sequence[Object]) -> str:
         fields += ["icmp_type=8,icmp_code=0" if src.version == 4 else "icmpv6_type=128,icmpv6_code=0"]
     else:
         fields += [f"{question.protocol}_src=40000", f"{question.protocol}_dst={question.port}"]
+        # Of TCP, nothing else is the first packet of a connection.
+        fields += ["tcp_flags=syn"] if question.protocol == "tcp" else []
     if question.target.obj is None or isinstance(question.target.obj, ServiceObject):
         # The datapath's hash of the connection, which chooses among the endpoints: any will do. What is nobody's here
         # may be the address of a Service that is not known, because the store can't be read.

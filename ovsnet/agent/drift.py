@@ -114,10 +114,10 @@ def describe(
     return [_drift(found, objects, tables) for found in by_flow.values()]
 
 
-def is_served(difference: str) -> bool:
-    """Whether a line as of `ovs-ofctl diff-flows` is about a Service or its endpoints: so is every group."""
+def is_supplied(difference: str) -> bool:
+    """Whether a line as of `ovs-ofctl diff-flows` is about Services, as every group is, or policies."""
     is_group = flowplan.group_of(difference[1:]) is not None
-    return is_group or names.kind_of(cookie_in(difference)) in names.SERVED
+    return is_group or names.kind_of(cookie_in(difference)) in names.SUPPLIED
 
 
 def _place(line: str) -> str:

@@ -1,32 +1,47 @@
 """A state in a folder, rendered without a switch: what `ovsnet render` prints.
 
-Reads manifests (Nodes, and Pods with spec.nodeName and status.podIPs), gives ports the numbers that
-a fresh node would choose, renders. Raises StoreError or OvsnetError for what is missing or wrong.
+Reads manifests (Nodes, Pods with spec.nodeName and status.podIPs, NetworkPolicies and Namespaces), gives ports the
+numbers that a fresh node would choose, renders. Raises StoreError or OvsnetError for what is missing or wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from ovsnet import names, plan, resources, state
+from ovsnet import names, plan, policies, resources, state
 from ovsnet.config import Config
 from ovsnet.errors import OvsnetError, StoreError
 from ovsnet.model import Node, Pod
+from ovsnet.policies import Policies
 from ovsnet.render import Renderer
 from ovsnet.store import cluster, manifest, podmanifest
+from ovsnet.store.labelledpods import PodReader
+from ovsnet.store.namespaces import NamespaceReader
+from ovsnet.store.nodes import NodeReader
+from ovsnet.store.policies import PolicyReader
+from ovsnet.store.reading import Readable, Reader
 
+_Object = TypeVar("_Object", bound=Readable)
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def render(folder: Path, config: Config, name: str | None, uplink_mtu: int) -> Iterator[str]:
-    """The flow lines of one node. name None: the only Node that there is."""
+def render(
+    folder: Path, config: Config, name: str | None, uplink_mtu: int, remark: Callable[[str], None]
+) -> Iterator[str]:
+    """The flow lines of one node. name None: the only Node that there is. remark: takes what was read in the safest
+    way, in words."""
     texts = {path: path.read_text("utf-8") for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES}
-    found = cluster.combine({str(path): manifest.nodes(text, str(path)) for path, text in texts.items()}, {})
-    if found.problems:
-        problems = [f"{file}: {line}" for file, lines in found.problems.items() for line in lines]
+    contents = {str(path): manifest.read(text, str(path)) for path, text in texts.items()}
+    problems = [f"{path}: {line}" for path, each in contents.items() for line in each.problems]
+    if problems:
         raise StoreError("; ".join(problems), "correct the manifests")
-    nodes = found.nodes
+    for path, each in contents.items():
+        for words in each.remarks:
+            remark(f"{path}: {words}")
+    of_files = {path: each.objects for path, each in contents.items()}
+    nodes = _nodes(of_files)
     own = _own(nodes, name or config.node_name)
     topo = state.topology(config, own.name, own.addresses, uplink_mtu, nodes)
     here = [
@@ -39,15 +54,51 @@ def render(folder: Path, config: Config, name: str | None, uplink_mtu: int) -> I
     pods = [_pod(pod, at) for at, pod in enumerate(sorted(here, key=lambda pod: (pod.namespace, pod.name)))]
     renderer = Renderer(resources.flows_dir())
     renderer.use(config.datapath.value)
-    rendered = renderer.state(state.objects(topo, config.tunnels, numbers, pods))
+    policed = _policed(of_files, pods, nodes)
+    rendered = renderer.state((*state.objects(topo, config.tunnels, numbers, pods), *policed.objects))
     for lines in rendered.values():
         yield from lines
 
 
-def _own(nodes: dict[str, Node], name: str | None) -> Node:
+def _nodes(files: Mapping[str, manifest.Objects]) -> Mapping[str, Node]:
+    found = cluster.combine(
+        {path: tuple(manifest.of(each, NodeReader).values()) for path, each in files.items()}, {}
+    )
+    if found.problems:
+        problems = [f"{file}: {line}" for file, lines in found.problems.items() for line in lines]
+        raise StoreError("; ".join(problems), "correct the manifests")
+    return found.nodes
+
+
+def _policed(
+    files: Mapping[str, manifest.Objects], pods: Iterable[Pod], nodes: Mapping[str, Node]
+) -> Policies:
+    found = Policies()
+    found.update(
+        _all(files, PolicyReader),
+        _all(files, NamespaceReader),
+        _all(files, PodReader),
+        policies.addresses(pods),
+        policies.node_addresses(nodes),
+    )
+    return found
+
+
+def _all(files: Mapping[str, manifest.Objects], reader: type[Reader[_Object]]) -> dict[str, _Object]:
+    """All files' objects of one kind. Raises StoreError where two have one name."""
+    chosen, doubles = cluster.one_of_each(
+        {path: manifest.of(each, reader).values() for path, each in files.items()}, {}
+    )
+    if doubles:
+        problems = [f"{path}: {line}" for path, lines in doubles.items() for line in lines]
+        raise StoreError("; ".join(problems), "correct the manifests")
+    return {key: item for key, (_, item) in chosen.items()}
+
+
+def _own(nodes: Mapping[str, Node], name: str | None) -> Node:
     if name is None and len(nodes) == 1:
         return next(iter(nodes.values()))
-    if name not in nodes:
+    if name is None or name not in nodes:
         known = ", ".join(nodes) or "none"
         raise OvsnetError(
             f"no Node {name} in the manifests" if name else "whose flows?", f"--node, one of: {known}"

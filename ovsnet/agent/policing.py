@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from ovsnet import names
+from ovsnet import names, policies
 from ovsnet.errors import TryAgain
 from ovsnet.model import IPAddress, Node, Pod
 from ovsnet.policies import Policies
@@ -123,25 +123,14 @@ class Policing:
 
     def _addresses(self) -> dict[str, tuple[IPAddress, ...]]:
         """Of this node's pods, by the Pod's key; the very same as before where they did not change."""
-        found: dict[str, tuple[IPAddress, ...]] = {}
-        for pod in self._pods():
-            key = f"{pod.namespace}/{pod.name}"
-            # One of several interfaces, or of a pod that is replaced by another of its name.
-            found[key] = (*found.get(key, ()), *pod.ips)
+        found = policies.addresses(self._pods())
         before = self._local
         self._local = {key: old if (old := before.get(key)) == ips else ips for key, ips in found.items()}
         return self._local
 
     def _node_addresses(self, nodes: Mapping[str, Node]) -> dict[str, NodeAddresses]:
         if self._nodes[0] is not nodes:
-            found = {
-                node.name: NodeAddresses(
-                    addresses=node.addresses,
-                    gateways=tuple(cidr.network_address + 1 for cidr in node.pod_cidrs),
-                )
-                for node in nodes.values()
-            }
-            self._nodes = nodes, found
+            self._nodes = nodes, policies.node_addresses(nodes)
         return self._nodes[1]
 
     def _render(self, news: Mapping[tuple[type, str], PolicyObject | None]) -> dict[int, Lines]:

@@ -13,7 +13,7 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 
-from ovsnet import plan, recall, resources, state
+from ovsnet import plan, policies, recall, resources, state
 from ovsnet.agent.hostside import HostSide
 from ovsnet.cni import framing
 from ovsnet.config import Config
@@ -22,6 +22,7 @@ from ovsnet.errors import HostFailure, NotReady, OvsnetError, StoreError, Switch
 from ovsnet.host.nft import Ruleset
 from ovsnet.model import Frozen, Node
 from ovsnet.objects import Object
+from ovsnet.policies import Policies
 from ovsnet.render import Renderer, cookie_of
 from ovsnet.rows import BridgeRow, PortRow
 from ovsnet.services import Reach, Services
@@ -45,11 +46,15 @@ class View(Frozen):
     trouble: OvsnetError | None
     """Why this node can't be what store and configuration say. A topology that is there then is an earlier one."""
     unread: StoreError | None
-    """Why the store can't be read: nodes are those that OVSDB remembers, and nobody knows the Services."""
+    """Why the store can't be read: nodes are those that OVSDB remembers, and nobody knows Services and policies."""
     bridge: BridgeRow | None
     rows: dict[str, PortRow]
     objects: tuple[Object, ...]
     reach: Reach
+    snapshot: Snapshot | None
+    """What the store says; None while it can't be read."""
+    policies: Policies
+    """What is derived of it for this node's pods."""
     tables: dict[int, str]
     health: dict[str, object] | None
     problems: dict[str, str]
@@ -75,7 +80,7 @@ class View(Frozen):
             else f"this node and {peers} peers are as the ports of {{bridge}} remember them"
         ).format(bridge=self.config.bridge)
         if self.unread is not None:
-            missing = f"the store can't be read; {remembered}; Services are not known"
+            missing = f"the store can't be read; {remembered}; Services and policies are not known"
             yield self.unread.message, missing, self.unread.hint
         if self.trouble is not None:
             yield self.trouble.message, "" if self.unread else remembered, self.trouble.hint
@@ -91,6 +96,7 @@ async def look(config: Config) -> View:
         own = snapshot.nodes.get(name)
         here = Here(node=name, zone=own.zone if own else "", addresses=topo.internal if topo else ())
         services.update(snapshot.services, snapshot.slices, here)
+    policed = _policed(rows, snapshot)
     return View(
         config=config,
         name=name,
@@ -99,8 +105,10 @@ async def look(config: Config) -> View:
         unread=unread,
         bridge=bridge,
         rows=rows,
-        objects=(*_attached(config, topo, rows), *services.objects),
+        objects=(*_attached(config, topo, rows), *services.objects, *policed.objects),
         reach=services.reach,
+        snapshot=snapshot,
+        policies=policed,
         tables={table.number: table.name for table in Renderer(resources.flows_dir()).tables},
         health=await health(config),
         problems=dict(snapshot.problems) if snapshot else {},
@@ -152,6 +160,19 @@ def _attached(config: Config, topo: Topology | None, rows: Mapping[str, PortRow]
         return [pod for pod in pods if pod.ofport > 0]
     numbers = plan.ports(plan.desired_ports(config, topo), rows).numbers
     return state.objects(topo, config.tunnels, numbers, pods)
+
+
+def _policed(rows: Mapping[str, PortRow], snapshot: Snapshot | None) -> Policies:
+    found = Policies()
+    if snapshot is not None:
+        found.update(
+            snapshot.policies,
+            snapshot.namespaces,
+            snapshot.pods,
+            policies.addresses(state.pods(rows)),
+            policies.node_addresses(snapshot.nodes),
+        )
+    return found
 
 
 async def _database(config: Config) -> tuple[BridgeRow | None, dict[str, PortRow]]:

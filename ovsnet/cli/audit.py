@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LEFT_OUT = (
     "flows and groups of Services",
+    "flows of policies",
     "routes and rules over ovsnet0, and lines of nftables, that may be there for Services: only missing ones are told",
     "peers and addresses that changed in the store since the agent wrote them into OVSDB",
 )
@@ -53,7 +54,7 @@ def audit(path: Path, output: str, repair: bool) -> None:
 
     Lines are those of `ovs-ofctl diff-flows`: - is on the switch and should not be, + is missing. Exits with 1 if
     anything differs. The agent repairs by itself within a moment; what stays is a fight, or the agent is not running.
-    While the store can't be read, Services are left out.
+    While the store can't be read, Services and policies are left out.
     """
     view = options.view_of(path)
     if repair:
@@ -87,7 +88,7 @@ async def _compare(view: View) -> Found:
     openflow = OpenFlow(management_socket(view.config.ovsdb, view.config.bridge))
     lines = await openflow.differences(line for lines in wanted.values() for line in lines)
     if view.unread is not None:
-        lines = [line for line in lines if not drift.is_served(line)]
+        lines = [line for line in lines if not drift.is_supplied(line)]
     ports = plan.ports(plan.desired_ports(view.config, topo), view.rows)
     host = HostSide(Ruleset(resources.templates_dir()))
     return Found(

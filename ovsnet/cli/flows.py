@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 def flows(path: Path, output: str, pod: str | None, only: str | None, drops: bool, every: bool) -> None:
     """Show the installed flows by table, with names.
 
-    A flow whose object is "unknown" has a cookie that nothing of this node's state explains; "service ?" is a Service
-    whose name can't be told while the store can't be read.
+    --drops ends with what policies denied each pod, by direction.
+
+    A flow whose object is "unknown" has a cookie that nothing of this node's state explains; "service ?" or
+    "policedpod ?" is one whose name can't be told while the store can't be read.
     """
     if every and not drops:
         raise click.UsageError("--all goes with --drops; without it all flows are shown anyway")
@@ -40,11 +42,13 @@ def flows(path: Path, output: str, pod: str | None, only: str | None, drops: boo
     if only is not None:
         found = _of_table(view, found, only)
     if drops:
-        found = dropping(found, every=every)
+        found = dropping([flow for flow in found if not _is_look(view, flow)], every=every)
     if output == "json":
         click.echo(json.dumps([_plain(view, flow) for flow in found], indent=2))
     else:
         _print(view, found, by_table=not drops)
+        if drops:
+            _print_denied(view, found)
         if drops and not every:
             click.echo("only those that dropped something; --all shows the others as well")
 
@@ -53,6 +57,14 @@ def dropping(found: list[Flow], *, every: bool) -> list[Flow]:
     """The flows that drop, those that dropped most first; unless every one is wanted only those that did."""
     drops = (flow for flow in found if flow.actions == "drop" and (every or flow.packets))
     return sorted(drops, key=lambda flow: -flow.packets)
+
+
+def _is_look(view: View, flow: Flow) -> bool:
+    """Whether its "drop" ends a look at policies and not the packet, which table verdict drops, or a known connection
+    lets pass."""
+    from ovsnet import policywords
+
+    return view.tables.get(flow.table) in policywords.LOOKS
 
 
 async def _dump(view: View) -> list[Flow]:
@@ -102,12 +114,25 @@ def _nameless(view: View, kind: str | None) -> bool:
     """Whether objects of the kind are there whose names nobody can tell now."""
     from ovsnet import names
 
-    if view.unread is not None and kind in names.SERVED:
+    if view.unread is not None and kind in names.SUPPLIED:
         return True
     return view.topology is None and kind in ("node", "peer")
 
 
+def _denied(view: View, flow: Flow) -> tuple[str, str] | None:
+    """The pod whose policies deny what the flow drops, and in which direction; None: it is none of these flows."""
+    from ovsnet import policywords
+    from ovsnet.policyobjects import PolicedPod
+
+    direction = policywords.DENIED.get(flow.priority)
+    obj = view.by_cookie.get(flow.cookie)
+    if view.tables.get(flow.table) != policywords.VERDICT or direction is None:
+        return None
+    return (obj.key, direction.value.lower()) if isinstance(obj, PolicedPod) else None
+
+
 def _plain(view: View, flow: Flow) -> dict[str, object]:
+    denied = _denied(view, flow)
     return {
         "table": view.tables.get(flow.table, str(flow.table)),
         "number": flow.table,
@@ -118,6 +143,7 @@ def _plain(view: View, flow: Flow) -> dict[str, object]:
         "object": owner(view, flow.cookie),
         "packets": flow.packets,
         "bytes": flow.bytes,
+        "denied": None if denied is None else {"pod": denied[0], "direction": denied[1]},
     }
 
 
@@ -141,3 +167,17 @@ def _print(view: View, found: list[Flow], *, by_table: bool) -> None:
             f"priority={flow.priority},{escape(flow.match)} [dim]actions={escape(flow.actions)}[/]"
         )
     console.print(f"{len(found)} flows")
+
+
+def _print_denied(view: View, found: list[Flow]) -> None:
+    """What policies denied each pod, over all its addresses."""
+    from collections import Counter
+
+    denied: Counter[tuple[str, str]] = Counter()
+    for flow in found:
+        if (who := _denied(view, flow)) is not None:
+            denied[who] += flow.packets
+    if denied:
+        click.echo("denied by policies; `ovsnet policy show POD` tells which")
+    for (pod, direction), packets in denied.most_common():
+        click.echo(f"  pod {pod:<24} {direction:<8} {packets:>8} packets")

@@ -38,6 +38,7 @@ SUBCOMMANDS = {
     "lab": Entry("Run a cluster on this machine.", "ovsnet.cli.lab:lab"),
     "manifest": Entry("Print what deploys ovsnet on Kubernetes.", "ovsnet.cli.manifest:manifest"),
     "node-files": Entry("Render a node's files.", "ovsnet.cli.nodefiles:node_files", hidden=True),
+    "policy": Entry("Show what NetworkPolicies allow, and why.", "ovsnet.cli.policy:policy"),
     "render": Entry("Print the flows of a state, without a switch.", "ovsnet.cli.render:render"),
     "show": Entry("Show this node's ports, pods, peers and health.", "ovsnet.cli.show:show"),
     "support-bundle": Entry(

@@ -14,7 +14,7 @@ import click
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     required=True,
     metavar="DIR",
-    help="A folder of manifests: Node objects, and Pods with spec.nodeName and status.podIPs.",
+    help="A folder of manifests: Nodes, Pods with spec.nodeName and status.podIPs, NetworkPolicies, Namespaces.",
 )
 @click.option("--node", metavar="NAME", help="Whose flows; not needed when the folder has one Node.")
 @click.option(
@@ -31,5 +31,9 @@ def render(folder: Path, node: str | None, path: Path | None, uplink_mtu: int) -
     from ovsnet.agent import offline
 
     loaded = config.load(path) if path else config.Config()
-    for line in offline.render(folder, loaded, node, uplink_mtu):
+
+    def remark(words: str) -> None:
+        click.echo(f"warning: {words}", err=True)
+
+    for line in offline.render(folder, loaded, node, uplink_mtu, remark):
         click.echo(line)

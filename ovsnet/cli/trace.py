@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ovsnet.cli import options
 from ovsnet.cli.flows import owner
+
+if TYPE_CHECKING:
+    from ovsnet import flowdump
+    from ovsnet.agent.view import View
 
 
 @click.command()
@@ -27,7 +32,7 @@ def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None
     packet is the first of a connection: to a Service, another connection may get another endpoint.
     Exits with 1 when the packet is dropped.
     """
-    from ovsnet import flowdump, pipeline, resources, tracing
+    from ovsnet import flowdump, tracing
     from ovsnet.cli import console as output
     from ovsnet.switch import trace as switch
 
@@ -44,12 +49,7 @@ def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None
     flow = tracing.packet(question, view.objects)
     text = asyncio.run(switch.trace(view.config.ovsdb, view.config.bridge, flow))
     answer = flowdump.trace(text)
-    reasons = {
-        (table.number, priority): reason
-        for table in pipeline.tables(resources.flows_dir())
-        for priority, reason in pipeline.drops(table).items()
-    }
-    passes, verdict = tracing.verdict(answer, view.objects, view.tables, reasons)
+    passes, verdict = tracing.verdict(answer, view.objects, view.tables, reasons(view, answer))
     output.console(sys.stdout).print(
         f"{question.source.title} -> {question.target.title}: {verdict}",
         style="green" if passes else "red",
@@ -68,3 +68,29 @@ def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None
     if raw:
         click.echo(text)
     raise SystemExit(0 if passes else 1)
+
+
+def reasons(view: View, answer: flowdump.Trace) -> dict[tuple[int, int], str]:
+    """Why flows drop, by table and priority; of a pod whose policies deny the packet, which these are."""
+    from ovsnet import pipeline, resources
+
+    found = {
+        (table.number, priority): reason
+        for table in pipeline.tables(resources.flows_dir())
+        for priority, reason in pipeline.drops(table).items()
+    }
+    if (why := denial(view, answer)) is not None:
+        found[answer.steps[-1].table, answer.steps[-1].priority] = why
+    return found
+
+
+def denial(view: View, answer: flowdump.Trace) -> str | None:
+    """Which policies deny the packet, in words; None: it is no policy that drops it."""
+    from ovsnet import policywords
+
+    if answer.output is not None or answer.missed is not None or not answer.steps:
+        return None
+    last = answer.steps[-1]
+    if view.tables.get(last.table) != policywords.VERDICT:
+        return None
+    return policywords.denial(view.by_cookie.get(last.cookie), last.priority, view.policies)

@@ -180,7 +180,9 @@ def test_show(lab: Lab, away: Away) -> None:
     node, words, agent = away
     done = ask(node, "show", "-o", "json", code=0 if agent else 1)
     assert f"warning: {words}" in done.stderr
-    assert "1 peers are as the ports of br-int remember them; Services are not known" in done.stderr
+    assert (
+        "1 peers are as the ports of br-int remember them; Services and policies are not known" in done.stderr
+    )
     assert "hint: " in done.stderr
     shown = json.loads(done.stdout)
     assert shown["storeRead"] is False

@@ -128,7 +128,7 @@ def test_a_packet_enters_where_its_source_is(text: str, begins: str) -> None:
 @pytest.mark.parametrize(
     ("text", "ends"),
     [
-        (packet("web", "db"), "tcp_src=40000,tcp_dst=80"),
+        (packet("web", "db"), "tcp_src=40000,tcp_dst=80,tcp_flags=syn"),
         (packet("web", "db", "udp", 53), "udp_src=40000,udp_dst=53"),
         (packet("web", "db", "icmp"), "nw_ttl=64,icmp_type=8,icmp_code=0"),
         (
@@ -153,7 +153,7 @@ def test_a_service_is_a_target_with_a_hash_to_choose_by_and_says_its_endpoint() 
         port=80,
     )
     assert tracing.packet(question, objects).endswith(
-        "nw_dst=10.96.0.1,nw_ttl=64,tcp_src=40000,tcp_dst=80,dp_hash=1"
+        "nw_dst=10.96.0.1,nw_ttl=64,tcp_src=40000,tcp_dst=80,tcp_flags=syn,dp_hash=1"
     )
     printed = "  ct(commit,nat(dst=10.244.2.5:8080))\n    nat(dst=10.244.2.5:8080)\n     -> A clone\n"
     assert tracing.translated(printed) == "10.244.2.5:8080"

@@ -205,7 +205,10 @@ def test_all_ports_and_single_ones() -> None:
 )
 def test_a_peer_that_can_not_be_read_is_nobody(peer: object, expected: str) -> None:
     assert peers(peer, said=(expected,)) == ()
-    others = ({"podSelector": {"matchLabels": {"a": "b"}}}, {"namespaceSelector": {}})
+    others: tuple[dict[str, object], ...] = (
+        {"podSelector": {"matchLabels": {"a": "b"}}},
+        {"namespaceSelector": {}},
+    )
     texts = (expected.replace("[0]", "[1]", 1) if expected.startswith("from[0]") else expected,)
     assert peers(others[0], peer, others[1], said=texts) == (
         PolicyPeer(pods=having(a="b")),

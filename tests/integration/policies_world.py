@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 from lab_world import SLOWER, agent_log, assert_green, eventually, running
 from services_world import FAMILIES, OTHER_PORT, PORT, Cluster, Load, vip
 
 from ovsnet.lab.lab import Lab
-from ovsnet.lab.spec import OUTSIDE
+from ovsnet.lab.spec import OUTSIDE, PodSpec
 from ovsnet.lab.state import write_atomically
 
 ZONE = 65502
@@ -45,6 +48,22 @@ def app(name: str) -> dict[str, Any]:
 
 def port(number: int | str, protocol: str = "TCP", **more: Any) -> dict[str, Any]:
     return {"port": number, "protocol": protocol, **more}
+
+
+FLOOD = """
+import select, socket, sys, time
+hosts = sys.argv[1:]
+udp = {host: socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) for host in hosts}
+for sock in udp.values(): sock.setblocking(False)
+print("ready", flush=True)
+sent = 0
+while not select.select([sys.stdin], [], [], 0.0005)[0]:
+    for host, sock in udp.items():
+        try: sock.sendto(b"flood", (host, 9999)); sent += 1
+        except OSError: pass
+print(sent, flush=True)
+"""
+"""Datagrams to a port where nobody listens, until standard input ends."""
 
 
 class Policed(Cluster):
@@ -84,6 +103,10 @@ class Policed(Cluster):
         document = yaml.safe_load(path.read_text())
         document["metadata"]["labels"] = {"kubernetes.io/metadata.name": name, **labels}
         write_atomically(path, yaml.safe_dump(document))
+
+    def relabel(self, pod: PodSpec, labels: Mapping[str, str]) -> None:
+        """In the store alone, many times a second."""
+        self.lab.manifests.label_pod(msgspec.structs.replace(pod, labels=dict(labels)))
 
     # who reaches whom
 
@@ -175,23 +198,26 @@ class Policed(Cluster):
     @contextlib.contextmanager
     def watching(
         self, allowed: Iterable[Pair], denied: Iterable[Pair], gap: float = 0.01, seconds: float = 10.0
-    ) -> Iterator[None]:
+    ) -> Iterator[dict[str, int]]:
         """New TCP connections all the time, in both families: of these pairs all succeed, of those none.
 
-        seconds: how long one may take, for a switch that is away meanwhile.
+        seconds: how long one may take, for a switch that is away meanwhile. How many there were is told afterwards.
         """
+        figures = {"good": 0, "denied": 0}
         with contextlib.ExitStack() as stack:
             good = self._all(stack, "load", allowed, gap=gap, seconds=seconds)
             bad = self._all(stack, "knock", denied, gap=gap, seconds=1.0)
-            yield
+            yield figures
             for pair, load in bad.items():
                 done = load.stop()
+                figures["denied"] += done["count"]
                 assert done["count"] > 10, (pair, done)
                 assert done["accepted"] == [], (pair, done)
             for pair, load in good.items():
                 done = load.stop()
                 assert done["failed"] == [], (pair, done)
                 assert done["good"] > 10, (pair, done)
+                figures["good"] += done["good"]
 
     def _all(
         self, stack: contextlib.ExitStack, do: str, pairs: Iterable[Pair], **options: Any
@@ -203,6 +229,57 @@ class Policed(Cluster):
             for source, target in pairs
             for version in FAMILIES
         }
+
+    # what comes in, answered or not
+
+    @contextlib.contextmanager
+    def flood(self, source: str, hosts: Sequence[str]) -> Iterator[None]:
+        """From a pod to all of these addresses; pings too."""
+        command = self.lab.command(source, [sys.executable, "-I", "-S", "-c", FLOOD, *hosts])
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        pings = [
+            subprocess.Popen(
+                self.lab.command(source, ["ping", "-q", "-i", "0.002", "-W", "1", host]),
+                stdout=subprocess.DEVNULL,
+            )
+            for host in hosts
+        ]
+        with subprocess.Popen(command, **pipes) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+                yield
+                sent, _ = process.communicate(timeout=20)
+                assert int(sent) > 20
+            finally:
+                process.kill()
+                for each in pings:
+                    each.kill()
+                    each.wait()
+
+    def received(self, pod: str) -> int:
+        """Pings and datagrams that have come to a pod since it is there."""
+        place, netns = self.lab.place(pod)
+        text = place.run(["cat", "/proc/net/snmp", "/proc/net/snmp6"], netns=netns, check=True).stdout
+        found = sum(
+            int(number)
+            for number in re.findall(r"^(?:Icmp6InEchos|Udp6NoPorts|Udp6InDatagrams)\s+(\d+)", text, re.M)
+        )
+        for protocol, names in (("Icmp", ("InEchos",)), ("Udp", ("NoPorts", "InDatagrams"))):
+            head, values = (line.split()[1:] for line in text.splitlines() if line.startswith(f"{protocol}:"))
+            found += sum(int(values[head.index(name)]) for name in names)
+        return found
+
+    @contextlib.contextmanager
+    def flooding(self, sources: Iterable[str], target: str) -> Iterator[None]:
+        """Floods from all of them, of which nothing comes to the target."""
+        before = self.received(target)
+        hosts = [self.address(target, version) for version in FAMILIES]
+        with contextlib.ExitStack() as stack:
+            for source in sources:
+                stack.enter_context(self.flood(source, hosts))
+            yield
+            assert self.received(target) == before, f"of a flood to {target} something arrived"
 
     # what the switch has
 

@@ -22,7 +22,7 @@ BACK = "reg2"
 """Register: 1 if it leaves by the port that it came from, translated, so that the receiver is not its own client."""
 OUTSIDE = "reg3"
 """Register: 1 if the node's kernel forwards it for a client outside of the cluster, 2 if it is the node's own packet
-and has one of its addresses on the underlay."""
+and has one of its addresses on the underlay, 4 if it forwards it for one of this node's pods, through a node port."""
 ANSWER = "reg4"
 """Register: 1 for an answer in a connection that conntrack follows."""
 ENDPOINT_PORT, GROUP, LEARNED, ENDPOINT = "reg5", "reg6", "reg7", "reg8"

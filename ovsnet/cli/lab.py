@@ -22,7 +22,7 @@ from ovsnet.lab import report
 from ovsnet.lab.kubernetes.cluster import Cluster
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT
-from ovsnet.lab.spec import LabError, LabSpec
+from ovsnet.lab.spec import DEFAULT, LabError, LabSpec
 from ovsnet.lab.state import Folder
 from ovsnet.model import Encap, Tunnels
 
@@ -294,11 +294,44 @@ def remove_node(lab: Lab, node: str) -> None:
 @lab.command()
 @click.argument("node")
 @click.argument("pod")
+@click.option("--namespace", metavar="NAME", default=DEFAULT, help="Of the Pod.  [default: default]")
+@click.option("--label", "labels", metavar="KEY=VALUE", multiple=True, help="For selectors; several times.")
+@click.option("--port", "ports", metavar="NAME=NUMBER", multiple=True, help="A TCP port that has a name.")
 @named
-def add_pod(lab: Lab, node: str, pod: str) -> None:
+def add_pod(
+    lab: Lab, node: str, pod: str, namespace: str, labels: tuple[str, ...], ports: tuple[str, ...]
+) -> None:
     """Add a pod called POD on NODE."""
-    added = lab.add_pod(node, pod)
+    numbers: dict[str, int] = {}
+    for name, number in pairs("--port", ports).items():
+        if not number.isdecimal() or not 1 <= int(number) <= 65535:
+            raise click.BadParameter(
+                f"{name}={number}: a number from 1 to 65535 is asked for", param_hint="--port"
+            )
+        numbers[name] = int(number)
+    added = lab.add_pod(node, pod, namespace=namespace, labels=pairs("--label", labels), ports=numbers)
     console.print(f"{added.name} is up on {node}: {', '.join(map(str, added.addresses))}")
+
+
+@lab.command()
+@click.argument("pod")
+@click.argument("labels", metavar="[KEY=VALUE]...", nargs=-1)
+@named
+def label_pod(lab: Lab, pod: str, labels: tuple[str, ...]) -> None:
+    """Give a pod these labels instead of those that it has."""
+    lab.label_pod(pod, pairs("KEY=VALUE", labels))
+    console.print(f"{pod} has {' '.join(labels) if labels else 'no labels'}", markup=False)
+
+
+def pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
+    """KEY=VALUE, as people write labels."""
+    found = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{each!r}: KEY=VALUE is asked for", param_hint=option)
+        found[key] = value
+    return found
 
 
 @lab.command()

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import msgspec
+
 from ovsnet.lab import check, files, spec
+from ovsnet.lab.manifests import Manifests
 from ovsnet.lab.namespaces import Place
 from ovsnet.lab.node import Node, shared_files
 from ovsnet.lab.pods import Pod, new_container
 from ovsnet.lab.spec import OUTSIDE, LabError, LabSpec, NodeSpec, PodSpec
-from ovsnet.lab.state import Completed, Folder, State, call, write_atomically
+from ovsnet.lab.state import Completed, Folder, State, call
 from ovsnet.lab.underlay import Outside, Underlay, hosts_file, write_in_place
 
 T = TypeVar("T")
@@ -37,6 +40,7 @@ class Lab:
         self.wanted = spec
         self.say = say
         self.folder = Folder(name)
+        self.manifests = Manifests(self.folder.path)
 
     # the whole
 
@@ -172,29 +176,51 @@ class Lab:
         with self.folder.locked(self.say):
             node, state = self.node(name), self.state
             state.nodes.pop(name)
-            state.pods = {pod.name: pod for pod in state.pods.values() if pod.node != name}
+            lost = {pod.name for pod in state.pods.values() if pod.node == name}
+            state.pods = {pod.name: pod for pod in state.pods.values() if pod.name not in lost}
             self.folder.save(state)
-            (self.folder.path / "cluster" / f"{name}.yaml").unlink(missing_ok=True)
+            for path in (self.manifests.node(name), *map(self.manifests.pod, lost)):
+                path.unlink(missing_ok=True)
             node.remove(Underlay(self.folder, state.spec))
             self.write_hosts(state)
 
-    def add_pod(self, node: str, name: str = "", **runtime_config: Any) -> Pod:
+    def add_pod(
+        self,
+        node: str,
+        name: str = "",
+        *,
+        namespace: str = spec.DEFAULT,
+        labels: Mapping[str, str] | None = None,
+        ports: Mapping[str, int] | None = None,
+        **runtime_config: Any,
+    ) -> Pod:
         """Add a pod. runtime_config is for the plugins' capabilities: ips, mac, portMappings, bandwidth."""
         with self.folder.locked(self.say):
             letter, state = self.node(node).node.letter, self.state
             if not name:
                 name = next(f"{letter}{i}" for i in itertools.count(1) if f"{letter}{i}" not in taken(state))
             spec.check_name(name, "pod", taken(state))
-            added = PodSpec(name=name, node=node, container=new_container(), runtime_config=runtime_config)
+            spec.check_name(namespace, "namespace", set())
+            added = PodSpec(
+                name=name,
+                node=node,
+                container=new_container(),
+                runtime_config=runtime_config,
+                namespace=namespace,
+                labels=dict(labels or {}),
+                ports=dict(ports or {}),
+            )
             pod = self.make_pod(state, added)
             state.pods[name] = added
             self.folder.save(state)
+            self.write_manifests(state)
             try:
-                pod.up()
+                self.attach(pod)
             except LabError:
                 del state.pods[name]
                 self.folder.save(state)
                 pod.discard()
+                self.manifests.pod(name).unlink(missing_ok=True)
                 raise
             self.write_hosts(state)
             return pod
@@ -205,7 +231,16 @@ class Lab:
             pod.down()
             del state.pods[name]
             self.folder.save(state)
+            self.manifests.pod(name).unlink(missing_ok=True)
             self.write_hosts(state)
+
+    def label_pod(self, name: str, labels: Mapping[str, str]) -> None:
+        """Give a pod these labels instead of those that it has."""
+        with self.folder.locked(self.say):
+            pod, state = self.pod(name).pod, self.state
+            state.pods[name] = labelled = msgspec.structs.replace(pod, labels=dict(labels))
+            self.folder.save(state)
+            self.manifests.label_pod(labelled)
 
     # how
 
@@ -245,7 +280,7 @@ class Lab:
                 if pod.node.name != node.name:
                     continue
                 try:
-                    if pod.up() or pod in started:
+                    if self.attach(pod) or pod in started:
                         changed(f"pod {pod.name}")
                 except LabError as error:
                     errors.append(error)
@@ -254,6 +289,13 @@ class Lab:
 
         self.each(attach, nodes)
         self.write_hosts(state)
+
+    def attach(self, pod: Pod) -> bool:
+        """Make what is missing of a pod, in the order of Kubernetes: the object, the attachment, its addresses."""
+        self.manifests.write_pod(pod.pod, pod.addresses)
+        changed = pod.up()
+        self.manifests.write_pod(pod.pod, pod.addresses)
+        return changed
 
     def each(self, work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
         """Do it for all at once; the first error after all have had their turn."""
@@ -268,13 +310,7 @@ class Lab:
             write_in_place(self.folder.path / "hosts", hosts_file([]))
 
     def write_manifests(self, state: State) -> None:
-        cluster = self.folder.path / "cluster"
-        cluster.mkdir(exist_ok=True)
-        for node in state.nodes.values():
-            path = cluster / f"{node.name}.yaml"
-            # Who edits a manifest of a running lab means it: an existing one stays.
-            if not path.exists():
-                write_atomically(path, files.manifest(state.spec, node))
+        self.manifests.write_all(state)
 
     def write_hosts(self, state: State) -> None:
         entries: list[tuple[str, str]] = []

@@ -18,7 +18,6 @@ from ovsnet.lab.spec import IPAddress, LabError, PodSpec
 from ovsnet.lab.underlay import server_command
 
 IFNAME = "eth0"
-NAMESPACE = "default"
 
 
 class Pod:
@@ -77,7 +76,7 @@ class Pod:
         begun.touch()
         args = {
             "IgnoreUnknown": "1",
-            "K8S_POD_NAMESPACE": NAMESPACE,
+            "K8S_POD_NAMESPACE": self.pod.namespace,
             "K8S_POD_NAME": self.name,
             "K8S_POD_INFRA_CONTAINER_ID": self.pod.container,
         }

@@ -26,6 +26,8 @@ Plugin = Literal["ovsnet", "none"]
 OUTSIDE = "outside"
 UNDERLAY = "underlay"
 CONTROL = "control"
+DEFAULT = "default"
+"""The namespace of pods for which none was named."""
 UNDERLAY_RANGES: dict[int, IPNetwork] = {
     4: ipaddress.IPv4Network("192.0.2.0/24"),
     6: ipaddress.IPv6Network("2001:db8:0:1::/64"),
@@ -138,6 +140,11 @@ class PodSpec(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     container: str
     runtime_config: dict[str, Any] = {}
+    namespace: str = DEFAULT
+    """Of its object in the store; its name is its own in the whole lab all the same."""
+    labels: dict[str, str] = {}
+    ports: dict[str, int] = {}
+    """TCP ports that have a name, for policies."""
 
 
 def host(version: int, number: int) -> IPAddress:

@@ -3,7 +3,7 @@
     state.json            what the lab is to be and which nodes and pods it has now
     lock                  held by the one command that changes the lab
     hosts, resolv.conf    seen as /etc/hosts and /etc/resolv.conf inside
-    cluster/              the Node manifests that all agents watch
+    cluster/              the manifests that all agents watch: nodes, namespaces, pods
     PLACE/                a node, `outside` or `underlay`: records (*.proc), logs, its private folders, cgroups.json
 
 What is too large for memory, which /run often is, stands in /var/lib/ovsnet-lab/NAME (`disk`); limits of the machine

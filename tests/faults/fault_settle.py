@@ -156,7 +156,9 @@ def addresses(world: World) -> list[str]:
 
 def files(world: World) -> list[str]:
     found = {path.name for path in (world.lab.folder.path / "cluster").iterdir()}
-    return odd("manifest", found, {f"{node.name}.yaml" for node in world.lab.nodes})
+    return odd(
+        "manifest", found, {"namespace.default.yaml", *(f"{node.name}.yaml" for node in world.lab.nodes)}
+    )
 
 
 def sizes(world: World) -> list[str]:

@@ -27,8 +27,8 @@ from ovsnet.lab import files
 from ovsnet.lab.cni_runner import CniError
 from ovsnet.lab.lab import Lab, silent
 from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
-from ovsnet.lab.pods import IFNAME, NAMESPACE, Pod, new_container
-from ovsnet.lab.spec import LabError, LabSpec, NodeSpec, PodSpec, host, node_spec
+from ovsnet.lab.pods import IFNAME, Pod, new_container
+from ovsnet.lab.spec import DEFAULT, LabError, LabSpec, NodeSpec, PodSpec, host, node_spec
 from ovsnet.lab.state import wait_for, write_atomically
 from ovsnet.store.nodes import ENCAPSULATION
 
@@ -202,7 +202,7 @@ class World:
             self.remade.discard(pod.name)
 
     def _kill_client(self, command: str, pod: Pod, milliseconds: int) -> None:
-        arguments = {"K8S_POD_NAMESPACE": NAMESPACE, "K8S_POD_NAME": pod.name}
+        arguments = {"K8S_POD_NAMESPACE": DEFAULT, "K8S_POD_NAME": pod.name}
         variables = {"CNI_ARGS": ";".join(f"{key}={value}" for key, value in arguments.items())}
         client = Cni(pod.node).process(
             command, pod.pod.container, netns=pod.netns, ifname=IFNAME, version="1.0.0", variables=variables

@@ -122,3 +122,4 @@ STICKY_KEPT = _add(
 HOME_UDP = _add(17, "home-udp", NODE_A, protocol=Protocol.UDP, node_port=30017)
 ABROAD_UDP = _add(18, "abroad-udp", FAR, protocol=Protocol.UDP, node_port=30018)
 ITSELF_UDP = _add(19, "itself-udp", A1, protocol=Protocol.UDP)
+ITSELF_NODE_PORT = _add(23, "itself-node-port", A1, node_port=30023)

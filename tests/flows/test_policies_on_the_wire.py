@@ -265,3 +265,17 @@ def test_a_pods_label_opens_and_closes(world: World, family: int) -> None:
     world.is_dropped("a2", first(POD_2[family], POD_1[family], sport=40001))
     world.apply(rules)
     world.passes("a2", first(POD_2[family], POD_1[family], sport=40002))
+
+
+@FAMILIES
+def test_a_node_port_is_no_way_around_policies(world: World, family: int) -> None:
+    """What a pod sends to a port of its node comes back from the node's kernel, as the pod's."""
+    question = first(POD_2[family], NODE_PORT[family], dport=30023)
+    got = world.passes("gateway", question)
+    assert (got.src, got.dst) == (POD_2[family], POD_1[family])
+    world.apply(policy("client", CLIENT, egress=[]))
+    world.is_dropped("gateway", replace(question, sport=40001))
+    world.apply(policy("server", SERVER, ingress=[rule(PolicyPeer(pods=REMOTE))]))
+    world.is_dropped("gateway", replace(question, sport=40002))
+    world.apply(policy("server", SERVER, ingress=[rule(PolicyPeer(pods=CLIENT))]))
+    world.passes("gateway", replace(question, sport=40003))

@@ -32,7 +32,7 @@ from ovsnet.store.labelledpods import PodReader
 from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.policies import PolicyReader
 
-CLUSTERS = int(os.environ.get("OVSNET_POLICY_CLUSTERS", "60"))
+CLUSTERS = int(os.environ.get("OVSNET_POLICY_CLUSTERS", "150"))
 QUESTIONS = 60
 """Of the thousands that each state has."""
 GATEWAY_PORT, PEER_PORT, FIRST_PORT = 1, 20000, 16

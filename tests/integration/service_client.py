@@ -5,6 +5,10 @@
            used before may be of a connection that conntrack remembers; how many had no answer, and when
     stream datagrams to each of "hosts" in turn until standard input ends, each from one port all the time, whether
            others are answered or not; how many were not, by host
+    probe  one connection to each of "targets" (host, port, protocol), all at once
+    knock  new TCP connections until standard input ends, one each "gap" whether others are answered or not; how many
+           there were, and when those began that were accepted within "seconds"
+    late   one connection whose server is to answer after "delay" seconds, and then at once
     hold   one connection that asks again and again until standard input ends; "first" is how much it sends at first
 
 Run as a script (`python -I -S service_client.py '{"do": ..., "host": ...}'`), so standard library only. A connection
@@ -18,12 +22,14 @@ import contextlib
 import errno
 import itertools
 import json
+import math
 import random
 import select
 import socket
 import struct
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 PORTS = range(32768, 61000)
@@ -70,6 +76,9 @@ class Client:
             sock.send(bytes(max(self.up, 200)))
             return dict(json.loads(sock.recv(65536)))
         sock.sendall(f"{self.up} {self.down}\n".encode() + bytes(self.up))
+        return self.answer(sock)
+
+    def answer(self, sock: socket.socket) -> Answer:
         data = b""
         while b"\n" not in data:
             data += self.more(sock)
@@ -124,6 +133,42 @@ class Client:
                 names.add(answer["name"])
         return {"good": good, "failed": failed, "names": sorted(names)}
 
+    def knock(self) -> Answer:
+        begun, count = time.monotonic(), 0
+        pending: dict[socket.socket, float] = {}
+        accepted: list[float] = []
+        print("ready", flush=True)
+        while True:
+            over = ended(self.options.get("gap", 0.01))
+            now = time.monotonic()
+            for sock in select.select([], [*pending], [], 0)[1]:
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                    accepted.append(round(pending[sock] - begun, 3))
+                pending[sock] = -math.inf
+            for sock, at in list(pending.items()):
+                if at + self.options["seconds"] < now:
+                    sock.close()
+                    del pending[sock]
+            if over and not pending:
+                return {"count": count, "accepted": accepted}
+            if not over:
+                sock = socket.socket(self.family, socket.SOCK_STREAM)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.setblocking(False)
+                sock.connect_ex(self.target)
+                pending[sock] = now
+                count += 1
+
+    def late(self) -> Answer:
+        with self.connect() as sock:
+            sock.settimeout(self.options["delay"] + self.options["seconds"])
+            sock.sendall(f"0 {self.down} {self.options['delay']}\n".encode())
+            print("ready", flush=True)
+            try:
+                return {"first": self.answer(sock), "last": self.talk(sock)}
+            except OSError as error:
+                return {"error": str(error)}
+
     def hold(self) -> Answer:
         """One connection until told to end: how often it was answered, the longest wait, what ended it."""
         with self.connect() as sock:
@@ -176,10 +221,18 @@ def ended(seconds: float) -> bool:
 
 def main(options: dict[str, Any]) -> object:
     client = Client(options)
+    if options["do"] == "probe":
+        each = [
+            {**options, "host": host, "port": port, "protocol": name}
+            for host, port, name in options["targets"]
+        ]
+        with ThreadPoolExecutor(len(each)) as pool:
+            return list(pool.map(lambda one: Client(one).once(), each))
     if options["do"] == "ask":
         return [client.once() for _ in range(options.get("count", 1))]
     with contextlib.suppress(BrokenPipeError):
-        return {"load": client.load, "hold": client.hold, "stream": client.stream}[options["do"]]()
+        under_way = ("load", "hold", "stream", "knock", "late")
+        return {name: getattr(client, name) for name in under_way}[options["do"]]()
     return None
 
 

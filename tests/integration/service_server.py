@@ -1,6 +1,7 @@
 """A server for tests of Services: tells its name and the client that it sees, over TCP, UDP and SCTP, on two ports.
 
-    TCP    each line "UP DOWN" is followed by UP bytes; the answer is a line of JSON and DOWN bytes
+    TCP    each line "UP DOWN" is followed by UP bytes; the answer is a line of JSON and DOWN bytes; with
+           "UP DOWN SECONDS" so much later
     SCTP   the same, where the kernel has it
     UDP    the answer to a datagram is JSON, padded to its length
 
@@ -53,9 +54,10 @@ class Server:
         # The caller may go away at any time.
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while line := await reader.readline():
-                up, down = map(int, line.split())
-                data = await reader.readexactly(up)
-                writer.write(self.words(client, len(data)) + b"\n" + bytes(down))
+                up, down, *delay = line.split()
+                data = await reader.readexactly(int(up))
+                await asyncio.sleep(float(delay[0]) if delay else 0)
+                writer.write(self.words(client, len(data)) + b"\n" + bytes(int(down)))
                 await writer.drain()
         writer.close()
 

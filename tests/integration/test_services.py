@@ -182,6 +182,15 @@ def test_a_pod_reaches_itself_through_its_service(cluster: Cluster, version: int
         assert cluster.names("a1", address, 30003, count=5, protocol=protocol) == {"a1"}
 
 
+@BOTH
+def test_a_pod_keeps_its_address_through_its_nodes_ports(
+    cluster: Cluster, version: int, protocol: str
+) -> None:
+    """Policies have to know whose connection it is."""
+    found = cluster.ask("a2", cluster.address("node-a", version), 30007, count=12, protocol=protocol)
+    assert {each.get("client") for each in found} == {cluster.address("a2", version)}, found
+
+
 # --- endpoints in host networks ------------------------------------------------------------------
 
 

@@ -132,7 +132,7 @@ class Cluster(Lab):
         super().remove_node(name)
         self.kubectl("delete", "node", name, "--ignore-not-found")
 
-    def add_pod(self, node: str, name: str = "", **runtime_config: Any) -> NoReturn:
+    def add_pod(self, node: str, name: str = "", **options: Any) -> NoReturn:
         raise LabError("pods of a Kubernetes lab are made by Kubernetes", "`ovsnet lab kubectl run ...`")
 
     def missing(self) -> list[str]:

@@ -21,6 +21,7 @@ from ovsnet.lab.state import Completed
 
 OVSNET = "/run/ovsnet/bin/ovsnet"
 WEB = 8080
+CLUSTER_IP = "10.96.0.50"
 
 
 def policy(name: str, selector: dict[str, str], **spec: Any) -> dict[str, Any]:
@@ -257,6 +258,48 @@ def test_what_nobody_can_tell(live: Node, arguments: list[str], words: list[str]
     assert done.returncode == (1 if arguments[0] == "show" else 2)
     for word in words:
         assert word in done.stderr, done.stderr
+
+
+def service(lab: Lab) -> list[dict[str, Any]]:
+    """b1 behind a ClusterIP."""
+    address = str(lab.pod("b1").addresses[0])
+    endpoint = {"addresses": [address], "nodeName": "node-b", "conditions": {"ready": True}}
+    labels = {"kubernetes.io/service-name": "web"}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"clusterIP": CLUSTER_IP, "clusterIPs": [CLUSTER_IP], "ports": [{"port": 8081, "targetPort": 80}]},
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": "web-1", "namespace": "default", "labels": labels},
+            "addressType": "IPv4",
+            "ports": [{"port": 80, "protocol": "TCP"}],
+            "endpoints": [endpoint],
+        },
+    ]  # fmt: skip
+
+
+def test_the_way_to_a_service_is_judged_by_its_endpoint(lab: Lab, live: Node) -> None:
+    """a2 may go to port 80 of b1, which is port 8081 of the Service."""
+    path = lab.folder.path / "cluster" / "service.yaml"
+    path.write_text(yaml.safe_dump_all(service(lab)))
+    try:
+        eventually(lambda: fetch(lab, "a2", CLUSTER_IP, port=8081, wait=1.0))
+        done = ask(live, "policy", "check", "a2", CLUSTER_IP, "--tcp", "8081")
+        assert done.returncode == 2
+        assert f"{CLUSTER_IP} is an address of Service default/web" in done.stderr
+        for arguments, code in ((["--tcp", "80"], 0), (["--tcp", "8081"], 1)):
+            done = ask(live, "policy", "check", "a2", str(lab.pod("b1").addresses[0]), *arguments)
+            assert done.returncode == code, done.stdout
+        assert ask(live, "trace", "a2", CLUSTER_IP, "--tcp", "8081").returncode == 0
+        done = ask(lab.node("node-b"), "trace", "b2", CLUSTER_IP, "--tcp", "8081")
+        assert "denied: egress of pod default/b2 is isolated by NetworkPolicy default/closed" in done.stdout
+    finally:
+        path.unlink()
 
 
 # --- the other commands --------------------------------------------------------------------------

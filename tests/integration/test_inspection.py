@@ -243,15 +243,15 @@ status: {podIPs: [{ip: 10.244.1.7}, {ip: "fd00:10:244:1::7"}]}
 
 
 def test_render_needs_no_switch(lab: Lab, node: Node, tmp_path: Path) -> None:
-    """Of the lab's own manifests it gives the flows of node and peer as they are installed."""
+    """Of the lab's own manifests it gives flows of as many objects as are installed: node, peer and pods."""
     folder = "/etc/ovsnet/cluster"
     rendered = ask(
         node, "render", "--state", folder, "--node", "node-a", "--config", "/etc/ovsnet/agent.yaml"
     )
     assert rendered.returncode == 0, rendered.stderr
     objects = {flow["cookie"]: flow["object"] for flow in answer(node, "flows")}
-    installed = sum(not owner.startswith("pod") for owner in objects.values())
-    assert installed == len({line.split(",")[0] for line in rendered.stdout.splitlines()})
+    assert {owner.partition(" ")[0] for owner in objects.values()} == {"node", "peer", "pod"}
+    assert len(objects) == len({line.split(",")[0] for line in rendered.stdout.splitlines()})
     flows = [flow for flow in answer(node, "flows") if not flow["object"].startswith("pod")]
     assert len(flows) == len(rendered.stdout.splitlines())
 

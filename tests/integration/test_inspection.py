@@ -244,7 +244,7 @@ status: {podIPs: [{ip: 10.244.1.7}, {ip: "fd00:10:244:1::7"}]}
 
 
 def test_render_needs_no_switch(lab: Lab, node: Node, tmp_path: Path) -> None:
-    """Of the lab's own manifests it gives the flows of node and peer as they are installed."""
+    """Of the lab's own manifests it gives flows of as many objects as are installed: node, peer and pods."""
     folder = "/etc/ovsnet/cluster"
     rendered = ask(
         node, "render", "--state", folder, "--node", "node-a", "--config", "/etc/ovsnet/agent.yaml"

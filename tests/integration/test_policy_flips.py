@@ -23,12 +23,14 @@ pytestmark = pytest.mark.slow
 SECONDS = float(os.environ.get("OVSNET_FLIP_SECONDS", "20"))
 PER_SECOND = 20
 TO_PORT = [port(PORT)]
+FROM_API = {"from": [{"podSelector": app("api")}]}
 KEPT: tuple[dict[str, Any], ...] = (
     {"ingress": [], "egress": []},
-    {"podSelector": app("web"), "ingress": [{"from": [{"podSelector": app("api")}], "ports": TO_PORT}]},
+    {"podSelector": app("web"), "ingress": [{**FROM_API, "ports": TO_PORT}]},
     {"podSelector": app("api"), "egress": [{"to": [{"podSelector": app("web")}], "ports": TO_PORT}]},
+    {"podSelector": app("db"), "egress": [{"to": [{"podSelector": app("web")}], "ports": TO_PORT}]},
 )
-"""What stays: api may come to web, and nobody else."""
+"""What stays: api may come to web, and nobody else; db only where web lets it in, which it does now and then."""
 ALLOWED: tuple[Pair, ...] = tuple((api, web) for api in API for web in WEB)
 DENIED: tuple[Pair, ...] = (
     ("a-guest", "a-web"),
@@ -103,12 +105,16 @@ def test_flips_break_nothing_and_open_nothing(cluster: Policed) -> None:
         with (
             cluster.watching(ALLOWED, DENIED, gap=0.02, seconds=3.0) as figures,
             cluster.flooding(("a-guest", "b-free"), "a-web"),
+            cluster.going("knock", "b-db", cluster.address("a-web", 4), PORT, seconds=1.0) as flipped,
         ):
             made = flip(cluster, SECONDS)
+            now_and_then = flipped.stop()
         # What must have been under way for this to mean anything.
         per_second = figures["good"] / SECONDS
         assert made > 0.8 * PER_SECOND * SECONDS / SLOWER, made
         assert per_second > 100 / SLOWER, figures
+        # So that it is known that the changes came to the switch.
+        assert 20 < len(now_and_then["accepted"]) < now_and_then["count"] - 20, now_and_then
         print(json.dumps({"changes": made, "seconds": SECONDS, **figures}))
 
 

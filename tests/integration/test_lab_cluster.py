@@ -162,10 +162,30 @@ def test_a_session_on_the_command_line() -> None:
         assert "--encap gre (not geneve)" in refused.stderr
         assert ovsnet("add-node").stdout == "node-c is up\n"
         assert "c1 is up on node-c: 10.244.3.2" in ovsnet("add-pod", "node-c", "c1").stdout
+        labelled = (
+            "add-pod",
+            "node-c",
+            "c2",
+            "--namespace",
+            "shop",
+            "--label",
+            "app=web",
+            "--port",
+            "http=80",
+        )
+        assert ovsnet(*labelled).returncode == 0
+        assert Lab(name).pod("c2").pod.labels == {"app": "web"}
+        assert "KEY=VALUE" in ovsnet("label-pod", "c2", "app").stderr
+        assert "1 to 65535" in ovsnet("add-pod", "node-c", "c3", "--port", "http=no").stderr
+        assert ovsnet("label-pod", "c2", "app=db").stdout == "c2 has app=db\n"
+        (manifest,) = (Lab(name).folder.path / "cluster").glob("pod.c2.yaml")
+        for words in ("app: db", "namespace: shop", "containerPort: 80", "ip: 10.244.3.3"):
+            assert words in manifest.read_text()
         assert ovsnet("status").returncode == 0
         assert "node-a" in ovsnet("logs", "node-a").stdout
         assert ovsnet("remove-pod", "c1").returncode == 0
         assert ovsnet("remove-node", "node-c").returncode == 0
+        assert not manifest.exists()
         assert ovsnet("check").returncode == 0
         Lab(name).node("node-b").kill(AGENT, signal.SIGKILL)
         assert ovsnet("status").returncode == 1

@@ -97,7 +97,6 @@ def cluster() -> Iterator[Policed]:
         yield cluster
 
 
-@pytest.mark.kernel
 def test_flips_break_nothing_and_open_nothing(cluster: Policed) -> None:
     with cluster.policies(*KEPT):
         for web in WEB:

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet import names, policies
-from ovsnet.errors import TryAgain
+from ovsnet.errors import SwitchUnavailable, TryAgain
 from ovsnet.model import IPAddress, Node, Pod
 from ovsnet.policies import Policies
 from ovsnet.policygroups import NodeAddresses
@@ -78,7 +78,9 @@ class Policing:
             return {}
         if unknown:
             # If vswitchd began anew, so did conntrack in user space.
-            self._met = {_cookie(line) for line in await self._dumped("policedpod")}
+            self._met = set()
+            with contextlib.suppress(SwitchUnavailable):
+                self._met = {_cookie(line) for line in await self._dumped("policedpod")}
         if snapshot is not self._snapshot:
             self._snapshot, self._kept = snapshot, {}
             news, self._news = self._news, asyncio.Event()

@@ -44,7 +44,7 @@ log = logging.getLogger("ovsnet.agent")
 
 _PERIOD = 30.0
 """Seconds after which everything is compared again although nothing happened."""
-_RETRY = 1.0
+_RETRY = 0.2
 """Seconds after which a sync that failed is tried again; doubles up to _PERIOD."""
 _PATIENCE = 5.0
 """Seconds that the store has to be read at the start."""

@@ -76,11 +76,11 @@ class Policing:
                 await self._remember()
                 self._remembered = True
             return {}
-        if unknown:
+        if unknown and snapshot.policies:
             # If vswitchd began anew, so did conntrack in user space.
             self._met = set()
             with contextlib.suppress(SwitchUnavailable):
-                self._met = {_cookie(line) for line in await self._dumped("policedpod")}
+                self._met = {_cookie(line) for line in await self._openflow.flows_of("policedpod")}
         if snapshot is not self._snapshot:
             self._snapshot, self._kept = snapshot, {}
             news, self._news = self._news, asyncio.Event()
@@ -179,13 +179,10 @@ class Policing:
                 self.older += self._renderer.object(connections)
         self._met = set(isolated)
 
-    async def _dumped(self, kind: str) -> list[str]:
-        return (await self._openflow.remembered(*names.cookies_of(kind)))[0]
-
     async def _remember(self) -> None:
         kept: dict[int, Lines] = {}
         for kind in names.POLICIES:
-            for line in await self._dumped(kind):
+            for line in await self._openflow.flows_of(kind):
                 kept[_cookie(line)] = (*kept.get(_cookie(line), ()), line)
         self._kept = kept
         if kept:

@@ -80,7 +80,7 @@ class OpenFlow:
         """
         flows, groups = flowplan.split(lines)
         for kind in names.UNRENDERED:
-            flows += (await self.remembered(*names.cookies_of(kind)))[0]
+            flows += await self.flows_of(kind)
         installed = await self.groups()
         if changes := flowplan.group_changes(installed, groups):
             await self.bundle(changes)
@@ -116,13 +116,14 @@ class OpenFlow:
         found = map(str.strip, finished.out.splitlines())
         return flowplan.split(line for line in found if line.startswith("group_id="))[1]
 
-    async def remembered(self, cookie: int, mask: int) -> tuple[list[str], dict[int, str]]:
-        """Flows with such cookies, as ovs-ofctl reads them, and all groups by number."""
+    async def flows_of(self, kind: str) -> list[str]:
+        """Flows of all objects of a kind, as ovs-ofctl reads them. Raises SwitchUnavailable."""
+        cookie, mask = names.cookies_of(kind)
         argv = [*self._ofctl, "--no-stats", "dump-flows", self._target, f"cookie={cookie:#x}/{mask:#x}"]
         finished = await command.run(argv)
         self._check(finished, [])
         lines = map(str.strip, finished.out.splitlines())
-        return [line for line in lines if line.startswith("cookie=")], await self.groups()
+        return [line for line in lines if line.startswith("cookie=")]
 
     async def forget(self, zone: int, began: str, answers: str) -> None:
         """Has the bridge's datapath forget connections of a conntrack zone; both texts as in `ovs-ofctl ct-flush`.

@@ -135,7 +135,7 @@ class World:
         self.host.uplink = AsyncMock(return_value=Uplink(interface="eth0", addresses=addresses, mtu=1500))
         self.host.reconcile = AsyncMock(return_value=[])
         openflow, pods, upkeep = (
-            MagicMock(silent=False, remembered=AsyncMock(return_value=([], {}))),
+            MagicMock(silent=False, flows_of=AsyncMock(return_value=[])),
             MagicMock(known=True),
             AsyncMock(),
         )

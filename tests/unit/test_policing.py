@@ -27,9 +27,9 @@ class OpenFlow:
     def __init__(self, *lines: str) -> None:
         self.lines = lines
 
-    async def remembered(self, cookie: int, mask: int) -> tuple[list[str], dict[int, str]]:
-        found = [line for line in self.lines if int(line.partition(",")[0][7:], 16) & mask == cookie]
-        return found, {}
+    async def flows_of(self, kind: str) -> list[str]:
+        cookie, mask = names.cookies_of(kind)
+        return [line for line in self.lines if int(line.partition(",")[0][7:], 16) & mask == cookie]
 
 
 def attached(name: str, number: int) -> Pod:

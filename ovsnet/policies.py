@@ -6,7 +6,7 @@ looked up on in `policylists`. Called by the agent and by the inspection command
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ovsnet.mappings import different
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Node, Pod
@@ -62,6 +62,11 @@ class Policies:
         """What is rendered, in order of kinds and keys."""
         found = [*self._shown.values(), *self._lists.objects]
         return sorted(found, key=lambda each: (type(each).__name__, each.key))
+
+    @property
+    def isolated(self) -> Collection[PolicedPod]:
+        """This node's pods that are."""
+        return self._shown.values()
 
     def stance(self, key: str) -> Stance:
         """Of a pod of this node, by the Pod's key."""

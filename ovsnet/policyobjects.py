@@ -52,6 +52,23 @@ class PolicedPod(Frozen):
         return self.ingress if direction is INGRESS else self.egress
 
 
+class OlderConnections(Frozen):
+    """Those of a pod that has not been isolated for long. seconds: for which its packets may be answers in some."""
+
+    namespace: str
+    name: str
+    ips: tuple[IPAddress, ...]
+    seconds: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def title(self) -> str:
+        return self.key
+
+
 class Rule(Frozen):
     """What the rules of one or several policies say. text: what it allows, the same for all of them."""
 
@@ -128,4 +145,4 @@ class RulePorts(Frozen):
         return f"{self.ports.text} in {self.direction.value.lower()} rules"
 
 
-PolicyObject = PolicedPod | Rule | RuleAddress | RulePorts
+PolicyObject = PolicedPod | OlderConnections | Rule | RuleAddress | RulePorts

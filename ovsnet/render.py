@@ -20,7 +20,7 @@ from ovsnet import names, pipeline
 from ovsnet.frontends import CLIENTS, ServiceObject
 from ovsnet.model import IPAddress, LocalNode, Peer, Pod
 from ovsnet.objects import Object
-from ovsnet.policyobjects import PolicedPod, Rule, RuleAddress, RulePorts
+from ovsnet.policyobjects import OlderConnections, PolicedPod, Rule, RuleAddress, RulePorts
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import SliceObject
 
@@ -35,6 +35,7 @@ _KIND: dict[type, str] = {
     ServiceObject: "service",
     SliceObject: "endpointslice",
     PolicedPod: "policedpod",
+    OlderConnections: "older",
     Rule: "rule",
     RuleAddress: "ruleaddress",
     RulePorts: "ruleports",

@@ -44,7 +44,7 @@ log = logging.getLogger("ovsnet.agent")
 
 _PERIOD = 30.0
 """Seconds after which everything is compared again although nothing happened."""
-_RETRY = 1.0
+_RETRY = 0.2
 """Seconds after which a sync that failed is tried again; doubles up to _PERIOD."""
 _PATIENCE = 5.0
 """Seconds that the store has to be read at the start."""
@@ -220,6 +220,7 @@ class Agent:
             # The node's kernel is concerned as well.
             await self.sync()
             return
+        await self._doubt()
         if changed:
             await self.installer.serve(changed)
         await self._served(snapshot)
@@ -302,7 +303,14 @@ class Agent:
         for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
+        await self._doubt()
         await self._served(snapshot)
+
+    async def _doubt(self) -> None:
+        """Pods that have just been isolated have connections that nobody knows."""
+        if self.policing.older:
+            await self.installer.once(self.policing.older)
+            self.policing.older.clear()
 
     async def _served(self, snapshot: Snapshot | None) -> None:
         """What this snapshot says is in."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from ovsnet.agent.complaints import Complaints
-from ovsnet.agent.drift import Drift, Patience, describe, is_learned
+from ovsnet.agent.drift import Drift, Patience, describe, is_passing
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError
 from ovsnet.render import Renderer
@@ -61,7 +61,7 @@ class Auditor:
     def heard(self, change: Change) -> None:
         """vswitchd tells of a change."""
         news = change if isinstance(change, GroupChange) else change.cookie
-        if self._installer.echo.is_ours(news) or is_learned(change):
+        if self._installer.echo.is_ours(news) or is_passing(change):
             return
         if self._heard is None:
             self._heard = time.monotonic()

@@ -63,9 +63,9 @@ class Echo:
         return expected or now <= self._everything
 
 
-def is_learned(change: FlowChange | GroupChange) -> bool:
-    """Whether the switch itself wrote or removed the flow."""
-    return isinstance(change, FlowChange) and names.kind_of(change.cookie) == names.AFFINITY
+def is_passing(change: FlowChange | GroupChange) -> bool:
+    """Whether it is about a flow that is there for a time only: the switch itself writes or removes it."""
+    return isinstance(change, FlowChange) and names.kind_of(change.cookie) in names.UNRENDERED
 
 
 def group_in(change: str) -> int | None:
@@ -104,11 +104,11 @@ def describe(
 ) -> list[Drift]:
     """Lines as of `ovs-ofctl diff-flows`, groups among them, as drifts; a flow with other actions is one.
 
-    objects: by cookie. tables: names by number. What the switch has learned itself is none.
+    objects: by cookie. tables: names by number. Flows that nobody renders are none.
     """
     by_flow: dict[str, dict[str, str]] = {}
     for line in differences:
-        if names.kind_of(cookie_in(line)) == names.AFFINITY:
+        if names.kind_of(cookie_in(line)) in names.UNRENDERED:
             continue
         by_flow.setdefault(_place(line[1:]), {})[line[:1]] = line
     return [_drift(found, objects, tables) for found in by_flow.values()]

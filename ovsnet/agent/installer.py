@@ -135,6 +135,11 @@ class Installer:
                 if names.kind_of(cookie) not in names.SERVED:
                     raise
 
+    async def once(self, lines: Iterable[str]) -> None:
+        """Adds flows that end by themselves and belong to no state. Raises like `change`."""
+        async with self._applying:
+            await self._bundle([f"flow add {line}" for line in lines])
+
     async def audit(self) -> list[str] | None:
         """How the switch differs from what was installed, as `ovs-ofctl diff-flows` says it: - has, + lacks.
 

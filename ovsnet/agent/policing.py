@@ -13,11 +13,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet import names, policies
-from ovsnet.errors import TryAgain
+from ovsnet.errors import SwitchUnavailable, TryAgain
 from ovsnet.model import IPAddress, Node, Pod
 from ovsnet.policies import Policies
 from ovsnet.policygroups import NodeAddresses
-from ovsnet.policyobjects import PolicedPod, PolicyObject, Rule, RuleAddress, RulePorts
+from ovsnet.policyobjects import OlderConnections, PolicedPod, PolicyObject, Rule, RuleAddress, RulePorts
 from ovsnet.render import Lines, Rendered, Renderer, cookie_of
 from ovsnet.store import Snapshot
 from ovsnet.switch.openflow import OpenFlow
@@ -32,6 +32,9 @@ _KINDS: Mapping[type, str] = {
 }
 _PATIENCE = 10.0
 """Seconds that an ADD waits for the store to tell of its pod; the runtime tries again after it."""
+
+_DOUBT = 300
+"""Seconds after a pod was isolated in which its packets may be answers in connections that began before."""
 
 
 class Policing:
@@ -58,6 +61,11 @@ class Policing:
         self.rendered: dict[int, Lines] = {}
         """Flows of policies, by cookie."""
 
+        self.older: list[str] = []
+        """Flows for connections that are older than their policies, which are to be added once."""
+        self._met: set[int] = set()
+        """Cookies of pods that were isolated before, so that conntrack knows their connections."""
+
     async def follow(self, snapshot: Snapshot | None, *, unknown: bool) -> dict[int, Lines]:
         """Takes in the latest snapshot; what is to be installed otherwise than before, by cookie.
 
@@ -68,17 +76,26 @@ class Policing:
                 await self._remember()
                 self._remembered = True
             return {}
+        if unknown and snapshot.policies:
+            # If vswitchd began anew, so did conntrack in user space.
+            self._met = set()
+            with contextlib.suppress(SwitchUnavailable):
+                self._met = {_cookie(line) for line in await self._openflow.flows_of("policedpod")}
         if snapshot is not self._snapshot:
             self._snapshot, self._kept = snapshot, {}
             news, self._news = self._news, asyncio.Event()
             news.set()
-        return self.update()
+        return self._update(renewed=unknown)
 
     def update(self) -> dict[int, Lines]:
         """This node's pods may be others than before; the rest as `follow`."""
+        return self._update(renewed=False)
+
+    def _update(self, *, renewed: bool) -> dict[int, Lines]:
         snapshot = self._snapshot
         if snapshot is None:
             return {}
+        before = self._local
         self._policies.update(
             snapshot.policies,
             snapshot.namespaces,
@@ -86,7 +103,9 @@ class Policing:
             self._addresses(),
             self._node_addresses(snapshot.nodes),
         )
-        return self._render(self._policies.news())
+        changed = self._render(self._policies.news())
+        self._meet(None if renewed else before)
+        return changed
 
     async def admit(self, key: str) -> None:
         """Returns when it is known which policies the Pod of that key has. Raises TryAgain if nobody says."""
@@ -145,12 +164,31 @@ class Policing:
                 self.rendered[cookie] = changed[cookie] = self._renderer.object(item)
         return changed
 
+    def _meet(self, before: Mapping[str, object] | None) -> None:
+        """Pods that are isolated now: those that were there before, and were not, have connections that nobody knows.
+
+        before: those that were there, by the Pod's key; None: all were.
+        """
+        isolated = {cookie_of(pod): pod for pod in self._policies.isolated}
+        for cookie in isolated.keys() - self._met:
+            pod = isolated[cookie]
+            if before is None or pod.key in before:
+                connections = OlderConnections(
+                    namespace=pod.namespace, name=pod.name, ips=pod.ips, seconds=_DOUBT
+                )
+                self.older += self._renderer.object(connections)
+        self._met = set(isolated)
+
     async def _remember(self) -> None:
         kept: dict[int, Lines] = {}
         for kind in names.POLICIES:
-            for line in (await self._openflow.remembered(*names.cookies_of(kind)))[0]:
-                cookie = int(line.partition(",")[0].removeprefix("cookie="), 16)
-                kept[cookie] = (*kept.get(cookie, ()), line)
+            for line in await self._openflow.flows_of(kind):
+                kept[_cookie(line)] = (*kept.get(_cookie(line), ()), line)
         self._kept = kept
         if kept:
             log.warning("policies stay as an earlier agent has installed them until the store is there")
+
+
+def _cookie(line: str) -> int:
+    """Of a flow as `ovs-ofctl dump-flows` prints it."""
+    return int(line.partition(",")[0].removeprefix("cookie="), 16)

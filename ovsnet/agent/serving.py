@@ -167,10 +167,9 @@ class Serving:
     async def _remember(self) -> None:
         kept: dict[int, tuple[str, ...]] = {}
         flows: list[str] = []
-        groups: dict[int, str] = {}
         for kind in names.SERVED:
-            found, groups = await self._openflow.remembered(*names.cookies_of(kind))
-            flows += found
+            flows += await self._openflow.flows_of(kind)
+        groups = await self._openflow.groups()
         for line in flows:
             cookie = int(line.partition(",")[0].removeprefix("cookie="), 16)
             kept[cookie] = (*kept.get(cookie, ()), line)

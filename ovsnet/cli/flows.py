@@ -105,6 +105,8 @@ def owner(view: View, cookie: int) -> str:
     if obj is not None:
         return f"{kind_of(obj)} {obj.title}"
     kind = names.kind_of(cookie)
+    if kind == names.OLDER:
+        return "connections older than policies"
     if _nameless(view, kind):
         return f"{kind} ?"
     return f"unknown {kind}" if kind else "unknown"

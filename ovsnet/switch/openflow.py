@@ -72,14 +72,15 @@ class OpenFlow:
         await self._send(list(lines), "bundle", self._target, "-")
 
     async def replace(self, lines: Iterable[str]) -> None:
-        """Makes the bridge hold these flows and groups and no others, but for what it has learned itself.
+        """Makes the bridge hold these flows and groups and no others, but for those that nobody renders.
 
         Raises like `bundle`.
 
         Flows change in one bundle, groups in one before and one after it: none is missed meanwhile.
         """
         flows, groups = flowplan.split(lines)
-        flows += (await self.remembered(*names.cookies_of(names.AFFINITY)))[0]
+        for kind in names.UNRENDERED:
+            flows += await self.flows_of(kind)
         installed = await self.groups()
         if changes := flowplan.group_changes(installed, groups):
             await self.bundle(changes)
@@ -115,13 +116,14 @@ class OpenFlow:
         found = map(str.strip, finished.out.splitlines())
         return flowplan.split(line for line in found if line.startswith("group_id="))[1]
 
-    async def remembered(self, cookie: int, mask: int) -> tuple[list[str], dict[int, str]]:
-        """Flows with such cookies, as ovs-ofctl reads them, and all groups by number."""
+    async def flows_of(self, kind: str) -> list[str]:
+        """Flows of all objects of a kind, as ovs-ofctl reads them. Raises SwitchUnavailable."""
+        cookie, mask = names.cookies_of(kind)
         argv = [*self._ofctl, "--no-stats", "dump-flows", self._target, f"cookie={cookie:#x}/{mask:#x}"]
         finished = await command.run(argv)
         self._check(finished, [])
         lines = map(str.strip, finished.out.splitlines())
-        return [line for line in lines if line.startswith("cookie=")], await self.groups()
+        return [line for line in lines if line.startswith("cookie=")]
 
     async def forget(self, zone: int, began: str, answers: str) -> None:
         """Has the bridge's datapath forget connections of a conntrack zone; both texts as in `ovs-ofctl ct-flush`.

@@ -24,6 +24,7 @@ from ovsnet.policymodel import (
     Requirement,
     Selector,
 )
+from ovsnet.policyobjects import OlderConnections
 from ovsnet.render import Lines, Renderer
 from ovsnet.servicemodel import Protocol
 
@@ -101,13 +102,22 @@ class Policed:
     def apply(
         self,
         *policies: NetworkPolicy,
+        older: bool = True,
         pods: Mapping[str, LabelledPod] = PODS,
         namespaces: Mapping[str, Namespace] = NAMESPACES,
     ) -> list[str]:
-        """These are the policies from now on. The bundle that it took."""
+        """These are the policies from now on. The bundle that it took.
+
+        older: pods that they isolate may have connections from before.
+        """
+        before = {each.key for each in self.policies.isolated}
         self.policies.update({each.key: each for each in policies}, namespaces, pods, self.local, NODES)
         wanted = self.renderer.state((*self.others, *self.policies.objects))
         bundle = flowplan.bundle(self.installed, wanted)
+        for each in self.policies.isolated:
+            if older and each.key not in before:
+                found = OlderConnections(namespace=each.namespace, name=each.name, ips=each.ips, seconds=300)
+                bundle += [f"flow add {line}" for line in self.renderer.object(found)]
         if bundle:
             ovs = self.bridge.ovs
             ovs.ofctl("bundle", ovs.mgmt(self.bridge.name), "-", stdin="\n".join(bundle) + "\n")

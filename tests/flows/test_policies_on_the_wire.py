@@ -16,6 +16,7 @@ from service_world import B1, vip
 from test_service_connections import GATEWAY, MACS, NODE_PORT, OUTSIDE, PEER_POD, POD_1, POD_2
 from wire import ACK, PUSH, RESET, SYN, SYN_ACK, TCP, UDP, Arrived, Packet, Wire, about
 
+from ovsnet import names
 from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policymodel import Block, NetworkPolicy, PolicyPeer
 
@@ -52,6 +53,13 @@ class World:
     def is_dropped(self, port: str, packet: Packet) -> None:
         assert self.send(port, packet) == []
 
+    def end_of_doubt(self) -> None:
+        """As if pods had been isolated for long."""
+        cookie, mask = names.cookies_of(names.OLDER)
+        ovs = self.wire.bridge.ovs
+        ovs.ofctl("del-flows", ovs.mgmt(self.wire.bridge.name), f"cookie={cookie:#x}/{mask:#x}")
+        self.wire.ask("revalidator/purge")
+
     @property
     def known(self) -> list[str]:
         """Connections that policies have allowed."""
@@ -75,6 +83,7 @@ def module_world(ovs: Sandbox) -> World:
 @pytest.fixture
 def world(module_world: World) -> World:
     module_world.apply()
+    module_world.end_of_doubt()
     module_world.wire.forget()
     return module_world
 
@@ -178,7 +187,7 @@ def test_what_passes_as_an_answer_opens_nothing(world: World, family: int) -> No
 
 
 @FAMILIES
-def test_a_connection_that_policies_never_allowed_goes_on_if_it_could_be_the_other_ends(
+def test_a_connection_that_policies_never_allowed_goes_on_for_a_while_if_it_could_be_the_other_ends(
     world: World, family: int
 ) -> None:
     """Conntrack does not know who began it. Where neither could have, it ends."""
@@ -187,8 +196,28 @@ def test_a_connection_that_policies_never_allowed_goes_on_if_it_could_be_the_oth
     world.apply(policy("server", SERVER, ingress=[]))
     world.passes("a2", more)
     world.is_dropped("a2", first(POD_2[family], POD_1[family], sport=40001))
+    world.end_of_doubt()
+    world.is_dropped("a2", more)
+    world.apply()
+    world.passes("a2", more)
     world.apply(policy("server", SERVER, ingress=[], egress=[]))
     world.is_dropped("a2", more)
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    ("rules", "port"),
+    [(policy("server", SERVER, ingress=[]), "a2"), (policy("server", SERVER, egress=[]), "a1")],
+    ids=["ingress", "egress"],
+)
+def test_packets_of_no_connection_are_no_way_around_policies(
+    world: World, family: int, rules: NetworkPolicy, port: str
+) -> None:
+    """To and from a pod that was isolated from its first packet on."""
+    world.apply(rules, older=False)
+    src, dst = (POD_2[family], POD_1[family]) if port == "a2" else (POD_1[family], POD_2[family])
+    for flags in (ACK, PUSH, FIN, RESET, RESET | ACK, SYN_ACK):
+        world.is_dropped(port, Packet(src=src, dst=dst, sport=7, dport=8, flags=flags, seq=1, ack=1))
 
 
 @FAMILIES

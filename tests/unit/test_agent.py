@@ -134,7 +134,11 @@ class World:
         addresses = (ipaddress.ip_address("192.0.2.1"),)
         self.host.uplink = AsyncMock(return_value=Uplink(interface="eth0", addresses=addresses, mtu=1500))
         self.host.reconcile = AsyncMock(return_value=[])
-        openflow, pods, upkeep = MagicMock(silent=False), MagicMock(known=True), AsyncMock()
+        openflow, pods, upkeep = (
+            MagicMock(silent=False, flows_of=AsyncMock(return_value=[])),
+            MagicMock(known=True),
+            AsyncMock(),
+        )
         pods.all.return_value = []
         upkeep.look.return_value = []
         upkeep.refresh = MagicMock(return_value=False)

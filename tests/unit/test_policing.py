@@ -27,9 +27,9 @@ class OpenFlow:
     def __init__(self, *lines: str) -> None:
         self.lines = lines
 
-    async def remembered(self, cookie: int, mask: int) -> tuple[list[str], dict[int, str]]:
-        found = [line for line in self.lines if int(line.partition(",")[0][7:], 16) & mask == cookie]
-        return found, {}
+    async def flows_of(self, kind: str) -> list[str]:
+        cookie, mask = names.cookies_of(kind)
+        return [line for line in self.lines if int(line.partition(",")[0][7:], 16) & mask == cookie]
 
 
 def attached(name: str, number: int) -> Pod:
@@ -133,3 +133,32 @@ async def test_policies_of_an_earlier_agent_stay_until_the_store_is_there() -> N
     await world.tell()
     assert world.policing.with_kept({1: ("a",)}) == {1: ("a",)}
     await world.policing.admit("default/other")
+
+
+def doubted(world: World) -> set[str]:
+    """Addresses that older connections are looked for of."""
+    found = {field for line in world.policing.older for field in line.split() for field in field.split(",")}
+    return {field.partition("=")[2] for field in found if field.startswith("nw_src=")}
+
+
+async def test_only_pods_that_were_there_before_their_policies_have_older_connections() -> None:
+    world = World()
+    world.pods.append(attached("old", 5))
+    await world.tell()
+    await world.tell(policy(Selector()), version=2)
+    assert doubted(world) == {"10.244.1.5"}
+    assert all("hard_timeout=300" in line for line in world.policing.older)
+    world.policing.older.clear()
+    world.pods.append(attached("new", 6))
+    world.policing.update()
+    await world.tell(policy(Selector(), PolicyRule(peers=())), version=3)
+    assert world.policing.older == []
+
+
+async def test_what_an_earlier_agent_isolated_has_none_if_the_switch_kept_it() -> None:
+    line = f"cookie=0x{names.cookie('policedpod', 'default/met'):x}, table=47, priority=50 actions=drop"
+    world = World(line)
+    world.pods += [attached("met", 5), attached("lost", 6)]
+    snapshot = Snapshot(nodes={}, problems={}, version=1, policies={"default/p": policy(Selector())})
+    await world.policing.follow(snapshot, unknown=True)
+    assert doubted(world) == {"10.244.1.6"}

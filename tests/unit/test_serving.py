@@ -27,13 +27,17 @@ class Switch:
     """With flows and groups of an earlier agent, as long as nobody restarts it."""
 
     def __init__(self) -> None:
-        self.flows, self.groups = [TRACKED, FLOW], {7: GROUP}
+        self.flows, self.held = [TRACKED, FLOW], {7: GROUP}
 
     def restart(self) -> None:
-        self.flows, self.groups = [], {}
+        self.flows, self.held = [], {}
 
-    async def remembered(self, cookie: int, mask: int) -> tuple[list[str], dict[int, str]]:
-        return [line for line in self.flows if COOKIE & mask == cookie], self.groups
+    async def flows_of(self, kind: str) -> list[str]:
+        cookie, mask = names.cookies_of(kind)
+        return [line for line in self.flows if COOKIE & mask == cookie]
+
+    async def groups(self) -> dict[int, str]:
+        return self.held
 
 
 @pytest.fixture

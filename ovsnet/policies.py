@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from ovsnet.mappings import different
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Node, Pod
 from ovsnet.policygroups import Group, Groups, NodeAddresses
-from ovsnet.policylists import Allowance, Lists
+from ovsnet.policylists import Allowance, Lists, News
 from ovsnet.policymodel import (
     Direction,
     LabelledPod,
@@ -23,6 +23,7 @@ from ovsnet.policymodel import (
     Selector,
 )
 from ovsnet.policyobjects import Isolation, PolicedPod, PolicyObject, PortRange
+from ovsnet.servicemodel import Protocol
 
 
 class Granted(Frozen):
@@ -36,7 +37,6 @@ class Granted(Frozen):
 
 Stance = Mapping[Direction, frozenset[Allowance]]
 """What a pod's policies allow it, in directions in which they isolate it."""
-News = dict[tuple[type, str], PolicyObject | None]
 
 _EVERY_POD = Group(namespaces=Selector())
 
@@ -56,6 +56,8 @@ class Policies:
         """Of this node's pods that are isolated."""
         self._shown: dict[str, PolicedPod] = {}
         self._news: News = {}
+        self._numbers: dict[tuple[Group, str, Protocol], set[int]] = {}
+        """Of ports by name that egress rules ask for."""
 
     @property
     def objects(self) -> list[PolicyObject]:
@@ -108,18 +110,28 @@ class Policies:
             self._index(self._policies.get(key), policies.get(key))
         relabelled = set(different(self._pods, pods))
         concerned = {key.partition("/")[0] for key in changed}
-        if relabelled or set(different(self._groups.namespaces, namespaces)):
+        others = bool(relabelled or different(self._groups.namespaces, namespaces))
+        self._groups.update(namespaces, pods, local, nodes)
+        if others and self._renamed():
             concerned |= {name for name, found in self._of.items() if any(map(_is_volatile, found.values()))}
         dirty = set(different(self._local, local)) | (relabelled & local.keys())
         dirty |= {key for key in local if key.partition("/")[0] in concerned}
         self._policies, self._pods, self._local = policies, pods, local
-        self._groups.update(namespaces, pods, local, nodes)
         for key in dirty:
             self._judge(key)
         news, renumbered = self._lists.settle()
         self._news.update(news)
         for key in dirty | renumbered:
             self._show(key)
+
+    def _renamed(self) -> bool:
+        """Whether ports of a name that egress rules ask for have other numbers than before."""
+        now = {asked: self._groups.numbers(*asked) for asked in self._numbers}
+        if now == self._numbers:
+            return False
+        # All that ask are asked anew, and only they.
+        self._numbers = {}
+        return True
 
     def _index(self, before: NetworkPolicy | None, after: NetworkPolicy | None) -> None:
         if before is not None:
@@ -221,7 +233,10 @@ class Policies:
         """To a port by name: of pods whose port of that name has one number, that number."""
         if group.block is not None:
             return
-        for number in self._groups.numbers(group, port.name, port.protocol):
+        asked = group, port.name, port.protocol
+        if asked not in self._numbers:
+            self._numbers[asked] = self._groups.numbers(*asked)
+        for number in self._numbers[asked]:
             only = Group(
                 namespace=group.namespace,
                 namespaces=group.namespaces,

@@ -263,7 +263,11 @@ class Groups:
         wanted = set(_parts(block))
         for node in self._nodes.values():
             versions = {address.version for address in node.addresses if address in block}
-            wanted |= {ipaddress.ip_network(each) for each in node.gateways if each.version in versions}
+            wanted |= {
+                ipaddress.ip_network(each)
+                for each in node.gateways
+                if each.version in versions and not any(each in part for part in block.excepts)
+            }
         before = set(self._networks[number])
         self._count(number, before - wanted, -1)
         self._count(number, wanted - before, 1)

@@ -13,7 +13,10 @@ from ovsnet.model import Frozen, IPNetwork
 from ovsnet.numbers import Numbers
 from ovsnet.policygroups import Group, Groups
 from ovsnet.policymodel import Direction
-from ovsnet.policyobjects import Clause, PolicyObject, PortRange, Rule, RuleAddress, RulePorts
+from ovsnet.policyobjects import Clause, PolicyObject, PortBlock, PortRange, Rule, RuleAddress, RulePorts
+
+News = dict[tuple[type, str], PolicyObject | None]
+"""Objects by type and key; None for one that is gone."""
 
 
 class Allowance(Frozen):
@@ -36,10 +39,16 @@ class Allowance(Frozen):
 
 
 class _Used:
-    """An allowance that pods of this node have."""
+    """An allowance that pods of this node have: what follows from it, and is asked for often."""
 
-    def __init__(self, groups: tuple[int, ...]) -> None:
+    def __init__(self, allowance: Allowance, groups: tuple[int, ...]) -> None:
+        self.allowance = allowance
+        self.direction = allowance.direction
+        self.text = allowance.text
         self.groups = groups
+        self.blocks = {block for ports in allowance.ports or () for block in ports.blocks}
+        self.lists = (True, allowance.peers is not None, allowance.ports is not None)
+        """Of pods, addresses, ports: whether there are any."""
         self.pods: set[str] = set()
 
 
@@ -50,88 +59,87 @@ class Lists:
         self._groups = groups
         self._numbers = Numbers()
         self._used: dict[Allowance, _Used] = {}
-        self._titles: dict[str, Allowance] = {}
-        self._of_group: dict[int, set[Allowance]] = {}
-        self._of_ports: dict[tuple[Direction, PortRange], set[Allowance]] = {}
-        self._touched_ports: set[tuple[Direction, PortRange]] = set()
+        self._titles: dict[str, _Used] = {}
+        self._of_group: dict[int, set[_Used]] = {}
+        self._of_ports: dict[tuple[Direction, PortBlock], set[_Used]] = {}
+        self._touched_ports: set[tuple[Direction, PortBlock]] = set()
         self._touched_networks: set[IPNetwork] = set()
-        self._touched_rules: dict[str, Allowance] = {}
+        self._touched_rules: dict[str, _Used] = {}
         self._objects: dict[tuple[type, str], PolicyObject] = {}
 
     @property
     def objects(self) -> Collection[PolicyObject]:
         return self._objects.values()
 
-    def has(self, pod: str, before: Iterable[Allowance], now: Iterable[Allowance]) -> None:
+    def has(self, pod: str, before: Collection[Allowance], now: Collection[Allowance]) -> None:
         """The pod has these allowances now, and had others before."""
-        before, now = set(before), set(now)
-        for each in now - before:
+        for each in set(now) - set(before):
             if each not in self._used:
                 self._take(each)
             self._used[each].pods.add(pod)
-        for each in before - now:
-            self._used[each].pods.discard(pod)
-            self._touched_rules[each.text] = each
+        for each in set(before) - set(now):
+            used = self._used[each]
+            used.pods.discard(pod)
+            self._touched_rules[used.text] = used
 
-    def settle(self) -> tuple[dict[tuple[type, str], PolicyObject | None], set[str]]:
+    def settle(self) -> tuple[News, set[str]]:
         """Objects that are others than before, None for those gone; and pods whose rules have other numbers."""
-        for text, each in self._touched_rules.items():
-            if each in self._used and not self._used[each].pods:
-                self._drop(each)
-            elif each in self._used:
-                self._numbers.number(text, "")
+        for used in list(self._touched_rules.values()):
+            if not used.pods:
+                self._drop(used)
+            else:
+                self._numbers.number(used.text, "")
         renumbered: set[str] = set()
         for text in self._numbers.moved():
-            each = self._titles[text]
-            renumbered |= self._used[each].pods
-            self._touch(each)
+            renumbered |= self._titles[text].pods
+            self._touch(self._titles[text])
         touched, self._touched_rules = self._touched_rules, {}
-        news: dict[tuple[type, str], PolicyObject | None] = {}
-        for text, each in touched.items():
-            number = self._numbers.number(text, "") if each in self._used else 0
-            rule = Rule(number=number, direction=each.direction, text=text) if number else None
+        news: News = {}
+        for text, used in touched.items():
+            rule = None
+            if used.pods:
+                rule = Rule(number=self._numbers.number(text, ""), direction=used.direction, text=text)
             self._show(Rule, text, rule, news)
         self._show_lists(news)
         return news, renumbered
 
     def clauses(self, allowances: Iterable[Allowance]) -> tuple[Clause, ...]:
         """That a pod has them."""
-        return self._clauses(allowances, 0)
+        return self._clauses((self._used[each] for each in allowances), 0)
 
     # --- rules ---
 
     def _take(self, allowance: Allowance) -> None:
-        used = self._used[allowance] = _Used(tuple(map(self._groups.add, allowance.peers or ())))
-        self._titles[allowance.text] = allowance
+        used = self._used[allowance] = _Used(allowance, tuple(map(self._groups.add, allowance.peers or ())))
+        self._titles[used.text] = used
         for number in used.groups:
-            self._of_group.setdefault(number, set()).add(allowance)
-        for ports in allowance.ports or ():
-            self._of_ports.setdefault((allowance.direction, ports), set()).add(allowance)
-        self._touch(allowance)
+            self._of_group.setdefault(number, set()).add(used)
+        for block in used.blocks:
+            self._of_ports.setdefault((used.direction, block), set()).add(used)
+        self._touch(used)
 
-    def _drop(self, allowance: Allowance) -> None:
-        self._touch(allowance)
-        used = self._used.pop(allowance)
-        del self._titles[allowance.text]
-        self._numbers.keep(allowance.text, ())
-        for ports in allowance.ports or ():
-            self._of_ports[allowance.direction, ports].discard(allowance)
+    def _drop(self, used: _Used) -> None:
+        self._touch(used)
+        del self._used[used.allowance], self._titles[used.text]
+        self._numbers.keep(used.text, ())
+        for block in used.blocks:
+            self._of_ports[used.direction, block].discard(used)
         for number in used.groups:
-            self._of_group[number].discard(allowance)
+            self._of_group[number].discard(used)
             if not self._of_group[number]:
                 del self._of_group[number]
                 self._groups.remove(number)
 
-    def _touch(self, allowance: Allowance) -> None:
+    def _touch(self, used: _Used) -> None:
         """Whatever tells of it is to be shown anew."""
-        self._touched_rules[allowance.text] = allowance
-        self._touched_ports.update((allowance.direction, ports) for ports in allowance.ports or ())
-        for number in self._used[allowance].groups:
+        self._touched_rules[used.text] = used
+        self._touched_ports.update((used.direction, block) for block in used.blocks)
+        for number in used.groups:
             self._touched_networks.update(self._groups.networks(number))
 
     # --- lists ---
 
-    def _show_lists(self, news: dict[tuple[type, str], PolicyObject | None]) -> None:
+    def _show_lists(self, news: News) -> None:
         ports, self._touched_ports = self._touched_ports, set()
         for direction, each in ports:
             holders = self._of_ports.get((direction, each), set())
@@ -141,23 +149,24 @@ class Lists:
             self._show(RulePorts, listed.key, listed if listed.clauses else None, news)
         networks, self._touched_networks = self._touched_networks | self._groups.touched(), set()
         for network in networks:
-            found: dict[Direction, set[Allowance]] = {each: set() for each in Direction}
+            found: dict[Direction, set[_Used]] = {each: set() for each in Direction}
             for number in self._groups.at(network):
-                for allowance in self._of_group.get(number, ()):
-                    found[allowance.direction].add(allowance)
-            for direction, allowances in found.items():
-                address = RuleAddress(
-                    direction=direction, network=network, clauses=self._clauses(allowances, 1)
-                )
+                for used in self._of_group.get(number, ()):
+                    found[used.direction].add(used)
+            for direction, those in found.items():
+                address = RuleAddress(direction=direction, network=network, clauses=self._clauses(those, 1))
                 self._show(RuleAddress, address.key, address if address.clauses else None, news)
 
-    def _clauses(self, allowances: Iterable[Allowance], which: int) -> tuple[Clause, ...]:
+    def _clauses(self, those: Iterable[_Used], which: int) -> tuple[Clause, ...]:
         """which: 0 for the list of pods, 1 of addresses, 2 of ports."""
-        found = []
-        for each in allowances:
-            lists = [True, each.peers is not None, each.ports is not None]
-            number = self._numbers.number(each.text, "")
-            found.append(Clause(rule=number, place=sum(lists[: which + 1]), lists=sum(lists)))
+        found = [
+            Clause(
+                rule=self._numbers.number(used.text, ""),
+                place=sum(used.lists[: which + 1]),
+                lists=sum(used.lists),
+            )
+            for used in those
+        ]
         return tuple(sorted(found, key=lambda each: each.rule))
 
     def _show(
@@ -165,7 +174,7 @@ class Lists:
         kind: type,
         key: str,
         item: PolicyObject | None,
-        news: dict[tuple[type, str], PolicyObject | None],
+        news: News,
     ) -> None:
         if item == self._objects.get((kind, key)):
             return

@@ -65,7 +65,7 @@ class Selector(Frozen):
 
     @property
     def text(self) -> str:
-        return ",".join(each.text for each in self.requirements) or "all"
+        return ",".join(each.text for each in self.requirements) or "*"
 
 
 class Block(Frozen):

@@ -114,26 +114,42 @@ class PortRange(Frozen):
         return f"{self.protocol.value} {'all' if (self.first, self.last) == (0, 65535) else which}"
 
     @property
-    def matches(self) -> Iterator[str]:
-        """Of a destination port, as flows match it: exact, masked, or "" for all."""
+    def blocks(self) -> Iterator[PortBlock]:
+        """The same as aligned blocks, as few as there can be."""
         first, end = self.first, self.last + 1
         while first < end:
             # The largest aligned block that begins here and does not end beyond.
             size = first & -first or 1 << 16
             while first + size > end:
                 size >>= 1
-            if size == 1:
-                yield f"tp_dst={first}"
-            else:
-                yield f"tp_dst=0x{first:x}/0x{0x10000 - size:x}" if size < 1 << 16 else ""
+            yield PortBlock(protocol=self.protocol, first=first, size=size)
             first += size
 
 
+class PortBlock(Frozen):
+    """Ports of one protocol that one match means. size: how many, a power of two that `first` is a multiple of."""
+
+    protocol: Protocol
+    first: int
+    size: int
+
+    @property
+    def text(self) -> str:
+        return PortRange(protocol=self.protocol, first=self.first, last=self.first + self.size - 1).text
+
+    @property
+    def match(self) -> str:
+        """Of a destination port: exact, masked, or "" for all."""
+        if self.size == 1:
+            return f"tp_dst={self.first}"
+        return f"tp_dst=0x{self.first:x}/0x{0x10000 - self.size:x}" if self.size < 1 << 16 else ""
+
+
 class RulePorts(Frozen):
-    """Ports on the lists of rules of one direction."""
+    """Ports on the lists of rules of one direction. Ranges that overlap have blocks in common: each is there once."""
 
     direction: Direction
-    ports: PortRange
+    ports: PortBlock
     clauses: tuple[Clause, ...]
 
     @property

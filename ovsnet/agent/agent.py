@@ -214,13 +214,12 @@ class Agent:
         if snapshot.nodes is not before.nodes or snapshot.unread != before.unread:
             await self.sync()
             return
+        await self.policing.enforce(snapshot, self.installer)
         changed = await self.serving.follow(snapshot, self._deriving.here, unknown=False)
-        changed |= await self.policing.follow(snapshot, unknown=False)
         if self.serving.reach is not self._reach:
             # The node's kernel is concerned as well.
             await self.sync()
             return
-        await self._doubt()
         if changed:
             await self.installer.serve(changed)
         await self._served(snapshot)
@@ -263,6 +262,8 @@ class Agent:
         started = time.monotonic()
         # One for all that follows: what comes meanwhile is news for the next time.
         snapshot = self.store.snapshot()
+        if snapshot is not None and self._adopted and not self.installer.stale:
+            await self.policing.enforce(snapshot, self.installer)
         topo = await self._deriving.topology(snapshot)
         if await self._bridge.ensure():
             # vswitchd flushes the flows when the fail mode changes, without closing a connection.
@@ -296,21 +297,19 @@ class Agent:
         """Flows and the host's side. numbers: OpenFlow port by port name."""
         await self.serving.follow(snapshot, self._deriving.here, unknown=self.installer.stale)
         await self.policing.follow(snapshot, unknown=self.installer.stale)
-        objects = state.objects(topo, self.config.tunnels, numbers, self.pods.all())
-        self.policing.update()
-        rendered = self.renderer.state(objects, {**self.serving.rendered, **self.policing.rendered})
-        settled = self.installer.settle(self.policing.with_kept(self.serving.with_kept(rendered)))
-        for outcome in await asyncio.gather(settled, self._sync_host(topo), return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-        await self._doubt()
+        hosting = asyncio.create_task(self._sync_host(topo))
+        try:
+            objects = state.objects(topo, self.config.tunnels, numbers, self.pods.all())
+            self.policing.update()
+            rendered = self.renderer.state(objects, {**self.serving.rendered, **self.policing.rendered})
+            # Nothing in between: what a request asks for now is newer.
+            await self.installer.settle(self.policing.with_kept(self.serving.with_kept(rendered)))
+            await self.policing.doubt(self.installer)
+        finally:
+            outcomes = await asyncio.gather(hosting, return_exceptions=True)
+        if isinstance(outcomes[0], BaseException):
+            raise outcomes[0]
         await self._served(snapshot)
-
-    async def _doubt(self) -> None:
-        """Pods that have just been isolated have connections that nobody knows."""
-        if self.policing.older:
-            await self.installer.once(self.policing.older)
-            self.policing.older.clear()
 
     async def _served(self, snapshot: Snapshot | None) -> None:
         """What this snapshot says is in."""

@@ -87,7 +87,7 @@ class Attachments:
                     f"container {request.container} has an interface {request.ifname} already",
                     "DEL it first; an ADD is not repeated",
                 )
-            await self._policing.admit(requests.title(request))
+            await self._policing.admit(requests.title(request), request.args.pod_uid)
             # The node may have become another one meanwhile.
             topo, allocator = self._ready()
             wanted = [each.address for each in request.addresses]
@@ -214,6 +214,8 @@ class Attachments:
                 changes.append(DeletePort(name=pod.port))
             await self._ovsdb.apply(changes)
             await self._wiring.disconnect(names.token_of(pod.port))
+            with contextlib.suppress(OvsnetError):
+                await self._policing.forget(pod)
             # Without a switch there is nothing to drop: the next replacement will not have them.
             with contextlib.suppress(SwitchUnavailable):
                 await flows

@@ -13,8 +13,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet import names, policies
+from ovsnet.agent.installer import Installer
 from ovsnet.errors import SwitchUnavailable, TryAgain
 from ovsnet.model import IPAddress, Node, Pod
+from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policies import Policies
 from ovsnet.policygroups import NodeAddresses
 from ovsnet.policyobjects import OlderConnections, PolicedPod, PolicyObject, Rule, RuleAddress, RulePorts
@@ -107,13 +109,36 @@ class Policing:
         self._meet(None if renewed else before)
         return changed
 
-    async def admit(self, key: str) -> None:
-        """Returns when it is known which policies the Pod of that key has. Raises TryAgain if nobody says."""
+    async def enforce(self, snapshot: Snapshot, installer: Installer) -> None:
+        """Has the switch follow the latest snapshot, whatever may be wrong with all else. Raises as `serve` does."""
+        cookies = [*await self.follow(snapshot, unknown=False)]
+        await self.doubt(installer)
+        if cookies:
+            # As they are by now: pods come and go meanwhile.
+            await installer.serve({cookie: self.rendered.get(cookie, ()) for cookie in cookies})
+
+    async def doubt(self, installer: Installer) -> None:
+        """Pods that have just been isolated have connections that nobody knows."""
+        if self.older:
+            await installer.once(self.older)
+            self.older.clear()
+
+    async def forget(self, pod: Pod) -> None:
+        """What the pod was allowed: its addresses may be others' soon. Raises SwitchUnavailable or OvsnetError."""
+        if self._policies.isolated or self._met:
+            for ip in pod.ips:
+                await self._openflow.forget_address(POLICY_ZONE, ip)
+
+    async def admit(self, key: str, uid: str = "") -> None:
+        """Returns when it is known which policies the Pod of that key has. Raises TryAgain if nobody says.
+
+        uid: the runtime's; an earlier Pod of that name may have had other labels.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._patience):
-                while self._unknown(key) is not None:
+                while self._unknown(key, uid) is not None:
                     await self._news.wait()
-        if (why := self._unknown(key)) is not None:
+        if (why := self._unknown(key, uid)) is not None:
             raise TryAgain(f"the policies of pod {key} are not known: {why}", "the runtime will try again")
 
     def with_kept(self, rendered: Rendered) -> Rendered:
@@ -128,16 +153,18 @@ class Policing:
             "policy_flows": sum(map(len, self.rendered.values())),
         }
 
-    def _unknown(self, key: str) -> str | None:
+    def _unknown(self, key: str, uid: str) -> str | None:
         """Why the pod's policies are not known, in words."""
         if self._snapshot is None:
             return "the store is away, and there were policies before" if self._kept else None
-        if key in self._snapshot.pods:
+        known = self._snapshot.pods.get(key)
+        if known is not None and (not uid or not known.uid or known.uid == uid):
             return None
         namespace = key.partition("/")[0]
         for policy in self._snapshot.policies.values():
             if policy.namespace == namespace and policy.pods.requirements:
-                return f"the store has no Pod of that name, and NetworkPolicy {policy.key} selects by labels"
+                found = "no Pod of that name" if known is None else "an earlier Pod of that name"
+                return f"the store has {found}, and NetworkPolicy {policy.key} selects by labels"
         return None
 
     def _addresses(self) -> dict[str, tuple[IPAddress, ...]]:

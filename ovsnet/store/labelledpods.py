@@ -21,11 +21,16 @@ ENDED = ("Succeeded", "Failed")
 """Phases of pods that never run again."""
 
 
+_MIRROR = "kubernetes.io/config.mirror"
+_Annotations = TypedDict("_Annotations", {"kubernetes.io/config.mirror": object}, total=False)
+
+
 class _Metadata(TypedDict, total=False):
     name: object
     namespace: object
     uid: object
     labels: object
+    annotations: _Annotations | None
 
 
 class _Container(TypedDict, total=False):
@@ -69,7 +74,7 @@ class PodReader(Reader[LabelledPod]):
         return LabelledPod(
             namespace=namespace,
             name=name,
-            uid=self._get(metadata, "metadata.uid", str, ""),
+            uid=self._uid(metadata),
             # Thousands have the same.
             labels={key: sys.intern(value) for key, value in self._labels(metadata).items()},
             node=sys.intern(self._get(spec, "spec.nodeName", str, "")),
@@ -78,6 +83,12 @@ class PodReader(Reader[LabelledPod]):
             ports=self._ports(spec),
             source=self._source,
         )
+
+    def _uid(self, metadata: dict[str, object]) -> str:
+        """As runtimes know it: of a static pod, which the API has a mirror of, kubelet's own."""
+        annotations = metadata.get("annotations")
+        mirrored = annotations.get(_MIRROR) if isinstance(annotations, dict) else None
+        return mirrored if isinstance(mirrored, str) else self._get(metadata, "metadata.uid", str, "")
 
     def _ips(self, status: dict[str, object]) -> tuple[IPAddress, ...]:
         """podIPs, or podIP if there are none."""

@@ -17,6 +17,7 @@ from pathlib import PurePath
 
 from ovsnet import flowplan, names
 from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.model import IPAddress
 from ovsnet.rows import PROTOCOL
 from ovsnet.switch import command, monitor
 from ovsnet.switch.monitor import Change
@@ -72,15 +73,14 @@ class OpenFlow:
         await self._send(list(lines), "bundle", self._target, "-")
 
     async def replace(self, lines: Iterable[str]) -> None:
-        """Makes the bridge hold these flows and groups and no others, but for those that nobody renders.
+        """Makes the bridge hold these flows and groups and no others, but for what it has learned itself.
 
         Raises like `bundle`.
 
         Flows change in one bundle, groups in one before and one after it: none is missed meanwhile.
         """
         flows, groups = flowplan.split(lines)
-        for kind in names.UNRENDERED:
-            flows += await self.flows_of(kind)
+        flows += await self.flows_of(names.AFFINITY)
         installed = await self.groups()
         if changes := flowplan.group_changes(installed, groups):
             await self.bundle(changes)
@@ -132,6 +132,14 @@ class OpenFlow:
         """
         finished = await command.run([*self._ofctl, "ct-flush", self._target, f"zone={zone}", began, answers])
         self._check(finished, [])
+
+    async def forget_address(self, zone: int, address: IPAddress) -> None:
+        """Has the bridge's datapath forget all connections of a zone that began from or to the address. Raises as
+        `bundle`."""
+        family = "ct_nw" if address.version == 4 else "ct_ipv6"
+        for side in ("src", "dst"):
+            argv = [*self._ofctl, "ct-flush", self._target, f"zone={zone}", f"{family}_{side}={address}"]
+            self._check(await command.run(argv), [])
 
     async def dump(self) -> list[str]:
         """All flows with their counters, as ovs-ofctl prints them, ports by number."""

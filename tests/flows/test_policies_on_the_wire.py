@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from wire import ACK, PUSH, RESET, SYN, SYN_ACK, TCP, UDP, Arrived, Packet, Wire
 from ovsnet import names
 from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policymodel import Block, NetworkPolicy, PolicyPeer
+from ovsnet.switch.openflow import OpenFlow
 
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
 FIN = 0x11
@@ -308,3 +310,18 @@ def test_a_node_port_is_no_way_around_policies(world: World, family: int) -> Non
     world.is_dropped("gateway", replace(question, sport=40002))
     world.apply(policy("server", SERVER, ingress=[rule(PolicyPeer(pods=CLIENT))]))
     world.passes("gateway", replace(question, sport=40003))
+
+
+@FAMILIES
+def test_what_an_address_was_allowed_can_be_forgotten(world: World, family: int) -> None:
+    """It may be another pod's soon. Both as who began and as who was called, and of others nothing."""
+    world.apply(policy("all", selector(), ingress=[rule(PolicyPeer(pods=selector()))], egress=[]))
+    world.apply(policy("all", selector(), ingress=[rule(PolicyPeer(pods=selector()))]))
+    for src, dst, port in ((POD_2, POD_1, "a2"), (POD_1, POD_2, "a1"), (B1, POD_2, "peer")):
+        world.passes(port, first(src[family], dst[family]))
+    assert len(world.known) == 3
+    ovs, name = world.wire.bridge.ovs, world.wire.bridge.name
+    openflow = OpenFlow(f"{ovs.folder}/{name}.mgmt")
+    asyncio.run(openflow.forget_address(POLICY_ZONE, ip_address(POD_1[family])))
+    (left,) = world.known
+    assert B1[family] in left

@@ -107,6 +107,7 @@ def test_a_kernel_without_openvswitch(lab: Lab, cni: Cni) -> None:
         assert describe_bridge(cni) == before
     finally:
         launch_agent(cni.node)
+        eventually(lambda: cni.call("STATUS").status == 0)
     assert "openvswitch" in words
     assert "netdev" in words
     assert "Traceback" not in words

@@ -8,7 +8,7 @@ Where the API leaves a choice, this is ovsnet's:
 - a pod always reaches itself, and a pod and the node that it runs on always reach each other;
 - pods on their node's network are that node: no selector finds them, neither a policy's nor a peer's;
 - an ipBlock is about addresses, whoever has them, pods too. A node that uses the address which it has as the gateway of
-  its own pods is in a block that has this address or one of its others of the same family;
+  its own pods is in a block that has this address or one of its others of the same family, if no except has it;
 - a port's name means nothing where an egress rule is about an ipBlock or the destination is no pod.
 """
 
@@ -200,6 +200,8 @@ def _block_matches(block: Object, other: End) -> bool:
     if in_block(block, other.address):
         return True
     if not isinstance(other.who, Node) or not same_address(other.address, other.who.gateways):
+        return False
+    if any(parsed(other.address) in ip_network(each, strict=False) for each in block.get("except") or ()):
         return False
     family = parsed(other.address).version
     own = [each for each in other.who.addresses if parsed(each).version == family]

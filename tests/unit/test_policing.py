@@ -162,3 +162,17 @@ async def test_what_an_earlier_agent_isolated_has_none_if_the_switch_kept_it() -
     snapshot = Snapshot(nodes={}, problems={}, version=1, policies={"default/p": policy(Selector())})
     await world.policing.follow(snapshot, unknown=True)
     assert doubted(world) == {"10.244.1.6"}
+
+
+async def test_a_pod_of_an_earlier_ones_name_has_to_be_known_itself() -> None:
+    """With other labels it may have other policies."""
+    world = World()
+    before = LabelledPod(namespace="default", name="web", uid="old", labels={"app": "other"})
+    await world.tell(policy(APP), pods=[before])
+    with pytest.raises(TryAgain, match="an earlier Pod of that name"):
+        await world.policing.admit("default/web", "new")
+    await world.policing.admit("default/web", "old")
+    await world.policing.admit("default/web")
+    after = LabelledPod(namespace="default", name="web", uid="new", labels={"app": "web"})
+    await world.tell(policy(APP), pods=[after], version=2)
+    await world.policing.admit("default/web", "new")

@@ -62,7 +62,7 @@ ON_A = (*(each for each in PODS if each.startswith("a-")), "node-a")
 PODS_OF_B = ("10.244.2.0/24", "fd00:10:244:2::/64")
 UNDERLAY = ("192.0.2.0/24", "2001:db8:0:1::/64")
 ALWAYS = Case({}, EVERYBODY)
-SHORT = ("nobody", "both", "outside", "range")
+SHORT = ("both",)
 """What is tried on the kernel's datapath too."""
 INGRESS = {
     "nobody": None,
@@ -145,7 +145,6 @@ def test_egress(cluster: Policed, name: str) -> None:
         cluster.expect("a-db", others, others)
 
 
-@KERNEL
 def test_a_port_by_its_name_is_another_number_with_another_pod(cluster: Policed) -> None:
     how: dict[str, Any] = {"ports": BOTH_PORTS, "protocols": ["tcp"]}
     sources = (*API, OUTSIDE)
@@ -157,7 +156,6 @@ def test_a_port_by_its_name_is_another_number_with_another_pod(cluster: Policed)
         cluster.becomes(named, DB, (*WEB, *API, OUTSIDE), **how)
 
 
-@KERNEL
 def test_both_ends_must_allow_it(cluster: Policed) -> None:
     closed = {"podSelector": app("api"), "egress": []}
     with cluster.policies(
@@ -214,7 +212,6 @@ def test_a_pod_reaches_itself_through_its_service(cluster: Policed) -> None:
 # --- what changes --------------------------------------------------------------------------------
 
 
-@KERNEL
 def test_a_label_opens_and_closes_within_a_second(cluster: Policed) -> None:
     spec = {
         "podSelector": app("web"),

@@ -89,7 +89,6 @@ def test_a_connection_that_was_allowed_goes_on_when_a_policy_denies_new_ones(clu
                 went_on(each)
 
 
-@KERNEL
 def test_one_of_pods_that_had_no_policy_goes_on_until_neither_of_its_directions_is_allowed(
     cluster: Policed,
 ) -> None:
@@ -157,7 +156,6 @@ def test_through_a_service_it_goes_on_as_well(cluster: Policed) -> None:
 # --- pods come -----------------------------------------------------------------------------------
 
 
-@KERNEL
 @pytest.mark.parametrize("denied", [True, False])
 def test_a_pod_that_comes_is_isolated_from_its_first_moment(cluster: Policed, denied: bool) -> None:
     """Without the policy the same packets arrive, so that it is known that they would be seen."""
@@ -205,7 +203,6 @@ def test_a_pod_that_nobody_knows_waits_and_is_refused(cluster: Policed) -> None:
 # --- daemons go ----------------------------------------------------------------------------------
 
 
-@KERNEL
 @pytest.mark.slow
 def test_without_its_agent_a_node_enforces_what_it_has(cluster: Policed) -> None:
     nodes = cluster.lab.nodes

@@ -2,8 +2,9 @@
 
 That is here, if this machine's kernel has it. Elsewhere the tests are collected here as usual and run in a guest, a
 user-mode Linux: it gets their names and sends each report back, so that whatever pytest makes of reports
-(-v, -x, junit) works as ever. A guest that hangs or dies costs the test under way; another one goes on with the
-rest. How a guest is booted is `guest`'s, what runs in it `in_guest`'s. Loaded by tests/conftest.py.
+(-v, -x, junit) works as ever. A guest that hangs or dies costs the test under way, but for one that stops as a whole,
+whose test is tried once more; another one goes on with the rest. How a guest is booted is `guest`'s, what runs in it
+`in_guest`'s. Loaded by tests/conftest.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from ovsnet.host.datapath import kernel_has_openvswitch
 HERE = Path(__file__).parent
 SLOWER = "3"
 """How many times longer than here things may take in a guest."""
+_WHERE = "Timeout ("
+"""What faulthandler begins with."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,13 +76,18 @@ class Run:
         self.current: pytest.Item | None = None
         self.stage: Literal["setup", "call", "teardown"] = "setup"
         self.said: list[str] = []
+        self.silent = False
+        self.stopped: set[str] = set()
+        """Tests whose guest stopped as a whole."""
 
     def all(self) -> None:
         while self.waiting:
             before = len(self.waiting)
             with self.guest() as guest:
                 why = self.follow(guest)
-                if self.current:
+                if self.current and self.is_the_guests(self.current, guest):
+                    self.again(self.current, f"{why}, nor where it is:\n\n{guest.console()}")
+                elif self.current:
                     said = "".join(f"{line}\n" for line in self.said)
                     self.lose(
                         f"{why}; what the test said:\n\n{said}\nthe end of the console:\n\n{guest.console()}"
@@ -88,8 +96,21 @@ class Run:
                     self.session.shouldfail = f"{why} before the first test:\n\n{guest.console()}"
             self.stop_if_told()
 
+    def is_the_guests(self, item: pytest.Item, guest: Guest) -> bool:
+        """Whether not the test hangs but all of its guest, as a user-mode Linux does once in a while that has to share
+        its processor: Python would have told where it is by then. A test that does it twice is at fault."""
+        return self.silent and _WHERE not in guest.console() and item.nodeid not in self.stopped
+
+    def again(self, item: pytest.Item, why: str) -> None:
+        """In a guest of its own, with a word about it."""
+        self.stopped.add(item.nodeid)
+        self.current = None
+        terminal: Any = self.config.pluginmanager.getplugin("terminalreporter")
+        terminal.write_line(f"\n{item.nodeid}: once more, {why}", yellow=True)
+
     def follow(self, guest: Guest) -> str:
         """Hand on what the guest reports until it is gone; why it is."""
+        self.silent = False
         try:
             for event, nodeid, data in guest.events(self.config.option.guest_silence):
                 item = self.waiting.get(nodeid)
@@ -99,6 +120,7 @@ class Run:
                 if event == "finish":
                     self.stop_if_told()
         except Silent as silent:
+            self.silent = True
             return str(silent)
         return "the guest ended"
 

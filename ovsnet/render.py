@@ -50,7 +50,12 @@ def kind_of(obj: Object) -> str:
 
 
 def cookie_of(obj: Object) -> int:
-    return names.cookie(kind_of(obj), obj.key)
+    return cookie_for(type(obj), obj.key)
+
+
+def cookie_for(kind: type, key: str) -> int:
+    """The cookie of the object of this type and key, be there one or not."""
+    return names.cookie(_KIND[kind], key)
 
 
 def _ip_match(ipv4: str, ipv6: str) -> Callable[[IPAny], str]:

@@ -44,7 +44,7 @@ log = logging.getLogger("ovsnet.agent")
 
 _PERIOD = 30.0
 """Seconds after which everything is compared again although nothing happened."""
-_RETRY = 0.2
+_RETRY = 1.0
 """Seconds after which a sync that failed is tried again; doubles up to _PERIOD."""
 _PATIENCE = 5.0
 """Seconds that the store has to be read at the start."""
@@ -304,11 +304,11 @@ class Agent:
             rendered = self.renderer.state(objects, {**self.serving.rendered, **self.policing.rendered})
             # Nothing in between: what a request asks for now is newer.
             await self.installer.settle(self.policing.with_kept(self.serving.with_kept(rendered)))
-            await self.policing.doubt(self.installer)
-        finally:
-            outcomes = await asyncio.gather(hosting, return_exceptions=True)
-        if isinstance(outcomes[0], BaseException):
-            raise outcomes[0]
+            await self.policing.add_older(self.installer)
+        except BaseException:
+            await asyncio.gather(hosting, return_exceptions=True)
+            raise
+        await hosting
         await self._served(snapshot)
 
     async def _served(self, snapshot: Snapshot | None) -> None:

@@ -13,29 +13,23 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet import names, policies
+from ovsnet.agent.drift import cookie_in
 from ovsnet.agent.installer import Installer
-from ovsnet.errors import SwitchUnavailable, TryAgain
+from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
 from ovsnet.model import IPAddress, Node, Pod
 from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policies import Policies
 from ovsnet.policygroups import NodeAddresses
-from ovsnet.policyobjects import OlderConnections, PolicedPod, PolicyObject, Rule, RuleAddress, RulePorts
-from ovsnet.render import Lines, Rendered, Renderer, cookie_of
+from ovsnet.policyobjects import OlderConnections, PolicyObject
+from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
 from ovsnet.store import Snapshot
 from ovsnet.switch.openflow import OpenFlow
 
 log = logging.getLogger("ovsnet.policies")
 
-_KINDS: Mapping[type, str] = {
-    PolicedPod: "policedpod",
-    Rule: "rule",
-    RuleAddress: "ruleaddress",
-    RulePorts: "ruleports",
-}
 _PATIENCE = 10.0
 """Seconds that an ADD waits for the store to tell of its pod; the runtime tries again after it."""
-
-_DOUBT = 300
+_OLDER = 300
 """Seconds after a pod was isolated in which its packets may be answers in connections that began before."""
 
 
@@ -62,10 +56,9 @@ class Policing:
         self._news = asyncio.Event()
         self.rendered: dict[int, Lines] = {}
         """Flows of policies, by cookie."""
-
-        self.older: list[str] = []
-        """Flows for connections that are older than their policies, which are to be added once."""
-        self._met: set[int] = set()
+        self.older: dict[int, Lines] = {}
+        """Flows for connections that are older than their policies, by cookie: they are to be added once."""
+        self._isolated: set[int] = set()
         """Cookies of pods that were isolated before, so that conntrack knows their connections."""
 
     async def follow(self, snapshot: Snapshot | None, *, unknown: bool) -> dict[int, Lines]:
@@ -80,9 +73,9 @@ class Policing:
             return {}
         if unknown and snapshot.policies:
             # If vswitchd began anew, so did conntrack in user space.
-            self._met = set()
+            self._isolated = set()
             with contextlib.suppress(SwitchUnavailable):
-                self._met = {_cookie(line) for line in await self._openflow.flows_of("policedpod")}
+                self._isolated = {cookie_in(line) for line in await self._openflow.flows_of("policedpod")}
         if snapshot is not self._snapshot:
             self._snapshot, self._kept = snapshot, {}
             news, self._news = self._news, asyncio.Event()
@@ -106,26 +99,31 @@ class Policing:
             self._node_addresses(snapshot.nodes),
         )
         changed = self._render(self._policies.news())
-        self._meet(None if renewed else before)
+        self._note_isolated(None if renewed else before)
         return changed
 
     async def enforce(self, snapshot: Snapshot, installer: Installer) -> None:
         """Has the switch follow the latest snapshot, whatever may be wrong with all else. Raises as `serve` does."""
         cookies = [*await self.follow(snapshot, unknown=False)]
-        await self.doubt(installer)
+        await self.add_older(installer)
         if cookies:
             # As they are by now: pods come and go meanwhile.
             await installer.serve({cookie: self.rendered.get(cookie, ()) for cookie in cookies})
 
-    async def doubt(self, installer: Installer) -> None:
-        """Pods that have just been isolated have connections that nobody knows."""
-        if self.older:
-            await installer.once(self.older)
-            self.older.clear()
+    async def add_older(self, installer: Installer) -> None:
+        """Pods that have just been isolated have connections that nobody knows. Raises like `enforce`."""
+        older, self.older = self.older, {}
+        if not older:
+            return
+        try:
+            await installer.once(line for lines in older.values() for line in lines)
+        except OvsnetError:
+            self.older = {**older, **self.older}
+            raise
 
     async def forget(self, pod: Pod) -> None:
         """What the pod was allowed: its addresses may be others' soon. Raises SwitchUnavailable or OvsnetError."""
-        if self._policies.isolated or self._met:
+        if self._snapshot is None or self._snapshot.policies:
             for ip in pod.ips:
                 await self._openflow.forget_address(POLICY_ZONE, ip)
 
@@ -149,7 +147,7 @@ class Policing:
         """For `metrics`."""
         return {
             "policies": len(self._snapshot.policies) if self._snapshot else 0,
-            "policed_pods": sum(isinstance(each, PolicedPod) for each in self._policies.objects),
+            "policed_pods": len(self._policies.isolated),
             "policy_flows": sum(map(len, self.rendered.values())),
         }
 
@@ -183,7 +181,7 @@ class Policing:
         changed: dict[int, Lines] = {}
         for (kind, key), item in news.items():
             if item is None:
-                cookie = names.cookie(_KINDS[kind], key)
+                cookie = cookie_for(kind, key)
                 self.rendered.pop(cookie, None)
                 changed[cookie] = ()
             else:
@@ -191,31 +189,25 @@ class Policing:
                 self.rendered[cookie] = changed[cookie] = self._renderer.object(item)
         return changed
 
-    def _meet(self, before: Mapping[str, object] | None) -> None:
+    def _note_isolated(self, before: Mapping[str, object] | None) -> None:
         """Pods that are isolated now: those that were there before, and were not, have connections that nobody knows.
 
         before: those that were there, by the Pod's key; None: all were.
         """
         isolated = {cookie_of(pod): pod for pod in self._policies.isolated}
-        for cookie in isolated.keys() - self._met:
+        for cookie in isolated.keys() - self._isolated:
             pod = isolated[cookie]
             if before is None or pod.key in before:
-                connections = OlderConnections(
-                    namespace=pod.namespace, name=pod.name, ips=pod.ips, seconds=_DOUBT
-                )
-                self.older += self._renderer.object(connections)
-        self._met = set(isolated)
+                older = OlderConnections(namespace=pod.namespace, name=pod.name, ips=pod.ips, seconds=_OLDER)
+                self.older[cookie_of(older)] = self._renderer.object(older)
+        self._isolated = set(isolated)
 
     async def _remember(self) -> None:
         kept: dict[int, Lines] = {}
         for kind in names.POLICIES:
             for line in await self._openflow.flows_of(kind):
-                kept[_cookie(line)] = (*kept.get(_cookie(line), ()), line)
+                cookie = cookie_in(line)
+                kept[cookie] = (*kept.get(cookie, ()), line)
         self._kept = kept
         if kept:
             log.warning("policies stay as an earlier agent has installed them until the store is there")
-
-
-def _cookie(line: str) -> int:
-    """Of a flow as `ovs-ofctl dump-flows` prints it."""
-    return int(line.partition(",")[0].removeprefix("cookie="), 16)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ovsnet import names, pipeline
+from ovsnet.agent.drift import cookie_in
 from ovsnet.agent.healthchecks import HealthChecks
 from ovsnet.endpoints import Here
 from ovsnet.frontends import ServiceObject
@@ -171,7 +172,7 @@ class Serving:
             flows += await self._openflow.flows_of(kind)
         groups = await self._openflow.groups()
         for line in flows:
-            cookie = int(line.partition(",")[0].removeprefix("cookie="), 16)
+            cookie = cookie_in(line)
             kept[cookie] = (*kept.get(cookie, ()), line)
         if groups:
             kept[0] = tuple(groups.values())

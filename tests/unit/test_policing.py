@@ -137,7 +137,9 @@ async def test_policies_of_an_earlier_agent_stay_until_the_store_is_there() -> N
 
 def doubted(world: World) -> set[str]:
     """Addresses that older connections are looked for of."""
-    found = {field for line in world.policing.older for field in line.split() for field in field.split(",")}
+    lines = [line for lines in world.policing.older.values() for line in lines]
+    assert all("hard_timeout=300" in line for line in lines)
+    found = {field for line in lines for part in line.split() for field in part.split(",")}
     return {field.partition("=")[2] for field in found if field.startswith("nw_src=")}
 
 
@@ -147,12 +149,11 @@ async def test_only_pods_that_were_there_before_their_policies_have_older_connec
     await world.tell()
     await world.tell(policy(Selector()), version=2)
     assert doubted(world) == {"10.244.1.5"}
-    assert all("hard_timeout=300" in line for line in world.policing.older)
     world.policing.older.clear()
     world.pods.append(attached("new", 6))
     world.policing.update()
     await world.tell(policy(Selector(), PolicyRule(peers=())), version=3)
-    assert world.policing.older == []
+    assert world.policing.older == {}
 
 
 async def test_what_an_earlier_agent_isolated_has_none_if_the_switch_kept_it() -> None:

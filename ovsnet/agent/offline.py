@@ -6,7 +6,7 @@ numbers that a fresh node would choose, renders. Raises StoreError or OvsnetErro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +15,9 @@ from ovsnet.config import Config
 from ovsnet.errors import OvsnetError, StoreError
 from ovsnet.model import Node, Pod
 from ovsnet.policies import Policies
+from ovsnet.policymodel import LabelledPod
 from ovsnet.render import Renderer
-from ovsnet.store import cluster, manifest, podmanifest
+from ovsnet.store import cluster, manifest
 from ovsnet.store.labelledpods import PodReader
 from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.nodes import NodeReader
@@ -44,17 +45,20 @@ def render(
     nodes = _nodes(of_files)
     own = _own(nodes, name or config.node_name)
     topo = state.topology(config, own.name, own.addresses, uplink_mtu, nodes)
-    here = [
-        pod
-        for path, text in texts.items()
-        for pod in podmanifest.read(text, str(path))
-        if pod.node == own.name
-    ]
+    labelled = _all(of_files, PodReader)
+    here = [pod for pod in labelled.values() if pod.node == own.name and not pod.host_network]
     numbers = plan.ports(plan.desired_ports(config, topo), {}).numbers
     pods = [_pod(pod, at) for at, pod in enumerate(sorted(here, key=lambda pod: (pod.namespace, pod.name)))]
     renderer = Renderer(resources.flows_dir())
     renderer.use(config.datapath.value)
-    policed = _policed(of_files, pods, nodes)
+    policed = Policies()
+    policed.update(
+        _all(of_files, PolicyReader),
+        _all(of_files, NamespaceReader),
+        labelled,
+        policies.addresses(pods),
+        policies.node_addresses(nodes),
+    )
     rendered = renderer.state((*state.objects(topo, config.tunnels, numbers, pods), *policed.objects))
     for lines in rendered.values():
         yield from lines
@@ -68,20 +72,6 @@ def _nodes(files: Mapping[str, manifest.Objects]) -> Mapping[str, Node]:
         problems = [f"{file}: {line}" for file, lines in found.problems.items() for line in lines]
         raise StoreError("; ".join(problems), "correct the manifests")
     return found.nodes
-
-
-def _policed(
-    files: Mapping[str, manifest.Objects], pods: Iterable[Pod], nodes: Mapping[str, Node]
-) -> Policies:
-    found = Policies()
-    found.update(
-        _all(files, PolicyReader),
-        _all(files, NamespaceReader),
-        _all(files, PodReader),
-        policies.addresses(pods),
-        policies.node_addresses(nodes),
-    )
-    return found
 
 
 def _all(files: Mapping[str, manifest.Objects], reader: type[Reader[_Object]]) -> dict[str, _Object]:
@@ -106,11 +96,9 @@ def _own(nodes: Mapping[str, Node], name: str | None) -> Node:
     return nodes[name]
 
 
-def _pod(pod: podmanifest.ManifestPod, at: int) -> Pod:
+def _pod(pod: LabelledPod, at: int) -> Pod:
     if not pod.ips:
-        raise StoreError(
-            f"Pod {pod.namespace}/{pod.name} has no status.podIPs", "its flows follow from its addresses"
-        )
+        raise StoreError(f"Pod {pod.key} has no status.podIPs", "its flows follow from its addresses")
     return Pod(
         namespace=pod.namespace,
         name=pod.name,

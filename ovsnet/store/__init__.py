@@ -9,7 +9,6 @@ object that is wrong, withdraws nothing: the last good snapshot stays.
     nodes, services, slices, policies (with selectors), namespaces, labelledpods
                 plain values -> an object                      pure
     manifest    a file's text -> its objects, and problems     pure
-    podmanifest the same for Pods, for `ovsnet render`         pure
     cluster     all files' Nodes -> those that go together     pure
     frontends   which Service has what several claim           pure
     folder      reads the files that changed, keeps what was good in each

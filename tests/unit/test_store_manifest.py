@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ovsnet.errors import StoreError
 from ovsnet.model import Encap, Node
-from ovsnet.store import cluster, documents, manifest, podmanifest
+from ovsnet.store import cluster, documents, manifest
 from ovsnet.store.nodes import NodeReader
 
 NODE = """\
@@ -275,21 +275,6 @@ def test_no_document_raises(value: object) -> None:
 def test_text_is_read_as_yaml_says(value: dict[str, object]) -> None:
     (document,) = documents.read(yaml.safe_dump(value))
     assert document.value == value
-
-
-def test_pods_for_rendering() -> None:
-    text = "kind: Pod\nmetadata: {name: web}\nspec: {nodeName: a}\nstatus: {podIPs: [{ip: 10.244.1.5}]}\n"
-    (pod,) = podmanifest.read(f"{text}---\nkind: Node\n", "x")
-    assert (pod.namespace, pod.name, pod.node, pod.ips) == (
-        "default",
-        "web",
-        "a",
-        (ip_address("10.244.1.5"),),
-    )
-    with pytest.raises(StoreError, match=r"x: Pod: .*300"):
-        podmanifest.read(text.replace("10.244.1.5", "10.244.1.300"), "x")
-    with pytest.raises(StoreError, match="not YAML"):
-        podmanifest.read("[", "x")
 
 
 # --- which nodes go together ----------------------------------------------------------------------

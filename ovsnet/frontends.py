@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ovsnet import names, pipeline
 from ovsnet.endpoints import Backend, Here, choose
-from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.model import Frozen, IPAddress, IPNetwork, Namespaced
 from ovsnet.numbers import Numbers
 from ovsnet.servicemodel import EndpointSlice, Protocol, Service, ServicePort
 
@@ -111,11 +111,9 @@ class Entry(Frozen):
     """Pods and nodes do, not only clients outside of the cluster."""
 
 
-class ServiceObject(Frozen):
+class ServiceObject(Namespaced):
     """A Service as it is rendered."""
 
-    namespace: str
-    name: str
     frontends: tuple[Frontend, ...]
     groups: tuple[Group, ...]
     affinity: int = 0
@@ -125,14 +123,6 @@ class ServiceObject(Frozen):
     """healthCheckNodePort of a Service that needs one (externalTrafficPolicy: Local); 0: none."""
     local_endpoints: int = 0
     """Ready ones of this node, for whoever asks there; one with addresses of two families counts once."""
-
-    @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-    @property
-    def title(self) -> str:
-        return self.key
 
     def backends(self, number: int) -> list[Backend]:
         """All that the group of this number leads to; none if there is no such group."""

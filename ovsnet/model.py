@@ -37,6 +37,22 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True):
     """Base: immutable, compared by value, hashable where its fields are."""
 
 
+class Namespaced(Frozen):
+    """Base of what has a namespace and a name, as most kinds of Kubernetes have."""
+
+    namespace: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.key
+
+
 class AddressRange(Frozen):
     """Addresses from `first` to `last`, both included and of one family."""
 

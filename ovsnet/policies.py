@@ -70,10 +70,6 @@ class Policies:
         """This node's pods that are."""
         return self._shown.values()
 
-    def stance(self, key: str) -> Stance:
-        """Of a pod of this node, by the Pod's key."""
-        return self._stances.get(key, {})
-
     def policies(self, key: str) -> list[NetworkPolicy]:
         """Those that select the pod, of whatever node."""
         return sorted(self._selecting(key), key=lambda each: each.name)

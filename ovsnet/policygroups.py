@@ -127,16 +127,16 @@ class Groups:
             self._index(key, self._pods.get(key), pods.get(key))
         self._pods, self._local, self.namespaces = pods, local, namespaces
         for name in relabelled:
-            flipped = self._mean(name)
-            for key in self._in.get(name, ()) if flipped else ():
-                self._place(key)
+            if self._mean(name):
+                for key in self._in.get(name, ()):
+                    self._place(key)
         for key in changed | moved:
             self._place(key)
-        if different_nodes := nodes != self._nodes:
+        if nodes != self._nodes:
             self._nodes = nodes
-        for number, group in self._groups.items() if different_nodes else ():
-            if group.block is not None:
-                self._spread(number, group.block)
+            for number, group in self._groups.items():
+                if group.block is not None:
+                    self._spread(number, group.block)
 
     def add(self, group: Group) -> int:
         """Keeps it up from now on; its number."""

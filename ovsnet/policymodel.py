@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 
-from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.model import Frozen, IPAddress, IPNetwork, Namespaced
 from ovsnet.servicemodel import Protocol
 
 Labels = Mapping[str, str]
@@ -110,21 +110,15 @@ class PolicyRule(Frozen):
     ports: tuple[PolicyPort, ...] | None = None
 
 
-class NetworkPolicy(Frozen):
+class NetworkPolicy(Namespaced):
     """Isolates the pods that it selects in a direction, but for what its rules allow there."""
 
-    namespace: str
-    name: str
     pods: Selector
     ingress: tuple[PolicyRule, ...] | None = None
     """None: it says nothing of that direction."""
     egress: tuple[PolicyRule, ...] | None = None
     source: str = ""
     """Where it stands, for messages."""
-
-    @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
     def rules(self, direction: Direction) -> tuple[PolicyRule, ...] | None:
         return self.ingress if direction is Direction.INGRESS else self.egress
@@ -150,11 +144,9 @@ class NamedPort(Frozen):
     protocol: Protocol = Protocol.TCP
 
 
-class LabelledPod(Frozen):
+class LabelledPod(Namespaced):
     """A Kubernetes Pod of any node, as far as policies mind. Those that have come to their end are none."""
 
-    namespace: str
-    name: str
     uid: str = ""
     labels: Labels = {}
     node: str = ""
@@ -165,7 +157,3 @@ class LabelledPod(Frozen):
     ports: tuple[NamedPort, ...] = ()
     """Of all its containers, sidecars among them. A name that stands for several ports of one protocol is left out."""
     source: str = ""
-
-    @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.model import Frozen, IPAddress, IPNetwork, Namespaced
 from ovsnet.policymodel import Direction
 from ovsnet.servicemodel import Protocol
-
-INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
 
 
 class Clause(Frozen):
@@ -31,42 +29,19 @@ class Isolation(Frozen):
     clauses: tuple[Clause, ...] = ()
 
 
-class PolicedPod(Frozen):
+class PolicedPod(Namespaced):
     """A pod of this node that policies isolate. None: not in that direction, or there is a rule that allows all."""
 
-    namespace: str
-    name: str
     ips: tuple[IPAddress, ...]
     ingress: Isolation | None = None
     egress: Isolation | None = None
 
-    @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
-    @property
-    def title(self) -> str:
-        return self.key
-
-    def isolation(self, direction: Direction) -> Isolation | None:
-        return self.ingress if direction is INGRESS else self.egress
-
-
-class OlderConnections(Frozen):
+class OlderConnections(Namespaced):
     """Those of a pod that has not been isolated for long. seconds: for which its packets may be answers in some."""
 
-    namespace: str
-    name: str
     ips: tuple[IPAddress, ...]
     seconds: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-    @property
-    def title(self) -> str:
-        return self.key
 
 
 class Rule(Frozen):

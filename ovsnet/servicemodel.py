@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 
-from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.model import Frozen, IPAddress, IPNetwork, Namespaced
 
 
 class Protocol(str, enum.Enum):
@@ -28,15 +28,13 @@ class ServicePort(Frozen):
     node_port: int = 0
 
 
-class Service(Frozen):
+class Service(Namespaced):
     """A Service that packets are to be translated for.
 
     Those without a ClusterIP (headless, ExternalName) and those of another proxy (label
     `service.kubernetes.io/service-proxy-name`) concern no agent, and no store hands them out.
     """
 
-    namespace: str
-    name: str
     cluster_ips: tuple[IPAddress, ...]
     ports: tuple[ServicePort, ...]
     external_ips: tuple[IPAddress, ...] = ()
@@ -70,10 +68,6 @@ class Service(Frozen):
         both = dict.fromkeys((*self.external_ips, *self.load_balancer_ips))
         return tuple(each for each in both if each.version in families and each not in self.cluster_ips)
 
-    @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
 
 class Endpoint(Frozen):
     """One address of an EndpointSlice (of several that an entry may have, the first counts, as the API demands)."""
@@ -98,17 +92,11 @@ class EndpointPort(Frozen):
     name: str = ""
 
 
-class EndpointSlice(Frozen):
+class EndpointSlice(Namespaced):
     """A part of a Service's endpoints, all of one family."""
 
-    namespace: str
-    name: str
     service: str
     """Label `kubernetes.io/service-name`."""
     ports: tuple[EndpointPort, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     source: str = ""
-
-    @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"

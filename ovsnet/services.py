@@ -16,7 +16,7 @@ from ovsnet.conntrack import Connection, Departures, Way
 from ovsnet.endpoints import Here
 from ovsnet.frontends import Maker, ServiceObject
 from ovsnet.mappings import different
-from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.model import Frozen, IPAddress, IPNetwork, Namespaced
 from ovsnet.numbers import Numbers
 from ovsnet.servicemodel import EndpointSlice, Protocol, Service
 
@@ -26,20 +26,10 @@ _COVER = {4: 16, 6: 112}
 """Length of the prefixes that routes to ClusterIPs are gathered in."""
 
 
-class SliceObject(Frozen):
+class SliceObject(Namespaced):
     """The endpoints of a slice as they are rendered: answers from there may have to be translated back."""
 
-    namespace: str
-    name: str
     members: tuple[Member, ...]
-
-    @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-    @property
-    def title(self) -> str:
-        return self.key
 
 
 class Reach(Frozen):

@@ -1,4 +1,4 @@
-"""The kubernetes store, and what the agent writes, with a real API server.
+"""The kubernetes store with a real API server.
 
 `kubeconfig`: the path of a kubeconfig of a cluster's administrator, whose API server is there for the whole session.
 Objects have names of their own in every test and are removed at its end.
@@ -10,110 +10,32 @@ import asyncio
 import contextlib
 import copy
 import json
-import time
-import uuid
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from api_store_world import (
+    NODES,
+    PODS,
+    POLICIES,
+    SERVICES,
+    SLICES,
+    Cluster,
+    cluster,
+    node,
+    service,
+    slice_,
+)
 
-from ovsnet.model import Encap
-from ovsnet.store import Facts, Snapshot
+from ovsnet.store import Facts
 from ovsnet.store.kubernetes.access import Source
 from ovsnet.store.kubernetes.client import Client, Refused
 from ovsnet.store.kubernetes.events import Events
 from ovsnet.store.kubernetes.store import KubernetesStore
-from ovsnet.store.kubernetes.writer import MTU, TUNNEL_ADDRESS, OwnNode
+from ovsnet.store.kubernetes.writer import OwnNode
 from ovsnet.store.policies import PolicyReader
 
-NODES = "/api/v1/nodes"
-SERVICES = "/api/v1/namespaces/default/services"
-SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
-POLICIES = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"
-PODS = "/api/v1/namespaces/default/pods"
-EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
-_MERGE = "application/merge-patch+json"
-
-
-class Cluster:
-    """An administrator, and a store that follows."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        self.admin = Client(Source(str(kubeconfig)))
-        self.store = KubernetesStore(Source(str(kubeconfig)))
-        self.name = f"t{uuid.uuid4().hex[:8]}"
-        self._made: list[str] = []
-
-    @property
-    def now(self) -> Snapshot:
-        snapshot = self.store.snapshot()
-        assert snapshot is not None
-        return snapshot
-
-    async def create(self, path: str, item: dict[str, Any]) -> dict[str, Any]:
-        answer = await self.admin.send("create", "POST", path, item)
-        self._made.append(f"{path}/{item['metadata']['name']}")
-        made: dict[str, Any] = json.loads(answer)
-        return made
-
-    async def patch(self, path: str, change: object) -> None:
-        await self.admin.send("patch", "PATCH", path, change, _MERGE)
-
-    async def delete(self, path: str) -> None:
-        self._made = [each for each in self._made if each != path]
-        with contextlib.suppress(Refused):
-            await self.admin.send("delete", "DELETE", path, {})
-
-    async def get(self, path: str, **params: str | int) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(await self.admin.get(path, params, "get"))
-        return found
-
-    async def until(self, condition: Callable[[], bool], seconds: float = 15) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"did not come to pass; now {self.store.snapshot()}"
-            await asyncio.sleep(0.01)
-
-    async def clean(self) -> None:
-        made = list(reversed(self._made))
-        for start in range(0, len(made), 20):
-            await asyncio.gather(*map(self.delete, made[start : start + 20]))
-        await self.admin.close()
-
-
-@pytest.fixture
-async def cluster(kubeconfig: Path) -> AsyncIterator[Cluster]:
-    cluster = Cluster(kubeconfig)
-    task = asyncio.create_task(cluster.store.run())
-    try:
-        await cluster.until(lambda: cluster.store.snapshot() is not None, 30)
-        yield cluster
-    finally:
-        await cluster.clean()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-def service(name: str, **spec: object) -> dict[str, Any]:
-    return {"metadata": {"name": name}, "spec": {"ports": [{"name": "http", "port": 80}], **spec}}
-
-
-def slice_(name: str, **more: object) -> dict[str, Any]:
-    return {
-        "metadata": {"name": f"{name}-x", "labels": {"kubernetes.io/service-name": name}},
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [{"addresses": ["10.244.77.5"], "conditions": {"ready": True}, "nodeName": "n1"}],
-    } | more
-
-
-def node(name: str, number: int) -> dict[str, Any]:
-    return {
-        "metadata": {"name": name, "annotations": {"ovsnet.io/encapsulation": "geneve"}},
-        "spec": {"podCIDR": f"10.199.{number}.0/24", "podCIDRs": [f"10.199.{number}.0/24"]},
-    }
+__all__ = ["cluster"]
 
 
 async def test_the_cluster_has_its_own_service(cluster: Cluster) -> None:
@@ -331,65 +253,6 @@ async def test_a_service_account_may_do_what_the_documents_say_and_no_more(
     await events.write()
     assert client.requests == {"patch": 2, "create": 1}
     await client.close()
-
-
-async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
-    name = cluster.name
-    await cluster.create(NODES, node(name, 1))
-    status = {"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "x", "message": "y"}]}}
-    await cluster.patch(f"{NODES}/{name}/status", status)
-    await cluster.until(lambda: name in cluster.now.nodes)
-    assert cluster.now.nodes[name].encap is Encap.GENEVE
-    before = cluster.now
-    facts: list[Facts | None] = [None]
-    task = asyncio.create_task(OwnNode(cluster.admin, name, lambda: facts[0]).run())
-    try:
-        await asyncio.sleep(0.5)
-        assert cluster.admin.requests["patch"] == 1
-        facts[0] = Facts(address="192.0.2.7", mtu=1450)
-        await cluster.until(lambda: cluster.admin.requests["patch"] == 3)
-        await asyncio.sleep(3)
-        assert cluster.admin.requests["patch"] == 3
-    finally:
-        task.cancel()
-    found = await cluster.get(f"{NODES}/{name}")
-    annotations = found["metadata"]["annotations"]
-    assert (annotations[TUNNEL_ADDRESS], annotations[MTU]) == ("192.0.2.7", "1450")
-    assert annotations["ovsnet.io/encapsulation"] == "geneve"
-    conditions = {each["type"]: each["status"] for each in found["status"]["conditions"]}
-    assert conditions == {"Ready": "False", "NetworkUnavailable": "False"}
-    # Our own words are no news.
-    assert cluster.now is before
-
-
-async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
-    name = cluster.name
-    await cluster.create(NODES, node(name, 2))
-    wrong: list[str] = []
-    clock = [1000.0]
-    events = Events(cluster.admin, name, lambda: wrong, clock=lambda: clock[0])
-    for second in range(600):
-        clock[0] += 1
-        wrong[:] = ["tunnel to node-b is down"] if second % 2 else []
-        events.look()
-        await events.write()
-    writes = cluster.admin.requests["create"] + cluster.admin.requests["patch"] - 1  # the Node itself
-    assert writes <= 5
-    clock[0] += 2000
-    await events.write()
-    found = await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}")
-    (event,) = found["items"]
-    assert event["note"] == "tunnel to node-b is down"
-    assert event["series"]["count"] == 300
-    assert event["regarding"]["kind"] == "Node"
-    await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
-    wrong[:] = [f"another thing {number}" for number in range(500)]
-    before = cluster.admin.requests["create"]
-    events.look()
-    await events.write()
-    assert cluster.admin.requests["create"] - before <= 10
-    for event in (await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}"))["items"]:
-        await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
 
 
 async def test_an_authority_that_is_replaced(cluster: Cluster, kubeconfig: Path, tmp_path: Path) -> None:

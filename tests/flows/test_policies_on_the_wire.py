@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from ovs_sandbox import Sandbox, installed
 from packets import ROUTER
 from policed_world import PODS, Policed, policy, rule, selector
+from service_cases import GATEWAY, MACS, NODE_PORT, OUTSIDE, PEER_POD, POD_1, POD_2
 from service_world import B1, vip
-from test_service_connections import GATEWAY, MACS, NODE_PORT, OUTSIDE, PEER_POD, POD_1, POD_2
 from wire import ACK, PUSH, RESET, SYN, SYN_ACK, TCP, UDP, Arrived, Packet, Wire, about
 
 from ovsnet import names

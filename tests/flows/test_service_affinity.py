@@ -9,9 +9,9 @@ import pytest
 from flow_world import A1, A2, HERE, STATE
 from msgspec.structs import replace
 from ovs_sandbox import Sandbox, installed
+from service_cases import GATEWAY, OUTSIDE, POD_1, POD_2, Pair, go
 from service_world import B1 as ON_PEER
 from service_world import STICKY_EXTERNAL, STICKY_KEPT, slices_of, vip
-from test_service_connections import GATEWAY, OUTSIDE, POD_1, POD_2, Pair, go
 from wire import SYN, UDP, Packet, Wire
 
 from ovsnet import flowplan, resources

@@ -10,8 +10,7 @@ import service_world
 from flow_world import NODE
 from msgspec.structs import replace
 from packets import ROUTER
-from service_world import LOAD_BALANCER, SHUT_LOAD_BALANCER, vip
-from test_service_connections import (
+from service_cases import (
     B1,
     BACK,
     ELSEWHERE,
@@ -30,6 +29,7 @@ from test_service_connections import (
     go,
     opening,
 )
+from service_world import LOAD_BALANCER, SHUT_LOAD_BALANCER, vip
 from wire import (
     ACK,
     RESET,

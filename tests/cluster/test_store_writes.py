@@ -1,0 +1,79 @@
+"""What an agent writes to the API: annotations and a condition of its own Node, and Events."""
+
+from __future__ import annotations
+
+import asyncio
+
+from api_store_world import (
+    EVENTS,
+    NODES,
+    Cluster,
+    cluster,
+    node,
+)
+
+from ovsnet.model import Encap
+from ovsnet.store import Facts
+from ovsnet.store.kubernetes.events import Events
+from ovsnet.store.kubernetes.writer import MTU, TUNNEL_ADDRESS, OwnNode
+
+__all__ = ["cluster"]
+
+
+async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
+    name = cluster.name
+    await cluster.create(NODES, node(name, 1))
+    status = {"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "x", "message": "y"}]}}
+    await cluster.patch(f"{NODES}/{name}/status", status)
+    await cluster.until(lambda: name in cluster.now.nodes)
+    assert cluster.now.nodes[name].encap is Encap.GENEVE
+    before = cluster.now
+    facts: list[Facts | None] = [None]
+    task = asyncio.create_task(OwnNode(cluster.admin, name, lambda: facts[0]).run())
+    try:
+        await asyncio.sleep(0.5)
+        assert cluster.admin.requests["patch"] == 1
+        facts[0] = Facts(address="192.0.2.7", mtu=1450)
+        await cluster.until(lambda: cluster.admin.requests["patch"] == 3)
+        await asyncio.sleep(3)
+        assert cluster.admin.requests["patch"] == 3
+    finally:
+        task.cancel()
+    found = await cluster.get(f"{NODES}/{name}")
+    annotations = found["metadata"]["annotations"]
+    assert (annotations[TUNNEL_ADDRESS], annotations[MTU]) == ("192.0.2.7", "1450")
+    assert annotations["ovsnet.io/encapsulation"] == "geneve"
+    conditions = {each["type"]: each["status"] for each in found["status"]["conditions"]}
+    assert conditions == {"Ready": "False", "NetworkUnavailable": "False"}
+    # Our own words are no news.
+    assert cluster.now is before
+
+
+async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
+    name = cluster.name
+    await cluster.create(NODES, node(name, 2))
+    wrong: list[str] = []
+    clock = [1000.0]
+    events = Events(cluster.admin, name, lambda: wrong, clock=lambda: clock[0])
+    for second in range(600):
+        clock[0] += 1
+        wrong[:] = ["tunnel to node-b is down"] if second % 2 else []
+        events.look()
+        await events.write()
+    writes = cluster.admin.requests["create"] + cluster.admin.requests["patch"] - 1  # the Node itself
+    assert writes <= 5
+    clock[0] += 2000
+    await events.write()
+    found = await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}")
+    (event,) = found["items"]
+    assert event["note"] == "tunnel to node-b is down"
+    assert event["series"]["count"] == 300
+    assert event["regarding"]["kind"] == "Node"
+    await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
+    wrong[:] = [f"another thing {number}" for number in range(500)]
+    before = cluster.admin.requests["create"]
+    events.look()
+    await events.write()
+    assert cluster.admin.requests["create"] - before <= 10
+    for event in (await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}"))["items"]:
+        await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")

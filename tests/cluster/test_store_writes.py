@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
+import pytest
 from api_store_world import (
     EVENTS,
     NODES,
@@ -14,6 +16,7 @@ from api_store_world import (
 
 from ovsnet.model import Encap
 from ovsnet.store import Facts
+from ovsnet.store.kubernetes.client import Client, Unreachable
 from ovsnet.store.kubernetes.events import Events
 from ovsnet.store.kubernetes.writer import MTU, TUNNEL_ADDRESS, OwnNode
 
@@ -46,7 +49,7 @@ async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
     conditions = {each["type"]: each["status"] for each in found["status"]["conditions"]}
     assert conditions == {"Ready": "False", "NetworkUnavailable": "False"}
     # Our own words are no news.
-    assert cluster.now is before
+    assert cluster.now.nodes is before.nodes
 
 
 async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
@@ -77,3 +80,39 @@ async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
     assert cluster.admin.requests["create"] - before <= 10
     for event in (await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}"))["items"]:
         await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
+
+
+class LosesAnswers:
+    """A client whose first so many requests are answered, and nobody hears it."""
+
+    def __init__(self, client: Client, count: int) -> None:
+        self._client = client
+        self.count = count
+
+    async def send(self, *arguments: Any) -> bytes:
+        answer = await self._client.send(*arguments)
+        if self.count > 0:
+            self.count -= 1
+            raise Unreachable("the answer was lost", "")
+        return answer
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "again"])
+async def test_a_lost_answer_makes_no_second_event(cluster: Cluster, again: bool) -> None:
+    """again: the problem has come back meanwhile."""
+    name = cluster.name
+    await cluster.create(NODES, node(name, 3))
+    wrong = ["tunnel to node-b is down"]
+    clock = [1000.0]
+    client = LosesAnswers(cluster.admin, 1)
+    events = Events(cast(Any, client), name, lambda: wrong, clock=lambda: clock[0])
+    for there in (True, not again, True):
+        wrong[:] = ["tunnel to node-b is down"] if there else []
+        events.look()
+    for _ in range(5):
+        await events.write()
+        clock[0] += 2000
+    found = await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}")
+    (event,) = found["items"]
+    assert event.get("series", {}).get("count", 1) == (2 if again else 1)
+    await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")

@@ -34,12 +34,14 @@ _MOST = 200
 """Problems that are kept in mind; whoever has more has them in the log."""
 _NOTE = 1024
 """Bytes that the API takes for a note."""
+_NOT_FOUND, _EXISTS = 404, 409
 
 
 class _Series:
-    def __init__(self, now: float) -> None:
-        self.name = ""
-        """Of the Event, once it is written."""
+    def __init__(self, name: str, now: float) -> None:
+        self.name = name
+        """Of the Event: the same however often it is tried, so that a lost answer makes no second one."""
+        self.exists = False
         self.count = 1
         self.written = 0
         self.last = now
@@ -86,7 +88,7 @@ class Events:
         for note in current:
             known = self._series.get(note)
             if known is None and len(self._series) < _MOST:
-                self._series[note] = _Series(now)
+                self._series[note] = _Series(f"{self._node[:200]}.{os.urandom(8).hex()}", now)
             elif known is not None and not known.there:
                 known.there, known.last = True, now
                 known.count += 1
@@ -100,15 +102,20 @@ class Events:
             series.due, series.interval = now + series.interval, min(2 * series.interval, _LONGEST)
             count = series.count
             try:
-                if not series.name:
+                if not series.exists:
                     if not self._may_create(now):
                         continue
-                    series.name = await self._create(note, series)
+                    await self._create(note, series)
+                    series.exists = True
                 else:
                     await self._continue(series)
             except StoreError as error:
-                if isinstance(error, Refused) and error.status == 404:
-                    series.name = ""
+                status = error.status if isinstance(error, Refused) else 0
+                if status == _EXISTS:
+                    # It was made, and the answer was lost.
+                    series.exists, series.written = True, 1
+                    continue
+                series.exists = series.exists and status != _NOT_FOUND
                 self._tell(error)
             else:
                 series.written = count
@@ -122,8 +129,7 @@ class Events:
         self._created.append(now)
         return True
 
-    async def _create(self, note: str, series: _Series) -> str:
-        name = f"{self._node[:200]}.{os.urandom(8).hex()}"
+    async def _create(self, note: str, series: _Series) -> None:
         await self._client.send(
             "create",
             "POST",
@@ -131,7 +137,7 @@ class Events:
             {
                 "apiVersion": "events.k8s.io/v1",
                 "kind": "Event",
-                "metadata": {"name": name, "namespace": "default"},
+                "metadata": {"name": series.name, "namespace": "default"},
                 "eventTime": _now(),
                 "reportingController": "ovsnet.io/agent",
                 "reportingInstance": self._node[:128],
@@ -147,7 +153,6 @@ class Events:
                 ),
             },
         )
-        return name
 
     async def _continue(self, series: _Series) -> None:
         body = {"series": {"count": series.count, "lastObservedTime": _now()}}

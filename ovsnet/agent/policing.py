@@ -23,6 +23,7 @@ from ovsnet.policygroups import NodeAddresses
 from ovsnet.policyobjects import OlderConnections, PolicyObject
 from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
 from ovsnet.store import Snapshot
+from ovsnet.switch import conntrack
 from ovsnet.switch.openflow import OpenFlow
 
 log = logging.getLogger("ovsnet.policies")
@@ -124,8 +125,8 @@ class Policing:
     async def forget(self, pod: Pod) -> None:
         """What the pod was allowed: its addresses may be others' soon. Raises SwitchUnavailable or OvsnetError."""
         if self._snapshot is None or self._snapshot.policies:
-            for ip in pod.ips:
-                await self._openflow.forget_address(POLICY_ZONE, ip)
+            found = (each for ip in pod.ips for each in conntrack.of_address(ip))
+            await asyncio.gather(*(self._openflow.forget(POLICY_ZONE, each) for each in found))
 
     async def admit(self, key: str, uid: str = "") -> None:
         """Returns when it is known which policies the Pod of that key has. Raises TryAgain if nobody says.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ovsnet import conntrack
 from ovsnet.conntrack import Connection, Way
+from ovsnet.model import IPAddress
 from ovsnet.pipeline import SERVICE_ZONE
 from ovsnet.servicemodel import Protocol
 from ovsnet.switch.control import appctl
@@ -24,10 +25,24 @@ async def connections(remote: str, datapath: str) -> list[Connection]:
 def tuples(way: Way) -> tuple[str, str]:
     """What `OpenFlow.forget` takes: packets of clients, and answers, that went this way."""
     number = _NUMBER[way.protocol]
-    family = "ct_nw" if way.address.version == 4 else "ct_ipv6"
+    family = _family(way.address)
     began = f"{family}_dst={way.address},ct_nw_proto={number},ct_tp_dst={way.port}"
     answers = f"{family}_src={way.endpoint},ct_nw_proto={number},ct_tp_src={way.endpoint_port}"
     return began, answers
+
+
+def of_address(address: IPAddress) -> list[str]:
+    """The same for all connections that began from the address or to it, but for pings, which are soon forgotten."""
+    family = _family(address)
+    return [
+        f"{family}_{side}={address},ct_nw_proto={number}"
+        for side in ("src", "dst")
+        for number in _NUMBER.values()
+    ]
+
+
+def _family(address: IPAddress) -> str:
+    return "ct_nw" if address.version == 4 else "ct_ipv6"
 
 
 def _name(datapath: str) -> str:

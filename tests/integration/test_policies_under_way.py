@@ -174,6 +174,26 @@ def test_a_pod_that_comes_is_isolated_from_its_first_moment(cluster: Policed, de
     assert counts == [0] * 5 if denied else counts[0] > 100, counts
 
 
+@KERNEL
+def test_what_a_pod_was_allowed_goes_with_it(cluster: Policed) -> None:
+    """Its addresses are another pod's soon."""
+    node = cluster.lab.node("node-a").node
+    ips = [str(node.pod_range(version)[120]) for version in FAMILIES]
+    with cluster.policies(
+        {"podSelector": app("short"), "ingress": [{"from": [{"podSelector": app("api")}]}]}
+    ):
+        cluster.lab.add_pod("node-a", "short", namespace="shop", labels={"app": "short"}, ips=ips)
+        with cluster.flood("b-api", ips), cluster.flood("b-db", ips):
+            eventually(lambda: all(cluster.connections("node-a", "zone=65502", ip) for ip in ips))
+        assert not any(
+            cluster.connections("node-a", "zone=65502", ip, cluster.address("b-db", version))
+            for ip, version in zip(ips, FAMILIES, strict=True)
+        )
+        cluster.lab.remove_pod("short")
+        left = [each for ip in ips for each in cluster.connections("node-a", "zone=65502", ip)]
+        assert [each for each in left if not each.startswith("icmp")] == []
+
+
 def test_a_pod_that_nobody_knows_waits_and_is_refused(cluster: Policed) -> None:
     """Whether a policy selects it depends on labels that the store does not tell."""
     node = cluster.lab.node("node-a")

@@ -16,9 +16,10 @@ from ovsnet.agent.agent import Agent
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.policing import Policing
 from ovsnet.config import Config
-from ovsnet.errors import OvsnetError
+from ovsnet.errors import HostFailure, OvsnetError
 from ovsnet.host.types import Uplink
-from ovsnet.model import Node
+from ovsnet.model import Node, Pod
+from ovsnet.policymodel import NetworkPolicy, Selector
 from ovsnet.render import Renderer
 from ovsnet.rows import BridgeRow, PortRow
 from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
@@ -221,3 +222,26 @@ async def test_what_conntrack_can_not_forget_keeps_no_node_from_being_ready(
     await world.until(lambda: world.agent.topology is not None)
     assert world.agent.trouble() is None
     assert ["OFPBRC_BAD_TYPE" in words for words in world.agent.complaints.current()] == [True]
+
+
+async def test_policies_come_into_force_whatever_else_is_wrong(world: World) -> None:
+    await world.until(lambda: world.agent.trouble() is None)
+    cast(Any, world.agent.pods).all.return_value = [
+        Pod(
+            namespace="default",
+            name="web",
+            container="c",
+            ifname="eth0",
+            netns="",
+            network="ovsnet",
+            port="pod-00000005",
+            ofport=5,
+            mac="0a:58:0a:f4:01:05",
+            ips=(ipaddress.ip_address("10.244.1.5"),),
+        )
+    ]
+    world.host.uplink.side_effect = HostFailure("the uplink is gone", "")
+    deny = NetworkPolicy(namespace="default", name="deny", pods=Selector(), ingress=())
+    world.store.say(nodes={"n1": node(1)}, policies={deny.key: deny})
+    await world.until(lambda: any("table=47" in line and "10.244.1.5" in line for line in installed(world)))
+    assert any("the uplink is gone" in words for words in world.agent.complaints.current())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import pytest
 
 from ovsnet import names, resources
 from ovsnet.agent.policing import Policing
-from ovsnet.errors import TryAgain
+from ovsnet.errors import SwitchUnavailable, TryAgain
 from ovsnet.model import Pod
 from ovsnet.policymodel import LabelledPod, NetworkPolicy, Operator, PolicyRule, Requirement, Selector
 from ovsnet.render import Renderer
@@ -177,3 +177,57 @@ async def test_a_pod_of_an_earlier_ones_name_has_to_be_known_itself() -> None:
     after = LabelledPod(namespace="default", name="web", uid="new", labels={"app": "web"})
     await world.tell(policy(APP), pods=[after], version=2)
     await world.policing.admit("default/web", "new")
+
+
+class Installer:
+    """`meanwhile` happens while it adds what is added once."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self.meanwhile = meanwhile
+        self.served: list[dict[int, tuple[str, ...]]] = []
+        self.fails = False
+
+    async def once(self, lines: Iterable[str]) -> None:
+        self.meanwhile()
+        if self.fails:
+            raise SwitchUnavailable("away")
+
+    async def serve(self, changed: dict[int, tuple[str, ...]]) -> None:
+        self.served.append(dict(changed))
+
+
+async def test_what_a_request_changes_meanwhile_is_not_undone() -> None:
+    """The pod goes while flows for its older connections are added: its isolation must not come back."""
+    world = World()
+    world.pods.append(attached("old", 5))
+    await world.tell()
+    cookie = names.cookie("policedpod", "default/old")
+
+    def goes() -> None:
+        world.pods.clear()
+        assert world.policing.update() == {cookie: ()}
+
+    installer = Installer(goes)
+    snapshot = Snapshot(nodes={}, problems={}, version=2, policies={"default/p": policy(Selector())})
+    await world.policing.enforce(snapshot, cast(Any, installer))
+    assert installer.served == [{cookie: ()}]
+
+
+async def test_older_connections_are_not_forgotten_when_the_switch_is_away() -> None:
+    """Nor those that come meanwhile."""
+    world = World()
+    world.pods += [attached("old", 5), attached("other", 6)]
+    await world.tell()
+    await world.tell(policy(APP), pods=[WEB, LabelledPod(namespace="default", name="other")], version=2)
+    assert doubted(world) == {"10.244.1.5"}
+    both = policy(Selector())
+    later = Snapshot(nodes={}, problems={}, version=3, policies={"default/p": both})
+    waiting: list[object] = []
+    installer = Installer(
+        lambda: waiting.append(asyncio.ensure_future(world.policing.follow(later, unknown=False)))
+    )
+    installer.fails = True
+    with pytest.raises(SwitchUnavailable):
+        await world.policing.add_older(cast(Any, installer))
+    await asyncio.gather(*cast(Any, waiting))
+    assert doubted(world) == {"10.244.1.5", "10.244.1.6"}

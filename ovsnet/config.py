@@ -138,7 +138,8 @@ class Store(Section):
         Meta(
             description="A folder of Kubernetes manifests with a Node object for every node, and Services and "
             "EndpointSlices if there are any; watched. NetworkPolicies as well, with the Namespaces and Pods that they "
-            "select by: labels, `status.podIPs` and ports with names of the pods of all nodes.",
+            "select by: labels, `status.podIPs` and ports with names of the pods of all nodes. Fill a new folder "
+            "elsewhere and rename it into place: half of it would be another state.",
             extra={"default": f"`{DEFAULT_FOLDER}`, unless `kubernetes` is given"},
         ),
     ] = None

@@ -76,6 +76,7 @@ class FileStore:
                 # Watch first, then look: what changes in between is an event.
                 if watch.aim():
                     self._folder.replaced()
+                    await watch.filled()
                 await self.look(watch.writing())
                 await watch.changed(_BLIND_POLL if watch.blind or self._absence.reason else _POLL)
 

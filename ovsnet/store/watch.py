@@ -16,6 +16,8 @@ from asyncinotify import Event, Inotify, Mask, Watch
 
 _QUIET = 0.01
 """Seconds without an event after which a burst is over."""
+_FILLING = 0.1
+"""The same for a folder that has just appeared."""
 _LONGEST = 1.0
 """Seconds after which a burst that does not end is looked at all the same."""
 _WRITING = 2.0
@@ -100,19 +102,29 @@ class FolderWatch:
 
     async def changed(self, patience: float) -> None:
         """Waits until something has changed and a burst of changes is over, at most `patience` seconds."""
-        loop = asyncio.get_running_loop()
         if self._writing:
             patience = min(patience, _WRITING)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._changed.wait()
+        await self._calm(_QUIET)
+        self._changed.clear()
+
+    async def filled(self) -> None:
+        """Waits until nobody is filling a folder that has just appeared: half of it would be another state."""
+        if self._inside is not None:
+            self._latest = asyncio.get_running_loop().time()
+            await self._calm(_FILLING)
+
+    async def _calm(self, seconds: float) -> None:
+        """Until nothing has happened for so long, at most _LONGEST."""
+        loop = asyncio.get_running_loop()
         deadline = loop.time() + _LONGEST
         while True:
-            rest = min(self._latest + _QUIET, deadline) - loop.time()
+            rest = min(self._latest + seconds, deadline) - loop.time()
             if rest <= 0:
                 break
             await asyncio.sleep(rest)
-        self._changed.clear()
 
     async def _read(self, inotify: Inotify) -> None:
         async for event in inotify:

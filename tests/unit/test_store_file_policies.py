@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,15 @@ async def test_of_two_objects_of_one_key_the_first_counts(folder: Path) -> None:
     assert f"NetworkPolicy default/lock stands in {folder / 'a.yaml'}" in words["b.yaml"]
     assert f"Pod default/web stands in {folder / 'a.yaml'}" in words["c.yaml"]
     assert f"Namespace default stands in {folder / 'b.yaml'}" in words["c.yaml"]
+
+
+async def test_a_folder_that_is_being_filled_is_read_when_it_is_full(tmp_path: Path) -> None:
+    """Nodes without the policies would open pods for a moment."""
+    late = tmp_path / "late"
+    async with running(late) as cluster:
+        late.mkdir()
+        for number in range(20):
+            cluster.write(f"{number}.yaml", policy(f"p{number}"))
+            await asyncio.sleep(0.01)
+        await cluster.until(lambda snapshot: bool(snapshot.policies))
+        assert [len(each.policies) for each in cluster.published[:1]] == [20]

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import uml
 
@@ -29,7 +29,8 @@ HERE = Path(__file__).parent
 PASSED_ON = ("PATH", "LANG", "TERM", "CI", "HYPOTHESIS_PROFILE", "PYTHONPATH")
 MEMORY = "1500M"
 EVENTS, CONSOLE, JOB, INIT = "events", "console", "job.json", "init"
-_POLL = 0.05
+POLL = 0.05
+"""Seconds between two looks at what a guest says."""
 
 
 class Silent(Exception):
@@ -40,8 +41,9 @@ class Guest:
     """One boot, as a context. argv is run in it with `env` and nothing else, in `folder`.
 
     keep: folders that it needs, wherever they are. copies: those of which it gets a writable copy in memory.
-    targets: those that must exist in there. files: what the job's folder has, besides what is the guest's. In the
-    guest OVSNET_GUEST names the job's folder, to whose file `events` the job appends.
+    targets: those that must exist in there. files: what the job's folder has, besides what is the guest's. processor:
+    which of those that this process may use, counted from 0 and around; without, any. In the guest OVSNET_GUEST names
+    the job's folder, to whose file `events` the job appends.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Guest:
         copies: Sequence[str] = (),
         targets: Sequence[str] = (),
         files: Mapping[str, str] | None = None,
+        processor: int | None = None,
     ) -> None:
         self.job = {
             "argv": list(argv),
@@ -65,7 +68,10 @@ class Guest:
         }
         self.files = files or {}
         self.path = Path()
+        self._processor = processor
         self._process: subprocess.Popen[bytes] | None = None
+        self._events: IO[bytes] | None = None
+        self._rest, self._heard = b"", 0.0
 
     def __enter__(self) -> Guest:
         kernel, preload = uml.kernel(), uml.preload()
@@ -73,6 +79,7 @@ class Guest:
         try:
             self._write_job()
             self._process = self._boot(kernel, preload)
+            self._events, self._heard = (self.path / EVENTS).open("rb"), time.monotonic()
         except BaseException:
             self._remove()
             raise
@@ -85,21 +92,33 @@ class Guest:
 
     def events(self, seconds: float) -> Iterator[Any]:
         """What the job writes, as it comes. Ends when the guest does; raises Silent after so long without any."""
+        while (news := self.news(seconds)) is not None:
+            yield from news
+            if not news:
+                time.sleep(POLL)
+
+    def news(self, seconds: float) -> list[Any] | None:
+        """What the job wrote since the last call; None when it has ended and all is told.
+
+        Raises Silent after so long without any.
+        """
         assert self._process is not None
-        with (self.path / EVENTS).open("rb") as file:
-            rest, last = b"", time.monotonic()
-            while True:
-                ended = self._process.poll() is not None  # asked first: what is read afterwards is all of it
-                rest += file.read()
-                *lines, rest = rest.split(b"\n")
-                for line in lines:
-                    yield json.loads(line)
-                    last = time.monotonic()
-                if ended:
-                    return
-                if time.monotonic() - last > seconds:
-                    raise Silent(f"the guest has said nothing for {seconds:g} s")
-                time.sleep(_POLL)
+        assert self._events is not None
+        ended = self._process.poll() is not None  # asked first: what is read afterwards is all of it
+        *lines, self._rest = (self._rest + self._events.read()).split(b"\n")
+        if lines:
+            self._heard = time.monotonic()
+        elif ended:
+            return None
+        elif time.monotonic() - self._heard > seconds:
+            raise Silent(f"the guest has said nothing for {seconds:g} s")
+        return [json.loads(line) for line in lines]
+
+    def give(self, name: str, text: str) -> None:
+        """A file more for the job, which sees it when it is whole."""
+        new = self.path / f"{name}.new"
+        new.write_text(text)
+        new.rename(self.path / name)
 
     def console(self, lines: int = 40) -> str:
         """The end of what was on its console."""
@@ -120,7 +139,11 @@ class Guest:
     def _boot(self, kernel: Path, preload: Path) -> subprocess.Popen[bytes]:
         # On one processor, whichever, it is about three times faster: its processes take turns anyway. The PID
         # namespace, because a user-mode Linux is many processes, which all go with their first.
-        processor = random.choice(sorted(os.sched_getaffinity(0)))
+        processors = sorted(os.sched_getaffinity(0))
+        if self._processor is None:
+            processor = random.choice(processors)
+        else:
+            processor = processors[self._processor % len(processors)]
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
         command += ["taskset", "-c", str(processor), "env", f"LD_PRELOAD={preload}"]
         command += [str(kernel), f"mem={MEMORY}", f"uml_dir={self.path}"]
@@ -133,11 +156,17 @@ class Guest:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        if self._events is not None:
+            self._events.close()
         shutil.rmtree(self.path, ignore_errors=True)
 
 
 def of_checkout(
-    argv: Sequence[str], root: Path, env: Mapping[str, str], files: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    root: Path,
+    env: Mapping[str, str],
+    files: Mapping[str, str] | None = None,
+    processor: int | None = None,
 ) -> Guest:
     """A guest whose job is a program of the checkout at `root` and may run labs. env: besides what is passed on."""
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -150,4 +179,5 @@ def of_checkout(
         copies=[str(root / "ovsnet"), str(root / "tests")],
         targets=PRIVATE,
         files=files,
+        processor=processor,
     )

@@ -1,30 +1,36 @@
 """A pytest plugin: with `--in-kernel` tests run where the kernel has Open vSwitch's datapath.
 
-That is here, if this machine's kernel has it. Elsewhere the tests are collected here as usual and run in a guest, a
-user-mode Linux: it gets their names and sends each report back, so that whatever pytest makes of reports
-(-v, -x, junit) works as ever. A guest that hangs or dies costs the test under way, but for one that stops as a whole,
-whose test is tried once more; another one goes on with the rest. How a guest is booted is `guest`'s, what runs in it
-`in_guest`'s. Loaded by tests/conftest.py.
+That is here, if this machine's kernel has it. Elsewhere the tests are collected here as usual and run in guests, each a
+user-mode Linux with a processor of its own: they get the tests' names, a module at a time as each comes to need one,
+and send each report back, so that whatever pytest makes of reports (-v, -x, junit) works as ever. A guest that hangs or
+dies costs the test under way, but for one that stops as a whole, whose test is tried once more; another one goes on
+with the rest. How a guest is booted is `guest`'s, what runs in it `in_guest`'s. Loaded by tests/conftest.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import os
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import uml
-from guest import Guest, Silent, of_checkout
+from guest import POLL, Guest, Silent, of_checkout
 
 from ovsnet.host.datapath import kernel_has_openvswitch
 
 HERE = Path(__file__).parent
 SLOWER = "3"
 """How many times longer than here things may take in a guest."""
+GUESTS = 4
+"""At most side by side, if not told: each takes 1.5 GB."""
 _WHERE = "Timeout ("
 """What faulthandler begins with."""
 
@@ -40,6 +46,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=150.0,
         metavar="SECONDS",
         help="a guest that reports nothing for so long is ended, and with it the test under way (%(default)s)",
+    )
+    group.addoption(
+        "--guests",
+        type=int,
+        default=min(len(os.sched_getaffinity(0)), GUESTS),
+        metavar="N",
+        help="so many of them side by side (here %(default)s); 1 for figures that count",
     )
 
 
@@ -67,62 +80,130 @@ def _told(session: pytest.Session) -> Iterator[None]:
 
 
 class Run:
-    """The items of a session, in as many guests as it takes."""
+    """The items of a session, handed to guests side by side, module by module."""
 
     def __init__(self, session: pytest.Session) -> None:
         self.session = session
         self.config = session.config
         self.waiting = {item.nodeid: item for item in session.items}
-        self.current: pytest.Item | None = None
-        self.stage: Literal["setup", "call", "teardown"] = "setup"
-        self.said: list[str] = []
-        self.silent = False
+        """What has not ended."""
+        self.modules = deque(
+            [item.nodeid for item in group]
+            for _path, group in itertools.groupby(session.items, lambda item: item.path)
+        )
+        """What no guest was told to run."""
         self.stopped: set[str] = set()
         """Tests whose guest stopped as a whole."""
 
     def all(self) -> None:
-        while self.waiting:
-            before = len(self.waiting)
-            with self.guest() as guest:
-                why = self.follow(guest)
-                if self.current and self.is_the_guests(self.current, guest):
-                    self.again(self.current, f"{why}, nor where it is:\n\n{guest.console()}")
-                elif self.current:
-                    said = "".join(f"{line}\n" for line in self.said)
-                    self.lose(
-                        f"{why}; what the test said:\n\n{said}\nthe end of the console:\n\n{guest.console()}"
-                    )
-                elif len(self.waiting) == before:
-                    self.session.shouldfail = f"{why} before the first test:\n\n{guest.console()}"
-            self.stop_if_told()
+        count = max(1, min(self.config.option.guests, len(self.modules)))
+        with contextlib.ExitStack() as stack:
+            lanes = [stack.enter_context(Lane(self, number)) for number in range(count)]
+            while self.waiting:
+                heard = [lane.step() for lane in lanes]
+                if not any(heard):
+                    time.sleep(POLL)
 
-    def is_the_guests(self, item: pytest.Item, guest: Guest) -> bool:
+    def stop_if_told(self) -> None:
+        """By -x, --maxfail or a plugin."""
+        if self.session.shouldfail:
+            raise self.session.Failed(self.session.shouldfail)
+        if self.session.shouldstop:
+            raise self.session.Interrupted(self.session.shouldstop)
+
+
+class Lane:
+    """One guest at a time, as a context; another one if it goes before its tests have ended."""
+
+    def __init__(self, run: Run, number: int) -> None:
+        self.run = run
+        self.number = number
+        self.config = run.config
+        self.guest: Guest | None = None
+        self.orders = 0
+        self.ordered: list[str] = []
+        """What the guest was told to run and has not ended."""
+        self.current: pytest.Item | None = None
+        self.stage: Literal["setup", "call", "teardown"] = "setup"
+        self.said: list[str] = []
+        self.ended = 0
+        """Tests, in the guest that runs."""
+
+    def __enter__(self) -> Lane:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.guest:
+            self.guest.__exit__(None, None, None)
+            self.guest = None
+
+    def step(self) -> bool:
+        """Hand on what the guest has reported since; whether there was any."""
+        if self.guest is None:
+            if not self.run.modules:
+                return False
+            self.boot()
+        assert self.guest is not None
+        try:
+            news = self.guest.news(self.config.option.guest_silence)
+        except Silent as silent:
+            self.gone(str(silent), silent=True)
+            return True
+        if news is None:
+            self.gone("the guest ended", silent=False)
+            return True
+        for event, nodeid, data in news:
+            if event == "ready":
+                self.order()
+            elif item := self.run.waiting.get(nodeid):
+                getattr(self, f"on_{event}")(item, data)
+                if event == "finish":
+                    self.run.stop_if_told()
+        return bool(news)
+
+    def boot(self) -> None:
+        self.orders = self.ended = 0
+        self.guest = self.made().__enter__()
+
+    def order(self) -> None:
+        """The next module, or nothing, which ends the guest. The file is named when it is whole."""
+        assert self.guest is not None
+        module = self.run.modules.popleft() if self.run.modules else []
+        self.ordered += module
+        self.guest.give(f"order-{self.orders}", json.dumps(module))
+        self.orders += 1
+
+    def gone(self, why: str, *, silent: bool) -> None:
+        """Its test under way has failed, or is tried once more; what it was to run besides is another's."""
+        guest = self.guest
+        assert guest is not None
+        console = guest.console()
+        item, rest = self.current, [nodeid for nodeid in self.ordered if nodeid in self.run.waiting]
+        self.__exit__()
+        if item and self.is_the_guests(item, console, silent):
+            self.again(item, f"{why}, nor where it is:\n\n{console}")
+        elif item:
+            rest.remove(item.nodeid)
+            said = "".join(f"{line}\n" for line in self.said)
+            self.lose(f"{why}; what the test said:\n\n{said}\nthe end of the console:\n\n{console}")
+        elif not self.ended and (rest or not self.orders):
+            self.run.session.shouldfail = f"{why} before the first test:\n\n{console}"
+        self.ordered = []
+        if rest:
+            self.run.modules.appendleft(rest)
+        self.run.stop_if_told()
+
+    def is_the_guests(self, item: pytest.Item, console: str, silent: bool) -> bool:
         """Whether not the test hangs but all of its guest, as a user-mode Linux does once in a while that has to share
         its processor: Python would have told where it is by then. A test that does it twice is at fault."""
-        return self.silent and _WHERE not in guest.console() and item.nodeid not in self.stopped
+        return silent and _WHERE not in console and item.nodeid not in self.run.stopped
 
     def again(self, item: pytest.Item, why: str) -> None:
         """In a guest of its own, with a word about it."""
-        self.stopped.add(item.nodeid)
+        self.run.stopped.add(item.nodeid)
         self.current = None
         terminal: Any = self.config.pluginmanager.getplugin("terminalreporter")
         terminal.write_line(f"\n{item.nodeid}: once more, {why}", yellow=True)
-
-    def follow(self, guest: Guest) -> str:
-        """Hand on what the guest reports until it is gone; why it is."""
-        self.silent = False
-        try:
-            for event, nodeid, data in guest.events(self.config.option.guest_silence):
-                item = self.waiting.get(nodeid)
-                if item is None:
-                    continue
-                getattr(self, f"on_{event}")(item, data)
-                if event == "finish":
-                    self.stop_if_told()
-        except Silent as silent:
-            self.silent = True
-            return str(silent)
-        return "the guest ended"
 
     def on_start(self, item: pytest.Item, _data: object) -> None:
         self.current, self.stage, self.said = item, "setup", []
@@ -142,7 +223,9 @@ class Run:
 
     def on_finish(self, item: pytest.Item, _data: object) -> None:
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-        del self.waiting[item.nodeid]
+        del self.run.waiting[item.nodeid]
+        self.ordered.remove(item.nodeid)
+        self.ended += 1
         self.current = None
 
     def lose(self, why: str) -> None:
@@ -158,14 +241,7 @@ class Run:
             item.ihook.pytest_runtest_logreport(report=report)
         self.on_finish(item, None)
 
-    def stop_if_told(self) -> None:
-        """By -x, --maxfail or a plugin."""
-        if self.session.shouldfail:
-            raise self.session.Failed(self.session.shouldfail)
-        if self.session.shouldstop:
-            raise self.session.Interrupted(self.session.shouldstop)
-
-    def guest(self) -> Guest:
+    def made(self) -> Guest:
         option = self.config.option
         options = ["-v", "--color=no", "-p", "no:cacheprovider", "-p", "no:xdist", f"--tb={option.tbstyle}"]
         # Before its end a hanging test tells the console where it is.
@@ -173,9 +249,9 @@ class Run:
         options += [
             f"--rootdir={self.config.rootpath}",
             *(["-l"] if option.showlocals else []),
-            *self.waiting,
+            *self.run.waiting,
         ]
         environment = {"HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis", "OVSNET_TEST_SLOWER": SLOWER}
         argv = [sys.executable, "-P", str(HERE / "in_guest.py")]
         files = {"pytest.json": json.dumps(options)}
-        return of_checkout(argv, self.config.rootpath, environment, files)
+        return of_checkout(argv, self.config.rootpath, environment, files, processor=self.number)

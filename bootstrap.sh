@@ -273,8 +273,13 @@ run_lab() {
   exec "$TREE/.venv/bin/ovsnet" lab "${of_all[@]}" "${of_one[@]}"
 }
 
-# Adds the tests on a Kubernetes cluster to `environments`, and has its programs built from now on, with what other
-# tests leave of the processors. That ends with this process, whatever it has become.
+# build_beside COMMAND...: has what later tests need built from now on, with what other tests leave of the processors.
+# That ends with this process, whatever it has become. Whoever needs it waits for it.
+build_beside() {
+  setpriv --pdeathsig TERM "$@" >>"$LOG" 2>&1 9>&- &
+}
+
+# Adds the tests on a Kubernetes cluster to `environments`.
 add_cluster() {
   local words
   if ! words=$("$TREE/.venv/bin/python" -m ovsnet.lab.kubernetes --look 2>&1); then
@@ -282,7 +287,7 @@ add_cluster() {
     return
   fi
   environments+=,cluster
-  setpriv --pdeathsig TERM chrt --idle 0 "$TREE/.venv/bin/python" -m ovsnet.lab.kubernetes >>"$LOG" 2>&1 &
+  build_beside chrt --idle 0 "$TREE/.venv/bin/python" -m ovsnet.lab.kubernetes
 }
 
 run_test() {
@@ -303,6 +308,10 @@ run_test() {
   prepare_checkout "${TEST_TOOLS[@]}" "${CLUSTER_TOOLS[@]}"
   unlock
   if [[ ${1:-} != --quick ]]; then
+    # Needed first, so not with the same right.
+    if [[ $KERNEL_TESTS == yes ]] && ! kernel_has_openvswitch; then
+      build_beside nice -n 19 "$TREE/.venv/bin/python" "$TREE/tests/kernel/uml.py"
+    fi
     add_cluster
   fi
   # tox itself holds this one: two runs in one checkout would spoil each other's environments.

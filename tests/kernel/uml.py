@@ -2,7 +2,8 @@
 
 Owns how it is built (Debian's kernel source, `uml.config`) and where it is kept: a folder named after the
 source's version and a hash of the fragment, so that a change of either builds anew and nothing stale is ever
-used. Never boots it; that is `guest`. Also a program: `python tests/kernel/uml.py` builds and prints the path.
+used. Never boots it; that is `guest`. Also a program, which bootstrap.sh starts beside the first tests:
+`python tests/kernel/uml.py` builds and prints the path.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -173,6 +175,8 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    # So that what it has started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         print(kernel())
     except Unbuildable as error:

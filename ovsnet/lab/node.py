@@ -36,7 +36,7 @@ PRIVATE = (
 )
 """Folders that a node has for itself, empty at first; they outlive the node's processes, as a disk does."""
 RUN_FOLDERS = ("lock", "netns", "openvswitch", "ovsnet")
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 
 
 class Node(Place):

@@ -2,8 +2,8 @@
 
 Pure. Strict about the fields that a reader asks for, silent about all others. A *problem* means that the object can't
 be used; a *remark* that a part of it was left out, or read in the safest way, and that the rest works. Knows no kind:
-`nodes`, `services`, `slices`, `policies`, `namespaces` and `labelledpods` do. Called by `manifest` and by the
-`kubernetes` store.
+`nodes`, `services`, `slices`, `policies`, `clusterpolicies`, `namespaces` and `labelledpods` do. Called by `manifest`
+and by the `kubernetes` store.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from ovsnet import ranges
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Node
-from ovsnet.policymodel import LabelledPod, Namespace, NetworkPolicy
+from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Protocol, Service
 
-Readable = Node | Service | EndpointSlice | NetworkPolicy | Namespace | LabelledPod
+Readable = Node | Service | EndpointSlice | NetworkPolicy | ClusterNetworkPolicy | Namespace | LabelledPod
 
 _Type = TypeVar("_Type")
 _Read = TypeVar("_Read", bound=Readable, covariant=True)

@@ -81,7 +81,15 @@ def test_an_agent_may_write_nodes_and_events_alone() -> None:
         ("events", "create"),
         ("events", "patch"),
     }
-    seen = {"nodes", "services", "endpointslices", "networkpolicies", "namespaces", "pods"}
+    seen = {
+        "nodes",
+        "services",
+        "endpointslices",
+        "networkpolicies",
+        "clusternetworkpolicies",
+        "namespaces",
+        "pods",
+    }
     assert {resource for resource, _ in may - writing} == seen
     # Single ones it never asks for.
     assert {resource for resource, verb in may if verb == "get"} == {"nodes", "services", "endpointslices"}

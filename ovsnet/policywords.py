@@ -103,12 +103,15 @@ def _direction(pod: str, direction: Direction, policies: Policies, names: Names)
     isolating = policies.isolating(pod, direction)
     granted = policies.granted(pod, direction)
     everything = any(each.is_everything for one in granted for each in one.allowances)
+    admin = _tier(pod, direction, Tier.ADMIN, policies, names)
+    baseline = [] if isolating else _tier(pod, direction, Tier.BASELINE, policies, names)
+    denies = any(each["action"] == Action.DENY.value for each in (*admin, *baseline))
     return {
         "isolated": bool(isolating),
-        "admin": _tier(pod, direction, Tier.ADMIN, policies, names),
-        "baseline": [] if isolating else _tier(pod, direction, Tier.BASELINE, policies, names),
+        "admin": admin,
+        "baseline": baseline,
         "by": [each.key for each in isolating],
-        "allowsEverything": not isolating or everything,
+        "allowsEverything": (not isolating or everything) and not denies,
         "rules": [_rule(each, direction, policies, names) for each in granted],
     }
 
@@ -184,8 +187,9 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     for name, direction in found["directions"].items():
         yield from _tier_lines(name, Tier.ADMIN, direction["admin"])
         if not direction["isolated"]:
-            yield f"{name}: not isolated, {'else ' if direction['baseline'] else ''}everything is allowed"
             yield from _tier_lines(name, Tier.BASELINE, direction["baseline"])
+            rest = "everything else" if direction["admin"] or direction["baseline"] else "everything"
+            yield f"{name}: not isolated, {rest} is allowed"
             continue
         everything = "; a rule allows everything" if direction["allowsEverything"] else ""
         rules = "" if direction["rules"] else "; no rule allows anything"

@@ -148,7 +148,7 @@ def _plain(view: View, flow: Flow) -> dict[str, object]:
         "object": owner(view, flow.cookie),
         "packets": flow.packets,
         "bytes": flow.bytes,
-        "denied": None if denied is None else {_sort(denied[0]): denied[0], "direction": denied[1]},
+        "denied": None if denied is None else _plain_denied(*denied),
     }
 
 
@@ -185,10 +185,15 @@ def _print_denied(view: View, found: list[Flow]) -> None:
     if denied:
         click.echo("denied by policies; `ovsnet policy show POD` tells which")
     for (who, direction), packets in denied.most_common():
-        name = who if _sort(who) == "rule" else f"pod {who}"
+        name = who if _is_rule(who) else f"pod {who}"
         click.echo(f"  {name:<28} {direction:<8} {packets:>8} packets")
 
 
-def _sort(who: str) -> str:
-    """What `_denied` names."""
-    return "rule" if who.startswith("ClusterNetworkPolicy ") else "pod"
+def _is_rule(who: str) -> bool:
+    """Whether it is a rule of a ClusterNetworkPolicy that `_denied` names."""
+    return who.startswith("ClusterNetworkPolicy ")
+
+
+def _plain_denied(who: str, direction: str) -> dict[str, str | None]:
+    pod, rule = (None, who) if _is_rule(who) else (who, None)
+    return {"pod": pod, "rule": rule, "direction": direction}

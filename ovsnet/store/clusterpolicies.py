@@ -3,11 +3,11 @@
 Pure. What is strict depends on the action, and the API says what it is (ClusterNetworkPolicyIngressPeer, "fail
 closed"): a rule that can't be read in full (a peer, selector, protocol or field that is wrong or unknown here)
 matches nothing if it is an Accept, and is a Deny of everything, for the policy's subject, if it is a Deny, a Pass, or
-says neither. A policy of which something else can't be read (subject, tier, priority, an unknown field) may not be
-meant for whom it is about, or not to come so soon: it is about whom the rest of its subject selects, comes first of
-the Admin tier if it doesn't say when, accepts nothing, and denies what its rules deny or pass on. Without a spec it is
-unusable, and a problem. Left alone, without a word: kinds of this name in other API groups. Called through
-`manifest.READERS`.
+says neither. A policy of which something else can't be read (subject, tier, priority) may not be meant for whom it is
+about, or not to come so soon: it is about whom the rest of its subject selects, comes first of the Admin tier if it
+doesn't say when, accepts nothing, and denies what its rules deny or pass on. A field of its spec that is unknown here
+may be rules: it denies everything. Without a spec it is unusable, and a problem. Left alone, without a word: kinds of
+this name in other API groups. Called through `manifest.READERS`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from ovsnet.policymodel import (
 )
 from ovsnet.servicemodel import Protocol
 from ovsnet.store import selectors
-from ovsnet.store.reading import PROTOCOLS, SUBDOMAIN, Reader, shown
+from ovsnet.store.reading import PORT_NAME, PROTOCOLS, SUBDOMAIN, Reader, shown
 
 GROUP = "policy.networking.k8s.io"
 EVERYBODY = tuple(PolicyPeer(block=Block(cidr=ipaddress.ip_network(each))) for each in ("0.0.0.0/0", "::/0"))
 """Whom a rule that can't be read denies."""
 
+_DENY_ALL = ClusterRule(action=Action.DENY, peers=EVERYBODY)
 _SPEC = frozenset({"tier", "priority", "subject", "ingress", "egress"})
 _FAR_ENDS = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 _PEERS = {
@@ -85,8 +86,9 @@ class ClusterPolicyReader(Reader[ClusterNetworkPolicy]):
             return None
         tier, priority, subject = self._head(spec)
         is_doubtful = bool(self.remarks)
+        rest = (_DENY_ALL,) if not spec.keys() <= _SPEC else ()
         ingress, egress = (
-            tuple(map(_in_doubt, found)) if is_doubtful else found
+            (*(map(_in_doubt, found) if is_doubtful else found), *rest)
             for found in (self._rules(spec, Direction.INGRESS), self._rules(spec, Direction.EGRESS))
         )
         if (more := len(self.remarks) - _MANY) > 0:
@@ -107,7 +109,7 @@ class ClusterPolicyReader(Reader[ClusterNetworkPolicy]):
     def _head(self, spec: dict[str, object]) -> tuple[Tier, int, Subject]:
         """All but the rules; with a remark if it can't be read in full."""
         for path, text in selectors.unknown_fields(spec, _SPEC, "spec"):
-            self._doubt(path, text)
+            self._remark(path, f"{text}; the policy denies everything, both ways")
         tier = _TIERS.get(spec["tier"]) if isinstance(spec.get("tier"), str) else None
         if tier is None:
             self._doubt("spec.tier", f"must be {' or '.join(map(str, _TIERS))}, is {shown(spec.get('tier'))}")
@@ -186,7 +188,7 @@ class ClusterPolicyReader(Reader[ClusterNetworkPolicy]):
             self._remark(path, f"{text}; the rule accepts nothing")
             return ClusterRule(action=action, peers=())
         self._remark(path, f"{text}; the rule denies everything")
-        return ClusterRule(action=Action.DENY, peers=EVERYBODY)
+        return _DENY_ALL
 
 
 def _in_doubt(rule: ClusterRule) -> ClusterRule:
@@ -259,8 +261,8 @@ def _ports(entry: dict[str, object], path: str) -> Iterator[PolicyPort]:
     field = _one_of(entry, frozenset({*_PROTOCOLS, _NAMED}), path)
     at, value = f"{path}.{field}", entry[field]
     if field == _NAMED:
-        if not isinstance(value, str) or not value:
-            raise _Unreadable(at, f"must be the name of a port, is {shown(value)}")
+        if not isinstance(value, str) or not PORT_NAME.match(value):
+            raise _Unreadable(at, f"{shown(value)} is not the name of a port")
         # It says no protocol: that of the port of that name counts.
         yield from (PolicyPort(protocol=each, name=value) for each in Protocol)
         return

@@ -27,6 +27,8 @@ SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9](
 """RFC 1123, as the names of most kinds."""
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 """RFC 1123, as the names of namespaces and Services."""
+PORT_NAME = re.compile(r"(?=.{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*\Z")
+"""RFC 6335, in lower case."""
 
 PROTOCOLS: dict[object, Protocol] = {each.value: each for each in Protocol}
 

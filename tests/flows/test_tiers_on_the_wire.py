@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_address
+from typing import Any
+
 from flow_world import NODE
-from policed_world import policy
+from policed_world import PODS, labelled, policy
 from service_cases import PEER_POD, POD_1, POD_2
 from test_policies_on_the_wire import (
     CLIENT,
@@ -17,7 +21,7 @@ from test_policies_on_the_wire import (
     ovs,
     world,
 )
-from wire import ACK, PUSH, SYN_ACK, TCP, UDP
+from wire import ACK, PUSH, SYN_ACK, UDP
 
 from ovsnet.policymodel import (
     Action,
@@ -62,24 +66,25 @@ def that(action: Action, *peers: PolicyPeer, ports: tuple[PolicyPort, ...] | Non
 
 
 DENY = that(Action.DENY)
+DENY_ALL = that(Action.DENY, *EVERYBODY)
+FAR = labelled("far", map(ip_address, PEER_POD), app="b")
+WITH_FAR = {**PODS, FAR.key: FAR}
 
 
 @FAMILIES
 def test_admin_denies_what_a_policy_allows_and_accepts_what_none_does(world: World, family: int) -> None:
     a1, a2, far = POD_1[family], POD_2[family], PEER_POD[family]
     server = policy("server", SERVER, ingress=[FROM_CLIENT])
-    world.apply(server, cluster=[tier("shut", SERVER, ingress=(DENY,))], older=False)
+    more: dict[str, Any] = {"pods": WITH_FAR, "older": False}
+    world.apply(server, cluster=[tier("shut", SERVER, ingress=(DENY,))], **more)
     world.is_dropped("a2", first(a2, a1))
     world.is_dropped("peer", first(far, a1))
-    accept = that(Action.ACCEPT, PolicyPeer(namespaces=ANYWHERE, pods=Selector()), ports=PORT_80)
-    world.apply(server, cluster=[tier("open", SERVER, ingress=(accept, DENY))], older=False)
+    accept = that(Action.ACCEPT, EVERY_POD, ports=PORT_80)
+    world.apply(server, cluster=[tier("open", SERVER, ingress=(accept, DENY))], **more)
     got = world.passes("peer", first(far, a1))
     # Its answers pass whatever is denied the other way.
-    world.apply(
-        server,
-        cluster=[tier("open", SERVER, ingress=(accept, DENY), egress=(DENY,))],
-        older=False,
-    )
+    both = tier("open", SERVER, ingress=(accept, DENY), egress=(DENY,))
+    world.apply(server, cluster=[both], **more)
     world.passes("a1", got.answer(SYN_ACK))
     world.is_dropped("a1", first(a1, far, sport=40002))
     world.is_dropped("peer", first(far, a1, dport=81))
@@ -138,31 +143,25 @@ def test_older_connections_are_judged_both_ways_for_a_while(world: World, family
 
 def test_a_drop_is_the_rule_s_that_comes_first(world: World) -> None:
     """Egress before ingress, tiers before isolation."""
-    world.apply(
-        policy("closed", Selector(), ingress=[], egress=[]),
-        cluster=[tier("out", CLIENT, egress=(DENY,)), tier("in", SERVER, ingress=(DENY,))],
-        older=False,
-    )
+    closed = policy("closed", Selector(), ingress=[], egress=[])
+    out, within = tier("out", CLIENT, egress=(DENY,)), tier("in", SERVER, ingress=(DENY,))
 
-    def dropped() -> dict[str, int]:
+    def dropped() -> set[int]:
+        """Priorities of those in table verdict that did."""
         ovs = world.wire.bridge.ovs
-        lines = ovs.ofctl("dump-flows", ovs.mgmt(world.wire.bridge.name), "table=48").splitlines()
-        counted = {
-            int(line.partition("priority=")[2].partition(",")[0]): line.partition("n_packets=")[2].partition(
-                ","
-            )[0]
-            for line in lines
-            if "actions=drop" in line and "n_packets=0," not in line
-        }
-        return {
-            {55: "out", 50: "egress", 45: "in", 40: "ingress"}[each]: int(n) for each, n in counted.items()
-        }
+        text = ovs.ofctl("dump-flows", ovs.mgmt(world.wire.bridge.name), "table=48")
+        return set(map(int, re.findall(r"n_packets=[1-9].* priority=([45][05]),.* actions=drop", text)))
 
-    world.is_dropped("a2", first(POD_2[0], POD_1[0]))
-    assert dropped() == {"out": 1}
-    world.apply(cluster=[tier("out", CLIENT, egress=()), tier("in", SERVER, ingress=(DENY,))], older=False)
-    world.is_dropped("a2", first(POD_2[0], POD_1[0], protocol=TCP))
-    assert dropped() == {"in": 1}
+    for policies, cluster, priority in (
+        ([closed], [out, within], 55),
+        ([closed], [within], 50),
+        ([], [within], 45),
+        ([closed], [], 50),
+    ):
+        world.apply()
+        world.apply(*policies, cluster=cluster, older=False)
+        world.is_dropped("a2", first(POD_2[0], POD_1[0]))
+        assert dropped() == {priority}
 
 
 @FAMILIES
@@ -181,17 +180,7 @@ def test_pods_that_nothing_is_denied_are_known_to_nobody(world: World, family: i
 @FAMILIES
 def test_a_pod_of_this_node_is_reached_by_itself_and_its_node(world: World, family: int) -> None:
     """By the node whatever Admin denies: its gateway's address is no pod's."""
-    world.apply(
-        cluster=[
-            tier(
-                "shut",
-                Selector(),
-                ingress=(that(Action.DENY, *EVERYBODY),),
-                egress=(that(Action.DENY, *EVERYBODY),),
-            )
-        ],
-        older=False,
-    )
+    world.apply(cluster=[tier("shut", Selector(), ingress=(DENY_ALL,), egress=(DENY_ALL,))], older=False)
     gateway = str(NODE.gateways[family])
     world.passes("a1", first(POD_1[family], gateway))
     world.passes("gateway", first(gateway, POD_1[family], sport=40001))

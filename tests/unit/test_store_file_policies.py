@@ -34,7 +34,7 @@ def together(*documents: str) -> str:
 async def test_cluster_policies_are_a_kind_like_the_others(folder: Path) -> None:
     (folder / "node.yaml").write_text(text("a", 1))
     spec = "{tier: Admin, priority: 1, subject: {namespaces: {}}}"
-    lock = f"apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: lock}}\nspec: {spec}\n"
+    lock = f"kind: ClusterNetworkPolicy\nmetadata: {{name: lock}}\nspec: {spec}\n"
     (folder / "lock.yaml").write_text(lock)
     async with running(folder) as cluster:
         before = await cluster.until(lambda now: bool(now.cluster_policies))

@@ -28,7 +28,7 @@ from ovsnet.policymodel import (
     Tier,
 )
 from ovsnet.policyobjects import Isolation, PolicedPod, PolicyObject, PortRange, TierRules
-from ovsnet.policytiers import Ranked, Standing, Tiers
+from ovsnet.policytiers import Ranked, Standing, Tiers, means
 from ovsnet.servicemodel import Protocol
 
 
@@ -75,6 +75,8 @@ class Policies:
         self._of: dict[str, dict[str, NetworkPolicy]] = {}
         """By namespace."""
         self._tiers = Tiers()
+        self._common: dict[Standing, tuple[Allowance, ...]] = {}
+        """What rules come to that mean the same for all pods."""
         self._stances: dict[str, dict[Direction, Stance]] = {}
         """Of this node's pods that policies concern."""
         self._shown: dict[str, PolicedPod] = {}
@@ -139,15 +141,23 @@ class Policies:
         relabelled = set(different(self._pods, pods))
         concerned = {key.partition("/")[0] for key in changed}
         moved = different(self._groups.namespaces, namespaces)
-        everybody = self._tiers.update(cluster or {})
+        touched = self._tiers.update(cluster or {})
         self._groups.update(namespaces, pods, local, nodes)
         if (relabelled or moved) and self._renamed():
             concerned |= {name for name, found in self._of.items() if any(map(_is_volatile, found.values()))}
-            everybody |= self._tiers.is_volatile
-        if everybody or (self._tiers and moved):
-            concerned |= {key.partition("/")[0] for key in local} if everybody else set(moved)
+            if self._tiers.is_volatile:
+                concerned |= {key.partition("/")[0] for key in local}
+        if self._tiers:
+            concerned |= set(moved)
+        if touched:
+            self._common = {}
         dirty = set(different(self._local, local)) | (relabelled & local.keys())
-        dirty |= {key for key in local if key.partition("/")[0] in concerned}
+        dirty |= {
+            key
+            for key in local
+            if key.partition("/")[0] in concerned
+            or any(means(each, key, namespaces, pods.get(key)) is not None for each in touched)
+        }
         self._policies, self._pods, self._local = policies, pods, local
         for key in dirty:
             self._judge(key)
@@ -245,11 +255,13 @@ class Policies:
             return
         pod = self._pods.get(key)
         for ranked in self._tiers.ranked(key, pod, self._groups.namespaces, direction, tier):
-            found = self._allowances("", direction, ranked.rule, pod)
-            yield Decided(
-                ranked=ranked,
-                allowances=tuple(msgspec.structs.replace(each, standing=ranked.standing) for each in found),
-            )
+            known = self._common.get(ranked.standing)
+            if known is None:
+                found = self._allowances("", direction, ranked.rule, pod)
+                known = tuple(msgspec.structs.replace(each, standing=ranked.standing) for each in found)
+                if not any(port.name for port in ranked.rule.ports or ()):
+                    self._common[ranked.standing] = known
+            yield Decided(ranked=ranked, allowances=known)
 
     def _selecting(self, key: str) -> Iterator[NetworkPolicy]:
         """Of a pod that nobody knows the labels of: all of its namespace."""

@@ -82,17 +82,21 @@ class Tiers:
     def __bool__(self) -> bool:
         return bool(self._policies)
 
-    def update(self, policies: Mapping[str, ClusterNetworkPolicy]) -> bool:
-        """Whether any is another than before."""
-        changed = bool(different(self._policies, policies))
-        self._policies = policies
-        if changed:
-            self._ordered = tuple(sorted(policies.values(), key=lambda each: (each.priority, each.name)))
-            self._places = places(self._ordered)
-            self.is_volatile = any(
-                port.name for each in self._ordered for rule in each.egress for port in rule.ports or ()
-            )
-        return changed
+    def update(self, policies: Mapping[str, ClusterNetworkPolicy]) -> list[ClusterNetworkPolicy]:
+        """Those that are new, gone or others than before, as they were and as they are, and those whose rules have
+        moved."""
+        changed = set(different(self._policies, policies))
+        if not changed:
+            self._policies = policies
+            return []
+        before, self._policies, places_before = self._policies, policies, self._places
+        self._ordered = tuple(sorted(policies.values(), key=lambda each: (each.priority, each.name)))
+        self._places = places(self._ordered)
+        self.is_volatile = any(
+            port.name for each in self._ordered for rule in each.egress for port in rule.ports or ()
+        )
+        changed |= {key[0] for key, found in self._places.items() if places_before.get(key) != found}
+        return [each for key in changed for each in (before.get(key), policies.get(key)) if each is not None]
 
     def ranked(
         self,
@@ -106,11 +110,10 @@ class Tiers:
 
         Whoever may not be meant is accepted nothing, and a Pass is a Deny: what would come after it is not known.
         """
-        namespace = key.partition("/")[0]
         for policy in self._ordered:
             if policy.tier is not tier or not policy.rules(direction):
                 continue
-            meant = means(policy, namespace, namespaces.get(namespace), pod)
+            meant = means(policy, key, namespaces, pod)
             if meant is None:
                 continue
             found = self._places[policy.name, direction]
@@ -133,20 +136,21 @@ class Tiers:
     def selecting_by_labels(self, namespace: str, namespaces: Mapping[str, Namespace]) -> str | None:
         """A policy about pods of the namespace that asks for their labels; None: there is none."""
         for policy in self._ordered:
-            if means(policy, namespace, namespaces.get(namespace), None) is False and (
-                policy.subject.pods.requirements
-            ):
+            if policy.subject.pods.requirements and means(policy, f"{namespace}/", namespaces, None) is False:
                 return policy.name
         return None
 
 
 def means(
-    policy: ClusterNetworkPolicy, namespace: str, known: Namespace | None, pod: LabelledPod | None
+    policy: ClusterNetworkPolicy, key: str, namespaces: Mapping[str, Namespace], pod: LabelledPod | None
 ) -> bool | None:
-    """Whether it is about the pod; False: it may be, and nobody knows the labels that would say; None: it is not.
+    """Whether it is about the pod of that key; False: it may be, and nobody knows the labels that would say; None: it
+    is not.
 
-    known: the pod's namespace, None if nobody knows its labels either.
+    pod: None if nobody knows its labels; its namespace may not be known either.
     """
+    namespace = key.partition("/")[0]
+    known = namespaces.get(namespace)
     labels = {NAME_LABEL: namespace} if known is None else known.labels
     certain = {NAME_LABEL} if known is None else None
     answers = (

@@ -109,7 +109,7 @@ def decisions(policy: ClusterNetworkPolicy) -> dict[tuple[object, ...], Action |
     found: dict[tuple[object, ...], Action | None] = {}
     known = {each.name: each for each in NAMESPACES}
     for number, pod in enumerate(PODS):
-        about = means(policy, pod.namespace, known[pod.namespace], pod)
+        about = means(policy, pod.key, known, pod)
         for direction in Direction:
             for other in (*range(len(PODS)), *(f"node {at}" for at in range(len(NODES))), *ADDRESSES):
                 for port in (*PORTS, (Protocol.TCP, "http"), "icmp"):

@@ -137,9 +137,9 @@ class Store(Section):
         AbsolutePath | None,
         Meta(
             description="A folder of Kubernetes manifests with a Node object for every node, and Services and "
-            "EndpointSlices if there are any; watched. NetworkPolicies as well, with the Namespaces and Pods that they "
-            "select by: labels, `status.podIPs` and ports with names of the pods of all nodes. Fill a new folder "
-            "elsewhere and rename it into place: half of it would be another state.",
+            "EndpointSlices if there are any; watched. NetworkPolicies and ClusterNetworkPolicies as well, with the "
+            "Namespaces and Pods that they select by: labels, `status.podIPs` and ports with names of the pods of all "
+            "nodes. Fill a new folder elsewhere and rename it into place: half of it would be another state.",
             extra={"default": f"`{DEFAULT_FOLDER}`, unless `kubernetes` is given"},
         ),
     ] = None
@@ -148,9 +148,9 @@ class Store(Section):
         Meta(
             description="The Kubernetes API instead of a folder: `kubernetes: {}` takes the defaults below. The agent "
             "needs the rights to get, list and watch `nodes` and `services` and `endpointslices.discovery.k8s.io`, to "
-            "list and watch `networkpolicies.networking.k8s.io`, `namespaces` and `pods` (the last two from the first "
-            "NetworkPolicy on), to patch `nodes` and `nodes/status`, and to create and patch `events.events.k8s.io`. "
-            "While the API server is away, what was known stays in force.",
+            "list and watch `networkpolicies.networking.k8s.io`, `clusternetworkpolicies.policy.networking.k8s.io`, "
+            "`namespaces` and `pods` (these two from the first policy on), to patch `nodes` and `nodes/status`, and to "
+            "create and patch `events.events.k8s.io`. While the API server is away, what was known stays in force.",
         ),
     ] = None
 

@@ -92,6 +92,14 @@ KEYS = (
         "true or false",
         "Whether agents are held to their own Node object by an admission policy; it needs Kubernetes 1.30.",
     ),
+    Key(
+        "clusterNetworkPolicy",
+        "false",
+        "true|false",
+        "true or false",
+        "Whether the kind ClusterNetworkPolicy is installed, where nobody else has done so; it needs Kubernetes 1.31. "
+        "Agents follow policies of that kind in any case.",
+    ),
 )
 _NOT_SHARED = {
     "nodeName": "every node has its own; the pod is told it",
@@ -149,6 +157,7 @@ def values(settings: Sequence[str], text: str, source: str) -> dict[str, object]
     return {
         **keys,
         "admissionPolicy": keys["admissionPolicy"] == "true",
+        "clusterNetworkPolicy": keys["clusterNetworkPolicy"] == "true",
         "agentConfig": agent_config,
         "agentConfigDigest": hashlib.sha256(agent_config.encode()).hexdigest()[:16],
         "bridge": loaded.bridge,

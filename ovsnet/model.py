@@ -74,6 +74,10 @@ class Node(Frozen):
     """Annotation ovsnet.io/encapsulation: how this node wants to be reached."""
     zone: str = ""
     """Label topology.kubernetes.io/zone."""
+    labels: typing.Mapping[str, str] = {}
+    """All of them: policies select by them."""
+    others: tuple[IPAddress, ...] = ()
+    """Addresses of other types, such as ExternalIP, which only policies mind."""
     leaving: bool = False
     """It is being deleted, or is about to be: load balancers should send it nothing new."""
     source: str = ""

@@ -39,13 +39,14 @@ KEY_RELEASED = "ovsnet-released"
 
 AFFINITY = "affinity"
 """Cookies of flows that nobody renders: the switch learns them, one for each client of a Service with affinity."""
-POLICIES = ("policedpod", "rule", "ruleaddress", "ruleports")
+_POLICIES = ("policedpod", "rule", "ruleaddress", "ruleports")
+POLICIES = (*_POLICIES, "clusterrule")
 """Kinds of what policies come to."""
 OLDER = "older"
 """Cookies of flows for connections that are older than their policies: they end by themselves."""
 UNRENDERED = (AFFINITY, OLDER)
 """Of flows that are on the switch for a time, and that no state is rendered to: audits pass over them."""
-KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY, *POLICIES, OLDER)
+KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY, *_POLICIES, OLDER, "clusterrule")
 """Kinds of object that templates have macros for, and what flows learn; the index + 1 is the top byte of a cookie."""
 
 SERVED = ("service", "endpointslice")

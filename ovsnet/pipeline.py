@@ -30,7 +30,12 @@ ENDPOINT_PORT, GROUP, LEARNED, ENDPOINT = "reg5", "reg6", "reg7", "reg8"
 1 if it was learned or has just been chosen; the endpoint's address (IPv6: xxreg2, which begins with it)."""
 VERDICT = "reg5"
 """The same register, after that: what policies say of a new connection. Bits: 1 egress allows it, 2 ingress does, 4 the
-packet was judged as an answer, 8 the connection is known, 16 it may be older than its policies."""
+packet was judged as an answer, 8 the connection is known, 16 it may be older than its policies. For egress and ingress,
+of ClusterNetworkPolicies: 32 and 64 the Admin tier is passed, 128 and 256 the Baseline tier is asked, 512 and 1024 a
+rule denies it."""
+DENIED_BY = "reg6"
+"""The same register as GROUP, after that: the OpenFlow priority of the rule that denies it, of egress in the lower
+half, of ingress in the upper."""
 JUDGED = "metadata"
 """Field: 1 while an answer is judged that may have to be translated back, 2 afterwards."""
 WHOLE = "reg11"

@@ -1,4 +1,4 @@
-"""From NetworkPolicies, pods and namespaces to what this node programs for them.
+"""From NetworkPolicies, ClusterNetworkPolicies, pods and namespaces to what this node programs for them.
 
 Pure. Only policies that select pods of this node cost anything. Whom rules mean is in `policygroups`, what packets are
 looked up on in `policylists`. Called by the agent and by the inspection commands.
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+import msgspec
+
 from ovsnet.mappings import different
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Node, Pod
 from ovsnet.policygroups import Group, Groups, NodeAddresses
 from ovsnet.policylists import Allowance, Lists, News
 from ovsnet.policymodel import (
+    Action,
+    ClusterNetworkPolicy,
     Direction,
     LabelledPod,
     Namespace,
@@ -21,8 +25,10 @@ from ovsnet.policymodel import (
     PolicyPort,
     PolicyRule,
     Selector,
+    Tier,
 )
-from ovsnet.policyobjects import Isolation, PolicedPod, PolicyObject, PortRange
+from ovsnet.policyobjects import Isolation, PolicedPod, PolicyObject, PortRange, TierRules
+from ovsnet.policytiers import Ranked, Standing, Tiers, means
 from ovsnet.servicemodel import Protocol
 
 
@@ -35,8 +41,24 @@ class Granted(Frozen):
     allowances: tuple[Allowance, ...]
 
 
-Stance = Mapping[Direction, frozenset[Allowance]]
-"""What a pod's policies allow it, in directions in which they isolate it."""
+class Stance(Frozen):
+    """What policies say of a pod in one direction. allowed: None if none isolates it, or all is allowed. tiers: what
+    rules of ClusterNetworkPolicies come to for it."""
+
+    allowed: frozenset[Allowance] | None
+    tiers: frozenset[Allowance]
+
+    @property
+    def all(self) -> frozenset[Allowance]:
+        return self.tiers | (self.allowed or frozenset())
+
+
+class Decided(Frozen):
+    """What one rule of a ClusterNetworkPolicy comes to for a pod."""
+
+    ranked: Ranked
+    allowances: tuple[Allowance, ...]
+
 
 _EVERY_POD = Group(namespaces=Selector())
 
@@ -52,8 +74,11 @@ class Policies:
         self._local: Mapping[str, tuple[IPAddress, ...]] = {}
         self._of: dict[str, dict[str, NetworkPolicy]] = {}
         """By namespace."""
-        self._stances: dict[str, Stance] = {}
-        """Of this node's pods that are isolated."""
+        self._tiers = Tiers()
+        self._common: dict[Standing, tuple[Allowance, ...]] = {}
+        """What rules come to that mean the same for all pods."""
+        self._stances: dict[str, dict[Direction, Stance]] = {}
+        """Of this node's pods that policies concern."""
         self._shown: dict[str, PolicedPod] = {}
         self._news: News = {}
         self._numbers: dict[tuple[Group, str, Protocol], set[int]] = {}
@@ -67,7 +92,7 @@ class Policies:
 
     @property
     def isolated(self) -> Collection[PolicedPod]:
-        """This node's pods that are."""
+        """This node's pods that are, or that ClusterNetworkPolicies may deny something."""
         return self._shown.values()
 
     def policies(self, key: str) -> list[NetworkPolicy]:
@@ -82,6 +107,14 @@ class Policies:
         """What each rule of these allows the pod, in order of policies and rules."""
         found = self._granted(key, direction)
         return sorted(found, key=lambda each: (each.policy.name, each.rule))
+
+    def decided(self, key: str, direction: Direction, tier: Tier) -> list[Decided]:
+        """What each rule of the tier that is about the pod comes to, in the order in which they are asked."""
+        return list(self._decided(key, direction, tier))
+
+    def asks_for_labels(self, namespace: str) -> str | None:
+        """A ClusterNetworkPolicy that selects pods of the namespace by their labels; None: there is none."""
+        return self._tiers.selecting_by_labels(namespace, self._groups.namespaces)
 
     def networks(self, group: Group) -> list[IPNetwork]:
         """Who is meant now, as addresses and networks."""
@@ -99,6 +132,7 @@ class Policies:
         pods: Mapping[str, LabelledPod],
         local: Mapping[str, tuple[IPAddress, ...]],
         nodes: Mapping[str, NodeAddresses],
+        cluster: Mapping[str, ClusterNetworkPolicy] | None = None,
     ) -> None:
         """Derives anew what changed. local: addresses of this node's pods, by the Pod's key."""
         changed = set(different(self._policies, policies))
@@ -106,12 +140,24 @@ class Policies:
             self._index(self._policies.get(key), policies.get(key))
         relabelled = set(different(self._pods, pods))
         concerned = {key.partition("/")[0] for key in changed}
-        others = bool(relabelled or different(self._groups.namespaces, namespaces))
+        moved = different(self._groups.namespaces, namespaces)
+        touched = self._tiers.update(cluster or {})
         self._groups.update(namespaces, pods, local, nodes)
-        if others and self._renamed():
+        if (relabelled or moved) and self._renamed():
             concerned |= {name for name, found in self._of.items() if any(map(_is_volatile, found.values()))}
+            if self._tiers.is_volatile:
+                concerned |= {key.partition("/")[0] for key in local}
+        if self._tiers:
+            concerned |= set(moved)
+        if touched:
+            self._common = {}
         dirty = set(different(self._local, local)) | (relabelled & local.keys())
-        dirty |= {key for key in local if key.partition("/")[0] in concerned}
+        dirty |= {
+            key
+            for key in local
+            if key.partition("/")[0] in concerned
+            or any(means(each, key, namespaces, pods.get(key)) is not None for each in touched)
+        }
         self._policies, self._pods, self._local = policies, pods, local
         for key in dirty:
             self._judge(key)
@@ -138,16 +184,17 @@ class Policies:
             self._of.setdefault(after.namespace, {})[after.key] = after
 
     def _show(self, key: str) -> None:
-        stance, before = self._stances.get(key), self._shown.get(key)
-        if stance is None:
+        stances, before = self._stances.get(key), self._shown.get(key)
+        if stances is None:
             if before is not None:
                 del self._shown[key]
                 self._news[PolicedPod, key] = None
             return
         namespace, _, name = key.partition("/")
         ways = {
-            direction: Isolation(clauses=self._lists.clauses(allowances))
-            for direction, allowances in stance.items()
+            direction: Isolation(clauses=self._lists.clauses(stance.allowed))
+            for direction, stance in stances.items()
+            if stance.allowed is not None
         }
         shown = PolicedPod(
             namespace=namespace,
@@ -155,24 +202,66 @@ class Policies:
             ips=self._local[key],
             ingress=ways.get(Direction.INGRESS),
             egress=ways.get(Direction.EGRESS),
+            tiers=tuple(self._tier_rules(stances.values())),
         )
         if shown != before:
             self._shown[key] = self._news[PolicedPod, key] = shown
+
+    def _tier_rules(self, stances: Iterable[Stance]) -> Iterator[TierRules]:
+        found: dict[Standing, set[Allowance]] = {}
+        for stance in stances:
+            for each in stance.tiers:
+                if each.standing is not None:
+                    found.setdefault(each.standing, set()).add(each)
+        for standing in sorted(found, key=lambda each: (each.direction.value, -each.priority)):
+            yield TierRules(
+                direction=standing.direction,
+                tier=standing.tier,
+                priority=standing.priority,
+                clauses=self._lists.clauses(found[standing]),
+            )
 
     # --- what policies say ---
 
     def _judge(self, key: str) -> None:
         """Finds what the pod's policies allow it."""
         before = self._stances.pop(key, {})
-        stance = {}
+        now = {}
         if key in self._local:
             for direction in Direction:
-                allowances = self._allowed(key, direction)
-                if allowances is not None:
-                    stance[direction] = allowances
-        if stance:
-            self._stances[key] = stance
-        self._lists.has(key, frozenset().union(*before.values()), frozenset().union(*stance.values()))
+                stance = self._stance(key, direction)
+                if stance.allowed is not None or stance.tiers:
+                    now[direction] = stance
+        if now:
+            self._stances[key] = now
+        self._lists.has(
+            key,
+            frozenset().union(*(each.all for each in before.values())),
+            frozenset().union(*(each.all for each in now.values())),
+        )
+
+    def _stance(self, key: str, direction: Direction) -> Stance:
+        """Where nothing can be denied, tiers have nothing to say."""
+        allowed = self._allowed(key, direction)
+        tiers = [each for each in self._decided(key, direction, Tier.ADMIN) if each.allowances]
+        if all(policy.rules(direction) is None for policy in self._selecting(key)):
+            tiers += [each for each in self._decided(key, direction, Tier.BASELINE) if each.allowances]
+        if allowed is None and all(each.ranked.standing.action is not Action.DENY for each in tiers):
+            tiers = []
+        return Stance(allowed=allowed, tiers=frozenset(found for each in tiers for found in each.allowances))
+
+    def _decided(self, key: str, direction: Direction, tier: Tier) -> Iterator[Decided]:
+        if not self._tiers:
+            return
+        pod = self._pods.get(key)
+        for ranked in self._tiers.ranked(key, pod, self._groups.namespaces, direction, tier):
+            known = self._common.get(ranked.standing)
+            if known is None:
+                found = self._allowances("", direction, ranked.rule, pod)
+                known = tuple(msgspec.structs.replace(each, standing=ranked.standing) for each in found)
+                if not any(port.name for port in ranked.rule.ports or ()):
+                    self._common[ranked.standing] = known
+            yield Decided(ranked=ranked, allowances=known)
 
     def _selecting(self, key: str) -> Iterator[NetworkPolicy]:
         """Of a pod that nobody knows the labels of: all of its namespace."""
@@ -227,7 +316,7 @@ class Policies:
 
     def _named(self, group: Group, port: PolicyPort) -> Iterator[Allowance]:
         """To a port by name: of pods whose port of that name has one number, that number."""
-        if group.block is not None:
+        if not group.is_of_pods:
             return
         asked = group, port.name, port.protocol
         if asked not in self._numbers:
@@ -257,7 +346,10 @@ def node_addresses(nodes: Mapping[str, Node]) -> dict[str, NodeAddresses]:
     """Both sorts of addresses of the cluster's nodes, by name."""
     return {
         node.name: NodeAddresses(
-            addresses=node.addresses, gateways=tuple(cidr.network_address + 1 for cidr in node.pod_cidrs)
+            addresses=node.addresses,
+            gateways=tuple(cidr.network_address + 1 for cidr in node.pod_cidrs),
+            others=node.others,
+            labels=node.labels,
         )
         for node in nodes.values()
     }
@@ -275,8 +367,8 @@ def _allowance(
 
 
 def _group(namespace: str, peer: PolicyPeer) -> Group:
-    if peer.block is not None:
-        return Group(block=peer.block)
+    if peer.block is not None or peer.nodes is not None:
+        return Group(block=peer.block, nodes=peer.nodes)
     return Group(
         namespace=namespace if peer.namespaces is None else "",
         namespaces=peer.namespaces,

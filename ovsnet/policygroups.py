@@ -13,14 +13,14 @@ from typing import TypeVar
 
 from ovsnet.mappings import different
 from ovsnet.model import Frozen, IPAddress, IPNetwork
-from ovsnet.policymodel import Block, LabelledPod, Namespace, Operator, Selector
+from ovsnet.policymodel import Block, LabelledPod, Labels, Namespace, Operator, Selector
 from ovsnet.servicemodel import Protocol
 
 _Key = TypeVar("_Key", bound=Hashable)
 
 
 class Group(Frozen):
-    """Pods, or a block.
+    """Pods, a block, or nodes.
 
     namespace: of the pods, "" if `namespaces` says it. port: only pods whose port of that name has that number.
     """
@@ -30,21 +30,31 @@ class Group(Frozen):
     pods: Selector = Selector()
     port: tuple[str, Protocol, int] | None = None
     block: Block | None = None
+    nodes: Selector | None = None
+
+    @property
+    def is_of_pods(self) -> bool:
+        return self.block is None and self.nodes is None
 
     @property
     def text(self) -> str:
         if self.block is not None:
             return self.block.text
+        if self.nodes is not None:
+            return f"nodes {self.nodes.text}"
         where = f"namespaces {self.namespaces.text}" if self.namespaces else f"namespace {self.namespace}"
         named = f" with {self.port[1].value} {self.port[0]}={self.port[2]}" if self.port else ""
         return f"pods {self.pods.text} of {where}{named}"
 
 
 class NodeAddresses(Frozen):
-    """A node's own, and those that pods see its packets come from: of its gateway port."""
+    """A node's own, and those that pods see its packets come from: of its gateway port. others: that it has beside
+    its InternalIPs."""
 
     addresses: tuple[IPAddress, ...]
     gateways: tuple[IPAddress, ...]
+    others: tuple[IPAddress, ...] = ()
+    labels: Labels = {}
 
 
 class _Placed:
@@ -135,8 +145,8 @@ class Groups:
         if nodes != self._nodes:
             self._nodes = nodes
             for number, group in self._groups.items():
-                if group.block is not None:
-                    self._spread(number, group.block)
+                if not group.is_of_pods:
+                    self._spread(number, group)
 
     def add(self, group: Group) -> int:
         """Keeps it up from now on; its number."""
@@ -147,8 +157,8 @@ class Groups:
         number = self._numbers[group] = self._last
         self._groups[number] = group
         self._networks[number] = Counter()
-        if group.block is not None:
-            self._spread(number, group.block)
+        if not group.is_of_pods:
+            self._spread(number, group)
             return number
         for namespace in self._matching(group):
             self._meant.setdefault(namespace, set()).add(number)
@@ -170,7 +180,7 @@ class Groups:
             del self._at[network][number]
             if not self._at[network]:
                 del self._at[network]
-        if group.block is None:
+        if group.is_of_pods:
             for namespace in self._matching(group):
                 for key in self._candidates(namespace, group.pods):
                     self._placed[key].groups -= {number}
@@ -192,7 +202,7 @@ class Groups:
         found = {
             number
             for number, group in self._groups.items()
-            if group.block is None
+            if group.is_of_pods
             and (
                 group.namespace == name
                 if group.namespaces is None
@@ -256,9 +266,15 @@ class Groups:
             self._mean(namespace)
         return self._meant[namespace]
 
-    # --- blocks ---
+    # --- blocks and nodes ---
 
-    def _spread(self, number: int, block: Block) -> None:
+    def _spread(self, number: int, group: Group) -> None:
+        wanted = self._of_nodes(group.nodes) if group.block is None else self._of_block(group.block)
+        before = set(self._networks[number])
+        self._count(number, before - wanted, -1)
+        self._count(number, wanted - before, 1)
+
+    def _of_block(self, block: Block) -> set[IPNetwork]:
         """Nodes have two sorts of addresses: who means one means the other."""
         wanted = set(_parts(block))
         for node in self._nodes.values():
@@ -268,9 +284,16 @@ class Groups:
                 for each in node.gateways
                 if each.version in versions and not any(each in part for part in block.excepts)
             }
-        before = set(self._networks[number])
-        self._count(number, before - wanted, -1)
-        self._count(number, wanted - before, 1)
+        return wanted
+
+    def _of_nodes(self, selector: Selector | None) -> set[IPNetwork]:
+        """All addresses of the nodes: it is the node that is meant."""
+        return {
+            ipaddress.ip_network(each)
+            for node in self._nodes.values()
+            if selector is not None and selector.matches(node.labels)
+            for each in (*node.addresses, *node.gateways, *node.others)
+        }
 
     def _count(self, number: int, networks: Iterable[IPNetwork], by: int) -> None:
         of_group = self._networks[number]

@@ -16,7 +16,16 @@ from ovsnet.model import Frozen, IPAddress, Node
 from ovsnet.policies import Granted, Policies
 from ovsnet.policygroups import NodeAddresses
 from ovsnet.policylists import Allowance
-from ovsnet.policymodel import Direction, LabelledPod, Namespace, NetworkPolicy
+from ovsnet.policymodel import (
+    Action,
+    ClusterNetworkPolicy,
+    Direction,
+    LabelledPod,
+    Namespace,
+    NetworkPolicy,
+    Tier,
+)
+from ovsnet.policytiers import Standing
 from ovsnet.servicemodel import Protocol
 
 INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
@@ -32,6 +41,7 @@ class World(Frozen):
     node: str
     """This one's name."""
     local: Mapping[str, tuple[IPAddress, ...]]
+    cluster_policies: Mapping[str, ClusterNetworkPolicy] = {}
 
 
 class End(Frozen):
@@ -55,20 +65,27 @@ class Why(enum.Enum):
     ITSELF = "a pod always reaches itself"
     RULE = "a rule allows it"
     ISOLATED = "it is isolated, and no rule allows this"
+    TIER = "a rule of a ClusterNetworkPolicy allows it"
+    DENIED = "a rule of a ClusterNetworkPolicy denies it"
 
 
 class Side(Frozen):
-    """What one end's policies say. rule: the first that allows it. isolating: the policies that isolate the pod."""
+    """What one end's policies say. rule: the first that allows it. isolating: the policies that isolate the pod.
+
+    decided: the rule of a ClusterNetworkPolicy that decides. passed: that which leaves it to NetworkPolicies.
+    """
 
     direction: Direction
     end: End
     why: Why
     rule: Granted | None = None
     isolating: tuple[NetworkPolicy, ...] = ()
+    decided: Standing | None = None
+    passed: Standing | None = None
 
     @property
     def allowed(self) -> bool:
-        return self.why is not Why.ISOLATED
+        return self.why not in (Why.ISOLATED, Why.DENIED)
 
 
 class Connection(Frozen):
@@ -177,16 +194,51 @@ class Judge:
         if not subject.pod:
             return Side(direction=direction, end=subject, why=Why.NO_POD)
         isolating = tuple(self._policies.isolating(subject.pod, direction))
-        if not isolating:
+        if not isolating and not any(self._policies.decided(subject.pod, direction, tier) for tier in Tier):
             return Side(direction=direction, end=subject, why=Why.OPEN)
         if address in _ips(self._nodes.get(subject.node)):
             return Side(direction=direction, end=subject, why=Why.OWN_NODE, isolating=isolating)
+        passed = self._first(subject.pod, direction, Tier.ADMIN, address, connection)
+        if passed is not None and passed.action is not Action.PASS:
+            why = Why.DENIED if passed.action is Action.DENY else Why.TIER
+            return Side(direction=direction, end=subject, why=why, isolating=isolating, decided=passed)
+        if not isolating:
+            return self._baseline(direction, subject, address, connection, passed)
         for granted in self._policies.granted(subject.pod, direction):
-            if any(self._allows(each, address, connection) for each in granted.allowances):
-                return Side(direction=direction, end=subject, why=Why.RULE, rule=granted, isolating=isolating)
-        return Side(direction=direction, end=subject, why=Why.ISOLATED, isolating=isolating)
+            if any(self._matches(each, address, connection) for each in granted.allowances):
+                return Side(
+                    direction=direction,
+                    end=subject,
+                    why=Why.RULE,
+                    rule=granted,
+                    isolating=isolating,
+                    passed=passed,
+                )
+        return Side(direction=direction, end=subject, why=Why.ISOLATED, isolating=isolating, passed=passed)
 
-    def _allows(self, allowance: Allowance, address: IPAddress, connection: Connection) -> bool:
+    def _baseline(
+        self,
+        direction: Direction,
+        subject: End,
+        address: IPAddress,
+        connection: Connection,
+        passed: Standing | None,
+    ) -> Side:
+        """Of a pod that no NetworkPolicy isolates."""
+        found = self._first(subject.pod, direction, Tier.BASELINE, address, connection)
+        why = Why.OPEN if found is None else Why.DENIED if found.action is Action.DENY else Why.TIER
+        return Side(direction=direction, end=subject, why=why, decided=found, passed=passed)
+
+    def _first(
+        self, pod: str, direction: Direction, tier: Tier, address: IPAddress, connection: Connection
+    ) -> Standing | None:
+        """The rule of the tier that decides."""
+        for each in self._policies.decided(pod, direction, tier):
+            if any(self._matches(found, address, connection) for found in each.allowances):
+                return each.ranked.standing
+        return None
+
+    def _matches(self, allowance: Allowance, address: IPAddress, connection: Connection) -> bool:
         if allowance.ports is not None and not any(
             each.protocol is connection.protocol and each.first <= connection.port <= each.last
             for each in allowance.ports

@@ -1,7 +1,8 @@
-"""NetworkPolicies and what they select by, as a store supplies them: Kubernetes' objects, as far as policy needs them.
+"""Policies and what they select by, as a store supplies them: Kubernetes' objects, as far as policy needs them.
 
-Pure data. Fields mean what the API reference of networking.k8s.io/v1 NetworkPolicy, core/v1 Pod and Namespace says. A
-store makes them, strictly: what can't be read allows nothing. `policies` derives from them what this node programs.
+Pure data. Fields mean what the API reference of networking.k8s.io/v1 NetworkPolicy, policy.networking.k8s.io/v1alpha2
+ClusterNetworkPolicy, core/v1 Pod and Namespace says. A store makes them, strictly: what can't be read allows nothing.
+`policies` derives from them what this node programs.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ class PolicyPeer(Frozen):
     pods: Selector | None = None
     namespaces: Selector | None = None
     block: Block | None = None
+    nodes: Selector | None = None
+    """Nodes by their labels, of a ClusterNetworkPolicy only."""
 
 
 class PolicyPort(Frozen):
@@ -121,6 +124,54 @@ class NetworkPolicy(Namespaced):
     """Where it stands, for messages."""
 
     def rules(self, direction: Direction) -> tuple[PolicyRule, ...] | None:
+        return self.ingress if direction is Direction.INGRESS else self.egress
+
+
+class Tier(str, enum.Enum):
+    """Where a ClusterNetworkPolicy has its say: before NetworkPolicies, or where none of them isolates the pod."""
+
+    ADMIN = "Admin"
+    BASELINE = "Baseline"
+
+
+class Action(str, enum.Enum):
+    """What becomes of a connection that a rule matches. PASS: the next tier decides."""
+
+    ACCEPT = "Accept"
+    DENY = "Deny"
+    PASS = "Pass"  # noqa: S105 - no password
+
+
+class ClusterRule(PolicyRule, kw_only=True):
+    """Of a ClusterNetworkPolicy. peers: never None; an empty tuple: it matches nothing, since it can't be read."""
+
+    action: Action
+    name: str = ""
+
+
+class Subject(Frozen):
+    """The pods that a ClusterNetworkPolicy is about."""
+
+    namespaces: Selector = Selector()
+    pods: Selector = Selector()
+
+
+class ClusterNetworkPolicy(Frozen):
+    """Rules of which the first that matches decides: of its tier's policies the one with the lowest priority first."""
+
+    name: str
+    tier: Tier
+    priority: int
+    subject: Subject
+    ingress: tuple[ClusterRule, ...] = ()
+    egress: tuple[ClusterRule, ...] = ()
+    source: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    def rules(self, direction: Direction) -> tuple[ClusterRule, ...]:
         return self.ingress if direction is Direction.INGRESS else self.egress
 
 

@@ -1,4 +1,4 @@
-"""Policies as they are rendered: pods that are isolated, rules, and the two sides that rules have.
+"""Policies as they are rendered: pods that they concern, rules, and the two sides that rules have.
 
 Pure. A rule allows whoever is on its list of pods, to or from whoever is on its list of addresses, on its list of
 ports: three lists of flows, of which a packet must be on all (conjunctive matches, ovs-fields(7)). So there are as many
@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Namespaced
-from ovsnet.policymodel import Direction
+from ovsnet.policymodel import Action, Direction, Tier
 from ovsnet.servicemodel import Protocol
+
+NETWORK_POLICY = 100
+"""OpenFlow priority of all rules of NetworkPolicies: which of them allows something is all the same."""
 
 
 class Clause(Frozen):
@@ -29,12 +32,28 @@ class Isolation(Frozen):
     clauses: tuple[Clause, ...] = ()
 
 
+class TierRules(Frozen):
+    """Rules of a ClusterNetworkPolicy that apply to a pod, all of one OpenFlow priority."""
+
+    direction: Direction
+    tier: Tier
+    priority: int
+    clauses: tuple[Clause, ...]
+
+
 class PolicedPod(Namespaced):
-    """A pod of this node that policies isolate. None: not in that direction, or there is a rule that allows all."""
+    """A pod of this node that policies concern. None: none isolates it in that direction, or a rule allows all.
+
+    tiers: what else it is asked by, of the Admin tier before that, of the Baseline tier where it is not isolated.
+    """
 
     ips: tuple[IPAddress, ...]
     ingress: Isolation | None = None
     egress: Isolation | None = None
+    tiers: tuple[TierRules, ...] = ()
+
+    def has_baseline(self, direction: str) -> bool:
+        return any(each.tier is Tier.BASELINE and each.direction.value == direction for each in self.tiers)
 
 
 class OlderConnections(Namespaced):
@@ -60,20 +79,36 @@ class Rule(Frozen):
         return self.text
 
 
+class ClusterRule(Frozen):
+    """A rule of a ClusterNetworkPolicy. numbers: of what it comes to for pods, whose ports by name may differ.
+
+    key: lockdown ingress[0]; title: the same with its kind.
+    """
+
+    key: str
+    title: str
+    direction: Direction
+    tier: Tier
+    action: Action
+    priority: int
+    numbers: tuple[int, ...]
+
+
 class RuleAddress(Frozen):
-    """An address or network on the lists of rules of one direction."""
+    """An address or network on the lists of rules of one direction and priority."""
 
     direction: Direction
     network: IPNetwork
     clauses: tuple[Clause, ...]
+    priority: int = NETWORK_POLICY
 
     @property
     def key(self) -> str:
-        return f"{self.direction.value}/{self.network}"
+        return f"{self.direction.value}/{_at(self.priority)}{self.network}"
 
     @property
     def title(self) -> str:
-        return f"{self.network} in {self.direction.value.lower()} rules"
+        return f"{self.network} in {self.direction.value.lower()} rules{_of(self.priority)}"
 
 
 class PortRange(Frozen):
@@ -121,19 +156,29 @@ class PortBlock(Frozen):
 
 
 class RulePorts(Frozen):
-    """Ports on the lists of rules of one direction. Ranges that overlap have blocks in common: each is there once."""
+    """Ports on the lists of rules of one direction and priority. Ranges that overlap have blocks in common: each is
+    there once."""
 
     direction: Direction
     ports: PortBlock
     clauses: tuple[Clause, ...]
+    priority: int = NETWORK_POLICY
 
     @property
     def key(self) -> str:
-        return f"{self.direction.value}/{self.ports.text}"
+        return f"{self.direction.value}/{_at(self.priority)}{self.ports.text}"
 
     @property
     def title(self) -> str:
-        return f"{self.ports.text} in {self.direction.value.lower()} rules"
+        return f"{self.ports.text} in {self.direction.value.lower()} rules{_of(self.priority)}"
 
 
-PolicyObject = PolicedPod | OlderConnections | Rule | RuleAddress | RulePorts
+def _at(priority: int) -> str:
+    return "" if priority == NETWORK_POLICY else f"{priority}/"
+
+
+def _of(priority: int) -> str:
+    return "" if priority == NETWORK_POLICY else f" of ClusterNetworkPolicies, priority {priority}"
+
+
+PolicyObject = PolicedPod | OlderConnections | Rule | ClusterRule | RuleAddress | RulePorts

@@ -13,8 +13,8 @@ from ovsnet.policies import Granted, Policies
 from ovsnet.policygroups import Group, NodeAddresses
 from ovsnet.policyjudge import Side, Why
 from ovsnet.policylists import Allowance
-from ovsnet.policymodel import Direction, LabelledPod, NetworkPolicy, PolicyPort
-from ovsnet.policyobjects import PolicedPod
+from ovsnet.policymodel import Action, Direction, LabelledPod, NetworkPolicy, PolicyPort, Tier
+from ovsnet.policyobjects import ClusterRule, PolicedPod
 
 DENIED = {50: Direction.EGRESS, 40: Direction.INGRESS}
 """Which direction a pod's flows of table `verdict` deny, by priority."""
@@ -38,16 +38,28 @@ def isolation(pod: str, direction: Direction, policies: Iterable[NetworkPolicy])
 
 
 def denial(obj: object, priority: int, policies: Policies) -> str | None:
-    """What a flow of table `verdict` says of a packet that it drops; None: it is no pod's."""
+    """What a flow of table `verdict` says of a packet that it drops; None: it is no policy's."""
+    if isinstance(obj, ClusterRule):
+        return refusal(obj.title, obj.tier)
     direction = DENIED.get(priority)
     if not isinstance(obj, PolicedPod) or direction is None:
         return None
     return f"denied: {isolation(obj.key, direction, policies.isolating(obj.key, direction))}"
 
 
+def refusal(title: str, tier: Tier) -> str:
+    """Why a rule of a ClusterNetworkPolicy denies a connection."""
+    return f"denied: {title} denies it, in the {tier.value} tier"
+
+
 def side(found: Side) -> str:
     """One side of a connection, judged."""
     which = f"{found.direction.value.lower()} of {found.end.title}"
+    if found.decided is not None:
+        if not found.allowed:
+            return refusal(found.decided.title, found.decided.tier)
+        word = "left" if found.decided.action is Action.PASS else "accepted"
+        return f"{which}: {word} by {found.decided.title}, in the {found.decided.tier.value} tier"
     if found.why is Why.RULE and found.rule is not None:
         return f"{which}: allowed by {rule_title(found.rule, found.direction)}"
     if found.why is Why.ISOLATED:
@@ -91,12 +103,40 @@ def _direction(pod: str, direction: Direction, policies: Policies, names: Names)
     isolating = policies.isolating(pod, direction)
     granted = policies.granted(pod, direction)
     everything = any(each.is_everything for one in granted for each in one.allowances)
+    admin = _tier(pod, direction, Tier.ADMIN, policies, names)
+    baseline = [] if isolating else _tier(pod, direction, Tier.BASELINE, policies, names)
+    denies = any(each["action"] == Action.DENY.value for each in (*admin, *baseline))
     return {
         "isolated": bool(isolating),
+        "admin": admin,
+        "baseline": baseline,
         "by": [each.key for each in isolating],
-        "allowsEverything": not isolating or everything,
+        "allowsEverything": (not isolating or everything) and not denies,
         "rules": [_rule(each, direction, policies, names) for each in granted],
     }
+
+
+def _tier(
+    pod: str, direction: Direction, tier: Tier, policies: Policies, names: Names
+) -> list[dict[str, Any]]:
+    """The tier's rules that are about the pod, in the order in which they are asked."""
+    return [
+        {
+            "rule": each.ranked.standing.key,
+            "name": each.ranked.standing.name,
+            "action": each.ranked.standing.action.value,
+            "ports": None
+            if each.ranked.rule.ports is None
+            else list(dict.fromkeys(map(_any_port, each.ranked.rule.ports))),
+            "allows": [_allowance(found, policies, names) for found in each.allowances],
+        }
+        for each in policies.decided(pod, direction, tier)
+    ]
+
+
+def _any_port(port: PolicyPort) -> str:
+    """As a ClusterNetworkPolicy says it: a port by name is of any protocol."""
+    return f"port {port.name}" if port.name else _port(port)
 
 
 def _rule(granted: Granted, direction: Direction, policies: Policies, names: Names) -> dict[str, Any]:
@@ -145,8 +185,11 @@ def _address(network: IPNetwork) -> str:
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """`shown` for people."""
     for name, direction in found["directions"].items():
+        yield from _tier_lines(name, Tier.ADMIN, direction["admin"])
         if not direction["isolated"]:
-            yield f"{name}: not isolated, everything is allowed"
+            yield from _tier_lines(name, Tier.BASELINE, direction["baseline"])
+            rest = "everything else" if direction["admin"] or direction["baseline"] else "everything"
+            yield f"{name}: not isolated, {rest} is allowed"
             continue
         everything = "; a rule allows everything" if direction["allowsEverything"] else ""
         rules = "" if direction["rules"] else "; no rule allows anything"
@@ -155,11 +198,19 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             yield from _rule_lines(name, rule)
 
 
+def _tier_lines(direction: str, tier: Tier, rules: list[dict[str, Any]]) -> Iterator[str]:
+    if rules:
+        yield f"{direction}: {tier.value} tier of ClusterNetworkPolicies, the first that matches decides"
+    for rule in rules:
+        name = f" ({rule['name']})" if rule["name"] else ""
+        yield from _rule_lines(direction, {**rule, "rule": f"{rule['action']} by {rule['rule']}{name}"})
+
+
 def _rule_lines(direction: str, rule: dict[str, Any]) -> Iterator[str]:
     said = "all ports and protocols" if rule["ports"] is None else ", ".join(rule["ports"]) or "no port"
     yield f"  {rule['rule']}: {said}"
     if not rule["allows"]:
-        yield "    allows this pod nothing"
+        yield "    matches nothing of this pod" if "action" in rule else "    allows this pod nothing"
     towards = "from" if direction == "ingress" else "to"
     for each in rule["allows"]:
         on = "" if each["ports"] is None else f", on {', '.join(each['ports'])}"

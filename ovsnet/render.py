@@ -20,7 +20,7 @@ from ovsnet import names, pipeline
 from ovsnet.frontends import CLIENTS, ServiceObject
 from ovsnet.model import IPAddress, LocalNode, Peer, Pod
 from ovsnet.objects import Object
-from ovsnet.policyobjects import OlderConnections, PolicedPod, Rule, RuleAddress, RulePorts
+from ovsnet.policyobjects import ClusterRule, OlderConnections, PolicedPod, Rule, RuleAddress, RulePorts
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import SliceObject
 
@@ -37,6 +37,7 @@ _KIND: dict[type, str] = {
     PolicedPod: "policedpod",
     OlderConnections: "older",
     Rule: "rule",
+    ClusterRule: "clusterrule",
     RuleAddress: "ruleaddress",
     RulePorts: "ruleports",
 }

@@ -44,6 +44,7 @@ _KINDS = (
     ("Service", "services"),
     ("EndpointSlice", "slices"),
     ("NetworkPolicy", "policies"),
+    ("ClusterNetworkPolicy", "cluster_policies"),
     ("Namespace", "namespaces"),
     ("Pod", "pods"),
 )

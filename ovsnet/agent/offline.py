@@ -1,7 +1,7 @@
 """A state in a folder, rendered without a switch: what `ovsnet render` prints.
 
-Reads manifests (Nodes, Pods with spec.nodeName and status.podIPs, NetworkPolicies and Namespaces), gives ports the
-numbers that a fresh node would choose, renders. Raises StoreError or OvsnetError for what is missing or wrong.
+Reads manifests (Nodes, Pods with spec.nodeName and status.podIPs, policies and Namespaces), gives ports the numbers
+that a fresh node would choose, renders. Raises StoreError or OvsnetError for what is missing or wrong.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ovsnet.policies import Policies
 from ovsnet.policymodel import LabelledPod
 from ovsnet.render import Renderer
 from ovsnet.store import cluster, manifest
+from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.labelledpods import PodReader
 from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.nodes import NodeReader
@@ -58,6 +59,7 @@ def render(
         labelled,
         policies.addresses(pods),
         policies.node_addresses(nodes),
+        _all(of_files, ClusterPolicyReader),
     )
     rendered = renderer.state((*state.objects(topo, config.tunnels, numbers, pods), *policed.objects))
     for lines in rendered.values():

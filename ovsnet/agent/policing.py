@@ -72,7 +72,7 @@ class Policing:
                 await self._remember()
                 self._remembered = True
             return {}
-        if unknown and snapshot.policies:
+        if unknown and snapshot.has_policies:
             # If vswitchd began anew, so did conntrack in user space.
             self._isolated = set()
             with contextlib.suppress(SwitchUnavailable):
@@ -98,6 +98,7 @@ class Policing:
             snapshot.pods,
             self._addresses(),
             self._node_addresses(snapshot.nodes),
+            snapshot.cluster_policies,
         )
         changed = self._render(self._policies.news())
         self._note_isolated(None if renewed else before)
@@ -124,7 +125,7 @@ class Policing:
 
     async def forget(self, pod: Pod) -> None:
         """What the pod was allowed: its addresses may be others' soon. Raises SwitchUnavailable or OvsnetError."""
-        if self._snapshot is None or self._snapshot.policies:
+        if self._snapshot is None or self._snapshot.has_policies:
             found = (each for ip in pod.ips for each in conntrack.of_address(ip))
             await asyncio.gather(*(self._openflow.forget(POLICY_ZONE, each) for each in found))
 
@@ -164,6 +165,9 @@ class Policing:
             if policy.namespace == namespace and policy.pods.requirements:
                 found = "no Pod of that name" if known is None else "an earlier Pod of that name"
                 return f"the store has {found}, and NetworkPolicy {policy.key} selects by labels"
+        if (policy_name := self._policies.asks_for_labels(namespace)) is not None:
+            found = "no Pod of that name" if known is None else "an earlier Pod of that name"
+            return f"the store has {found}, and ClusterNetworkPolicy {policy_name} selects by labels"
         return None
 
     def _addresses(self) -> dict[str, tuple[IPAddress, ...]]:

@@ -171,6 +171,7 @@ def _policed(rows: Mapping[str, PortRow], snapshot: Snapshot | None) -> Policies
             snapshot.pods,
             policies.addresses(state.pods(rows)),
             policies.node_addresses(snapshot.nodes),
+            snapshot.cluster_policies,
         )
     return found
 

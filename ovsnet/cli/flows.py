@@ -122,12 +122,15 @@ def _nameless(view: View, kind: str | None) -> bool:
 
 
 def _denied(view: View, flow: Flow) -> tuple[str, str] | None:
-    """The pod whose policies deny what the flow drops, and in which direction; None: it is none of these flows."""
+    """The pod whose policies deny what the flow drops, or the rule of a ClusterNetworkPolicy, and in which direction;
+    None: it is none of these flows."""
     from ovsnet import policywords
-    from ovsnet.policyobjects import PolicedPod
+    from ovsnet.policyobjects import ClusterRule, PolicedPod
 
     direction = policywords.DENIED.get(flow.priority)
     obj = view.by_cookie.get(flow.cookie)
+    if view.tables.get(flow.table) == policywords.VERDICT and isinstance(obj, ClusterRule):
+        return obj.title, obj.direction.value.lower()
     if view.tables.get(flow.table) != policywords.VERDICT or direction is None:
         return None
     return (obj.key, direction.value.lower()) if isinstance(obj, PolicedPod) else None
@@ -145,7 +148,7 @@ def _plain(view: View, flow: Flow) -> dict[str, object]:
         "object": owner(view, flow.cookie),
         "packets": flow.packets,
         "bytes": flow.bytes,
-        "denied": None if denied is None else {"pod": denied[0], "direction": denied[1]},
+        "denied": None if denied is None else _plain_denied(*denied),
     }
 
 
@@ -177,9 +180,20 @@ def _print_denied(view: View, found: list[Flow]) -> None:
 
     denied: Counter[tuple[str, str]] = Counter()
     for flow in found:
-        if (who := _denied(view, flow)) is not None:
-            denied[who] += flow.packets
+        if (found_at := _denied(view, flow)) is not None:
+            denied[found_at] += flow.packets
     if denied:
         click.echo("denied by policies; `ovsnet policy show POD` tells which")
-    for (pod, direction), packets in denied.most_common():
-        click.echo(f"  pod {pod:<24} {direction:<8} {packets:>8} packets")
+    for (who, direction), packets in denied.most_common():
+        name = who if _is_rule(who) else f"pod {who}"
+        click.echo(f"  {name:<28} {direction:<8} {packets:>8} packets")
+
+
+def _is_rule(who: str) -> bool:
+    """Whether it is a rule of a ClusterNetworkPolicy that `_denied` names."""
+    return who.startswith("ClusterNetworkPolicy ")
+
+
+def _plain_denied(who: str, direction: str) -> dict[str, str | None]:
+    pod, rule = (None, who) if _is_rule(who) else (who, None)
+    return {"pod": pod, "rule": rule, "direction": direction}

@@ -13,8 +13,8 @@ from ovsnet import deployment
 from ovsnet.cli import templates
 from ovsnet.errors import ConfigError
 
-ACCESS, POLICY, SWITCH, AGENT = (
-    f"kubernetes-{part}.yaml" for part in ("access", "policy", "openvswitch", "agent")
+ACCESS, POLICY, CLUSTER_POLICIES, SWITCH, AGENT = (
+    f"kubernetes-{part}.yaml" for part in ("access", "policy", "clusternetworkpolicy", "openvswitch", "agent")
 )
 
 
@@ -50,6 +50,7 @@ def rendered(settings: tuple[str, ...], path: Path | None) -> str:
     """All objects, as one YAML stream. Raises ConfigError."""
     values = deployment.values(settings, _read(path), str(path or "agent.yaml"))
     parts = [ACCESS, *([POLICY] if values["admissionPolicy"] else [])]
+    parts += [CLUSTER_POLICIES] if values["clusterNetworkPolicy"] else []
     parts += [*([SWITCH] if values["openvswitch"] == "daemonset" else []), AGENT]
     return "---\n".join(templates.render(part, **values) for part in parts)
 

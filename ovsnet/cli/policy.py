@@ -1,4 +1,4 @@
-"""`ovsnet policy`: `show`, what NetworkPolicies allow this node's pods; `check` is in `policycheck`."""
+"""`ovsnet policy`: `show`, what policies allow this node's pods; `check` is in `policycheck`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def policy() -> None:
-    """What NetworkPolicies allow, and why; docs/policy.md tells how they work."""
+    """What NetworkPolicies and ClusterNetworkPolicies allow, and why; docs/policy.md tells how they work."""
 
 
 policy.add_command(check)
@@ -91,9 +91,15 @@ def _print_pods(found: list[dict[str, Any]]) -> None:
     for heading in ("POD", "INGRESS ISOLATED BY", "EGRESS ISOLATED BY"):
         table.add_column(heading, overflow="fold")
     for each in found:
-        by = (each["directions"][name]["by"] for name in ("ingress", "egress"))
+        by = (_judging(each["directions"][name]) for name in ("ingress", "egress"))
         table.add_row(Text(each["pod"]), *(Text(", ".join(names) or "-") for names in by))
     console.table(console.console(sys.stdout), table)
+
+
+def _judging(direction: dict[str, Any]) -> list[str]:
+    rules = [*direction["admin"], *direction["baseline"]]
+    cluster = dict.fromkeys(each["rule"].partition(" ")[0] for each in rules)
+    return [*direction["by"], *(f"ClusterNetworkPolicy {name}" for name in cluster)]
 
 
 def _local_pod(name: str, world: World) -> str:

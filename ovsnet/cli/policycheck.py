@@ -1,4 +1,4 @@
-"""`ovsnet policy check`: whether NetworkPolicies allow a connection and why, with the flows of this node as proof.
+"""`ovsnet policy check`: whether policies allow a connection and why, with the flows of this node as proof.
 
 What the commands about policies share is here as well: what they judge from.
 """
@@ -81,6 +81,7 @@ def world_of(view: View, snapshot: Snapshot) -> World:
 
     return World(
         policies=snapshot.policies,
+        cluster_policies=snapshot.cluster_policies,
         namespaces=snapshot.namespaces,
         pods=snapshot.pods,
         nodes=snapshot.nodes,
@@ -151,6 +152,8 @@ def _side(side: Side, node: str) -> dict[str, Any]:
         "allowed": side.allowed,
         "why": policywords.side(side),
         "rule": None if side.rule is None else policywords.rule_title(side.rule, side.direction),
+        "decidedBy": None if side.decided is None else side.decided.key,
+        "passedBy": None if side.passed is None else side.passed.key,
         "isolatedBy": [each.key for each in side.isolating],
     }
 

@@ -6,7 +6,7 @@ object that is wrong, withdraws nothing: the last good snapshot stays.
 
     documents   text -> plain values                           pure
     reading     what the readers of all kinds share            pure
-    nodes, services, slices, policies (with selectors), namespaces, labelledpods
+    nodes, services, slices, policies, clusterpolicies (with selectors), namespaces, labelledpods
                 plain values -> an object                      pure
     manifest    a file's text -> its objects, and problems     pure
     cluster     all files' Nodes -> those that go together     pure
@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ovsnet.model import Frozen, Node
-from ovsnet.policymodel import LabelledPod, Namespace, NetworkPolicy
+from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Service
 
 
@@ -48,10 +48,17 @@ class Snapshot(Frozen):
     """By key."""
     policies: Mapping[str, NetworkPolicy] = {}
     """By key."""
+    cluster_policies: Mapping[str, ClusterNetworkPolicy] = {}
+    """By name."""
     namespaces: Mapping[str, Namespace] = {}
     """By name. Of these and `pods` there may be none where there are no policies; where there are, all."""
     pods: Mapping[str, LabelledPod] = {}
     """By key."""
+
+    @property
+    def has_policies(self) -> bool:
+        """Of whichever kind."""
+        return bool(self.policies or self.cluster_policies)
 
 
 class Facts(Frozen):

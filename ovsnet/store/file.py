@@ -17,6 +17,7 @@ from ovsnet.errors import StoreError
 from ovsnet.mappings import different
 from ovsnet.model import Node
 from ovsnet.store import Snapshot, cluster
+from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.folder import ManifestFolder
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.labelledpods import PodReader
@@ -149,6 +150,7 @@ class _Combining:
         self._settle_services(conflicts)
         slices = self._merged(SliceReader, was.slices, conflicts)
         policies = self._merged(PolicyReader, was.policies, conflicts)
+        cluster_policies = self._merged(ClusterPolicyReader, was.cluster_policies, conflicts)
         namespaces = self._merged(NamespaceReader, was.namespaces, conflicts)
         pods = self._merged(PodReader, was.pods, conflicts)
         problems = {
@@ -161,6 +163,7 @@ class _Combining:
             services=self._frontends.services,
             slices=slices,
             policies=policies,
+            cluster_policies=cluster_policies,
             namespaces=namespaces,
             pods=pods,
             problems=problems | ({str(self._folder.path): away} if away else {}),

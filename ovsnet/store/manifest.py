@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 from ovsnet.errors import StoreError
 from ovsnet.model import Frozen, Node
 from ovsnet.store import documents
+from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.labelledpods import PodReader
 from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.nodes import NodeReader
@@ -23,7 +24,15 @@ from ovsnet.store.slices import SliceReader
 
 READERS: dict[object, type[Reader[Readable]]] = {
     each.kind: each
-    for each in (NodeReader, ServiceReader, SliceReader, PolicyReader, NamespaceReader, PodReader)
+    for each in (
+        NodeReader,
+        ServiceReader,
+        SliceReader,
+        PolicyReader,
+        ClusterPolicyReader,
+        NamespaceReader,
+        PodReader,
+    )
 }
 """By kind."""
 KINDS = frozenset(each.kind for each in READERS.values())

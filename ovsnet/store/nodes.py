@@ -9,7 +9,7 @@ import ipaddress
 
 from ovsnet import ranges
 from ovsnet.model import Encap, IPAddress, IPNetwork, Node
-from ovsnet.store.reading import SUBDOMAIN, Reader, shown
+from ovsnet.store.reading import SUBDOMAIN, Reader, address_of, shown
 
 ENCAPSULATION = "ovsnet.io/encapsulation"
 """Annotation: how this node is reached."""
@@ -33,15 +33,17 @@ class NodeReader(Reader[Node]):
         )
         encap = self._encap(metadata)
         cidrs = self._cidrs(self._get(value, "spec", dict, {}))
-        addresses = self._addresses(self._get(value, "status", dict, {}))
+        status = self._get(value, "status", dict, {})
         labels = self._get(metadata, "metadata.labels", dict, {})
         zone = self._get(labels, f"metadata.labels.{ZONE}", str, "", ZONE)
         return Node(
             name=name,
             pod_cidrs=cidrs,
-            addresses=addresses,
+            addresses=self._addresses(status),
             encap=encap,
             zone=zone,
+            labels={key: each for key, each in labels.items() if isinstance(each, str)},
+            others=_others(status),
             leaving=self._leaving(value, metadata),
             source=self._source,
         )
@@ -132,6 +134,18 @@ class NodeReader(Reader[Node]):
                 continue
             found[address] = None
         return tuple(found)
+
+
+def _others(status: dict[str, object]) -> tuple[IPAddress, ...]:
+    """Addresses that are no InternalIP, such as ExternalIP; of names there are none."""
+    entries = status.get("addresses")
+    found: dict[IPAddress, None] = {}
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and entry.get("type") != "InternalIP":
+            address = address_of(entry.get("address"))
+            if not isinstance(address, str):
+                found[address] = None
+    return tuple(found)
 
 
 def _without_host_bits(text: str) -> IPNetwork | None:

@@ -25,7 +25,7 @@ from ovsnet.policymodel import (
 )
 from ovsnet.servicemodel import Protocol
 from ovsnet.store import selectors
-from ovsnet.store.reading import PROTOCOLS, SUBDOMAIN, Reader, shown
+from ovsnet.store.reading import PORT_NAME, PROTOCOLS, SUBDOMAIN, Reader, shown
 
 _GROUPS = ("networking.k8s.io", "extensions")
 """Where it is, and where it was before."""
@@ -38,8 +38,6 @@ _FAR_ENDS = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 
 _CIDR = re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}\Z")
 """ipaddress would take netmasks as well."""
-_PORT_NAME = re.compile(r"(?=.{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*\Z")
-"""RFC 6335, in lower case."""
 _MANY = 5
 """Remarks on one policy; more are counted."""
 
@@ -264,7 +262,7 @@ def _port(entry: dict[str, object], path: str) -> PolicyPort:
             raise _Unusable(f"{path}.endPort", "needs a port that is a number")
         if port is None:
             return PolicyPort(protocol=protocol)
-        if not _PORT_NAME.match(port):
+        if not PORT_NAME.match(port):
             raise _Unusable(f"{path}.port", f"{shown(port)} is not the name of a port")
         return PolicyPort(protocol=protocol, name=port)
     first = _number(port, f"{path}.port")

@@ -2,8 +2,8 @@
 
 Pure. Strict about the fields that a reader asks for, silent about all others. A *problem* means that the object can't
 be used; a *remark* that a part of it was left out, or read in the safest way, and that the rest works. Knows no kind:
-`nodes`, `services`, `slices`, `policies`, `namespaces` and `labelledpods` do. Called by `manifest` and by the
-`kubernetes` store.
+`nodes`, `services`, `slices`, `policies`, `clusterpolicies`, `namespaces` and `labelledpods` do. Called by `manifest`
+and by the `kubernetes` store.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from ovsnet import ranges
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Node
-from ovsnet.policymodel import LabelledPod, Namespace, NetworkPolicy
+from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Protocol, Service
 
-Readable = Node | Service | EndpointSlice | NetworkPolicy | Namespace | LabelledPod
+Readable = Node | Service | EndpointSlice | NetworkPolicy | ClusterNetworkPolicy | Namespace | LabelledPod
 
 _Type = TypeVar("_Type")
 _Read = TypeVar("_Read", bound=Readable, covariant=True)
@@ -27,6 +27,8 @@ SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9](
 """RFC 1123, as the names of most kinds."""
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 """RFC 1123, as the names of namespaces and Services."""
+PORT_NAME = re.compile(r"(?=.{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*\Z")
+"""RFC 6335, in lower case."""
 
 PROTOCOLS: dict[object, Protocol] = {each.value: each for each in Protocol}
 

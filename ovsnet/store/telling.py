@@ -58,9 +58,11 @@ class Absence:
 def counted(snapshot: Snapshot) -> str:
     """How much there is, in words; of policies only where there are any."""
     text = f"{len(snapshot.nodes)} nodes and {len(snapshot.services)} Services"
-    if not snapshot.policies:
+    if not snapshot.has_policies:
         return text
     pods, namespaces = len(snapshot.pods), len(snapshot.namespaces)
+    if snapshot.cluster_policies:
+        text += f", {len(snapshot.cluster_policies)} ClusterNetworkPolicies"
     return f"{text}, {len(snapshot.policies)} NetworkPolicies over {pods} pods in {namespaces} namespaces"
 
 

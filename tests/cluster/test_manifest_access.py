@@ -256,6 +256,8 @@ def test_others_are_not_held_to_it(admin: Api) -> None:
         ("GET", "apis/discovery.k8s.io/v1/endpointslices", 200),
         ("GET", "api/v1/secrets", 403),
         ("GET", "apis/networking.k8s.io/v1/networkpolicies", 200),
+        # There is none: they may ask.
+        ("GET", "apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies", 404),
         ("GET", "api/v1/namespaces", 200),
         ("GET", "api/v1/pods", 200),
         ("GET", f"api/v1/namespaces/{NAMESPACE}/pods/agent", 403),

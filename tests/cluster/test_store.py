@@ -230,6 +230,11 @@ async def test_a_service_account_may_do_what_the_documents_say_and_no_more(
             "resources": ["networkpolicies"],
             "verbs": ["list", "watch"],
         },
+        {
+            "apiGroups": ["policy.networking.k8s.io"],
+            "resources": ["clusternetworkpolicies"],
+            "verbs": ["list", "watch"],
+        },
         {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["nodes", "nodes/status"], "verbs": ["patch"]},
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},

@@ -14,6 +14,7 @@ from ovsnet.policies import Policies
 from ovsnet.policygroups import NodeAddresses
 from ovsnet.policymodel import (
     Block,
+    ClusterNetworkPolicy,
     LabelledPod,
     Namespace,
     NetworkPolicy,
@@ -105,13 +106,21 @@ class Policed:
         older: bool = True,
         pods: Mapping[str, LabelledPod] = PODS,
         namespaces: Mapping[str, Namespace] = NAMESPACES,
+        cluster: Iterable[ClusterNetworkPolicy] = (),
     ) -> list[str]:
         """These are the policies from now on. The bundle that it took.
 
         older: pods that they isolate may have connections from before.
         """
         before = {each.key for each in self.policies.isolated}
-        self.policies.update({each.key: each for each in policies}, namespaces, pods, self.local, NODES)
+        self.policies.update(
+            {each.key: each for each in policies},
+            namespaces,
+            pods,
+            self.local,
+            NODES,
+            {each.name: each for each in cluster},
+        )
         wanted = self.renderer.state((*self.others, *self.policies.objects))
         bundle = flowplan.bundle(self.installed, wanted)
         for each in self.policies.isolated:

@@ -28,6 +28,7 @@ from ovsnet.model import Encap, IPAddress, LocalNode, Peer, Pod
 from ovsnet.policies import Policies
 from ovsnet.policygroups import NodeAddresses
 from ovsnet.render import Lines, Renderer
+from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.labelledpods import PodReader
 from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.policies import PolicyReader
@@ -79,7 +80,11 @@ class Place:
             by_flow=False,
         )
         self.all_addresses = {
-            each.name: NodeAddresses(addresses=addresses(each.addresses), gateways=addresses(each.gateways))
+            each.name: NodeAddresses(
+                addresses=addresses(each.addresses),
+                gateways=addresses(each.gateways),
+                labels=dict(each.labels),
+            )
             for each in (here, there)
         }
 
@@ -100,6 +105,7 @@ class Place:
             read(PodReader, cluster.pods),
             {key(pod): addresses(pod_addresses(pod)) for pod in cluster.pods if self.has(pod)},
             self.all_addresses,
+            read(ClusterPolicyReader, cluster.cluster_policies),
         )
 
     def packet(self, connection: Connection) -> str:
@@ -299,7 +305,7 @@ def test_the_same_follows_whatever_came_first(history: tuple[Cluster, tuple[Chan
     at_once = Policies()
     HERE.follow(at_once, cluster)
     assert by_way.objects == at_once.objects
-    for first in ("policies", "pods", "namespaces"):
+    for first in ("policies", "pods", "namespaces", "cluster_policies"):
         late = Policies()
         for number in range(len(getattr(cluster, first)) + 1):
             HERE.follow(late, Cluster(nodes=cluster.nodes, **{first: getattr(cluster, first)[:number]}))

@@ -84,6 +84,21 @@ class Policed(Cluster):
         path = self.file(name, namespace)
         write_atomically(folder / path.name if folder else path, json.dumps(document))
 
+    def decree(self, name: str, tier: str, priority: int, subject: Mapping[str, Any], **spec: Any) -> None:
+        """Put a ClusterNetworkPolicy into the store; subject: the labels of namespaces."""
+        document = {
+            "apiVersion": "policy.networking.k8s.io/v1alpha2",
+            "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": name},
+            "spec": {
+                "tier": tier,
+                "priority": priority,
+                "subject": {"namespaces": {"matchLabels": dict(subject)}},
+                **spec,
+            },
+        }
+        write_atomically(self.file(name, "cluster"), json.dumps(document))
+
     def disallow(self, name: str, namespace: str = "shop") -> None:
         self.file(name, namespace).unlink(missing_ok=True)
 

@@ -18,10 +18,11 @@ NODES = "/api/v1/nodes"
 SERVICES = "/api/v1/services"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
+CLUSTER_POLICIES = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
 NAMESPACES = "/api/v1/namespaces"
 PODS = "/api/v1/pods"
-ALL = (NODES, SERVICES, SLICES, POLICIES, NAMESPACES, PODS)
-ALWAYS = ALL[:4]
+ALL = (NODES, SERVICES, SLICES, POLICIES, CLUSTER_POLICIES, NAMESPACES, PODS)
+ALWAYS = ALL[:5]
 """What a store follows in any case."""
 
 

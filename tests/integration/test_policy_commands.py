@@ -35,7 +35,14 @@ def test_show_tells_rules_and_whom_they_mean_today(lab: Lab, live: Node) -> None
     ingress, egress = shown["directions"]["ingress"], shown["directions"]["egress"]
     assert ingress["isolated"]
     assert ingress["by"] == ["default/web"]
-    assert egress == {"isolated": False, "by": [], "allowsEverything": True, "rules": []}
+    assert egress == {
+        "isolated": False,
+        "admin": [],
+        "baseline": [],
+        "by": [],
+        "allowsEverything": True,
+        "rules": [],
+    }
     block, named, udp = ingress["rules"]
     assert [each["rule"] for each in (block, named, udp)] == [f"default/web ingress[{at}]" for at in range(3)]
     assert named["ports"] == ["TCP 7", "TCP web"]

@@ -47,7 +47,21 @@ def _case(read: Any, case: Any) -> Case:
             for number, (namespace, spec) in enumerate(policies)
         ),
         nodes=tuple(
-            Node(each["name"], tuple(each["addresses"]), tuple(each["gateways"])) for each in read["nodes"]
+            Node(
+                each["name"],
+                tuple(each["addresses"]),
+                tuple(each["gateways"]),
+                tuple(each.get("labels", {}).items()),
+            )
+            for each in read["nodes"]
+        ),
+        cluster_policies=tuple(
+            _manifest(
+                "policy.networking.k8s.io/v1alpha2",
+                "ClusterNetworkPolicy",
+                {"metadata": {"name": f"c{number}"}, "spec": spec},
+            )
+            for number, spec in enumerate(case.get("clusterPolicies", ()))
         ),
     )
     expected = case["expected"].items()

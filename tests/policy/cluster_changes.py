@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster_policy_parts import cluster_policy, cluster_specs
 from clusters import FAMILIES, addresses_at, clusters, containers, free_places, named, namespace, unnamed_pods
 from hypothesis import strategies as st
 from policy_parts import labels, policy, specs
@@ -31,6 +32,7 @@ class Change:
             namespaces=self._applied("Namespace", cluster.namespaces),
             pods=self._applied("Pod", cluster.pods),
             policies=self._applied("NetworkPolicy", cluster.policies),
+            cluster_policies=self._applied("ClusterNetworkPolicy", cluster.cluster_policies),
         )
 
     def _applied(self, kind: str, objects: tuple[Object, ...]) -> tuple[Object, ...]:
@@ -95,6 +97,24 @@ def _policy_altered(draw: st.DrawFn, cluster: Cluster) -> Change:
     if part in new:
         spec = {**spec, part: new[part]}
     return Change(f"alter {part or 'all'} of policy {_shown(found)}", put=({**found, "spec": spec},))
+
+
+@st.composite
+def _cluster_policy_added(draw: st.DrawFn, cluster: Cluster) -> Change:
+    made = cluster_policy(_fresh("c", cluster.cluster_policies), draw(cluster_specs()))
+    return Change(f"add cluster policy {_shown(made)}", put=(made,))
+
+
+@st.composite
+def _cluster_policy_altered(draw: st.DrawFn, cluster: Cluster) -> Change:
+    """A part of it, mostly: another priority, subject or rules."""
+    found = draw(st.sampled_from(cluster.cluster_policies))
+    new = draw(cluster_specs())
+    part = draw(st.sampled_from(("tier", "priority", "subject", "ingress", "egress")))
+    spec = {field: each for field, each in found["spec"].items() if field != part}
+    if part in new:
+        spec = {**spec, part: new[part]}
+    return Change(f"alter {part} of cluster policy {_shown(found)}", put=({**found, "spec": spec},))
 
 
 @st.composite
@@ -176,6 +196,9 @@ def changes(cluster: Cluster) -> st.SearchStrategy[Change]:
         (True, _policy_added(cluster)),
         (cluster.policies, _policy_altered(cluster)),
         (cluster.policies, _gone("policy", cluster.policies)),
+        (True, _cluster_policy_added(cluster)),
+        (cluster.cluster_policies, _cluster_policy_altered(cluster)),
+        (cluster.cluster_policies, _gone("cluster policy", cluster.cluster_policies)),
         (cluster.pods, _gone("pod", cluster.pods)),
         (cluster.pods, _ports_renamed(cluster)),
         (places, _pod_added(cluster)),

@@ -1,4 +1,4 @@
-"""Hypothesis strategies of clusters with NetworkPolicies, as manifests: `cluster_changes` has what may happen to them.
+"""Hypothesis strategies of clusters with policies, as manifests: `cluster_changes` has what may happen to them.
 
 `clusters()` makes one; `asked(cluster)` is every connection worth asking the oracle about. There are two nodes: pods of
 node-a have 10.1.0.2 to .8 and fd00:1::2 to ::8, those of node-b the same of 10.2.0.0/24 and fd00:2::/64, so that an
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from cluster_policy_parts import cluster_policy, cluster_specs
 from hypothesis import strategies as st
 from policy_parts import NAMES, NAMESPACES, NUMBERS, labels, policy, specs
 from policy_world import (
@@ -22,8 +23,8 @@ from policy_world import (
     pod_addresses,
 )
 
-HERE = Node("node-a", ("192.168.0.1", "fd99::1"), ("10.1.0.1", "fd00:1::1"))
-THERE = Node("node-b", ("192.168.0.2", "fd99::2"), ("10.2.0.1", "fd00:2::1"))
+HERE = Node("node-a", ("192.168.0.1", "fd99::1"), ("10.1.0.1", "fd00:1::1"), (("app", "web"),))
+THERE = Node("node-b", ("192.168.0.2", "fd99::2"), ("10.2.0.1", "fd00:2::1"), (("app", "db"),))
 NODES = (HERE, THERE)
 PREFIXES = {"node-a": ("10.1.0.", "fd00:1::"), "node-b": ("10.2.0.", "fd00:2::")}
 HOSTS = range(2, 9)
@@ -124,4 +125,14 @@ def clusters(draw: st.DrawFn, max_policies: int = 6) -> Cluster:
         policy(draw(st.sampled_from(names)), f"q{number}", draw(specs()))
         for number in range(draw(st.sampled_from(range(max_policies + 1))))
     )
-    return Cluster(namespaces=namespaces, pods=tuple(pods), policies=policies, nodes=NODES)
+    cluster_policies = tuple(
+        cluster_policy(f"c{number}", draw(cluster_specs()))
+        for number in range(draw(st.sampled_from((0, 0, 0, 1, 2, 3))))
+    )
+    return Cluster(
+        namespaces=namespaces,
+        pods=tuple(pods),
+        policies=policies,
+        nodes=NODES,
+        cluster_policies=cluster_policies,
+    )

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Literal
 
+import tiers_oracle
+from policy_matching import block_matches, labels, named_port, namespace_labels, selects
 from policy_world import (
     Cluster,
     Connection,
@@ -32,9 +33,9 @@ from policy_world import (
     pod_addresses,
     same_address,
 )
+from tiers_oracle import Decision
 
 Direction = Literal["ingress", "egress"]
-NAME_LABEL = "kubernetes.io/metadata.name"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,18 @@ class Side:
 
     isolated_by: tuple[str, ...] = ()
     allowed_by: tuple[str, ...] = ()
+    decision: Decision | None = None
+    """Of a ClusterNetworkPolicy."""
 
     @property
     def allows(self) -> bool:
+        if self.decision is not None:
+            return self.decision.action != "Deny"
         return bool(self.allowed_by) or not self.isolated_by
 
     def __str__(self) -> str:
+        if self.decision is not None:
+            return f"{self.decision.action} by {self.decision.rule}"
         if not self.isolated_by:
             return "not isolated"
         return (
@@ -132,6 +139,9 @@ def _side(cluster: Cluster, direction: Direction, connection: Connection) -> Sid
     pod = connection.source.who if direction == "egress" else connection.destination.who
     if not isinstance(pod, dict):
         return Side()  # policies are about pods
+    admin = tiers_oracle.decision(cluster, "Admin", direction, connection)
+    if admin is not None and admin.action == "Pass":
+        admin = None
     applying = [each for each in cluster.policies if applies(each, direction, pod)]
     return Side(
         isolated_by=tuple(key(policy) for policy in applying),
@@ -141,6 +151,8 @@ def _side(cluster: Cluster, direction: Direction, connection: Connection) -> Sid
             for number, rule in enumerate(policy["spec"].get(direction) or ())
             if _rule_allows(cluster, policy, direction, rule, connection)
         ),
+        decision=admin
+        or (None if applying else tiers_oracle.decision(cluster, "Baseline", direction, connection)),
     )
 
 
@@ -180,7 +192,7 @@ def _peer_matches(cluster: Cluster, policy: Object, peer: Object | None, other: 
     if peer is None:
         return True
     if peer.get("ipBlock") is not None:
-        return _block_matches(peer["ipBlock"], other)
+        return block_matches(peer["ipBlock"], other)
     pods, namespaces = peer.get("podSelector"), peer.get("namespaceSelector")
     if pods is None and namespaces is None:
         raise ValueError(
@@ -194,61 +206,6 @@ def _peer_matches(cluster: Cluster, policy: Object, peer: Object | None, other: 
     else:
         there = selects(namespaces, namespace_labels(cluster, namespace))
     return there and (pods is None or selects(pods, labels(other.who)))
-
-
-def _block_matches(block: Object, other: End) -> bool:
-    if in_block(block, other.address):
-        return True
-    if not isinstance(other.who, Node) or not same_address(other.address, other.who.gateways):
-        return False
-    if any(parsed(other.address) in ip_network(each, strict=False) for each in block.get("except") or ()):
-        return False
-    family = parsed(other.address).version
-    own = [each for each in other.who.addresses if parsed(each).version == family]
-    return any(in_block(block, each) for each in own)
-
-
-def in_block(block: Object, address: str) -> bool:
-    it = parsed(address)
-    return it in ip_network(block["cidr"], strict=False) and not any(
-        it in ip_network(each, strict=False) for each in block.get("except") or ()
-    )
-
-
-def labels(manifest: Object) -> dict[str, str]:
-    return manifest["metadata"].get("labels") or {}
-
-
-def namespace_labels(cluster: Cluster, name: str) -> dict[str, str]:
-    """With its name as a label, which the API server gives to every namespace."""
-    for namespace in cluster.namespaces:
-        if namespace["metadata"]["name"] == name:
-            return {**labels(namespace), NAME_LABEL: name}
-    raise ValueError(
-        f"namespace {name!r}: a pod is there, but the cluster doesn't have it; add the Namespace"
-    )
-
-
-def selects(selector: Object, of: dict[str, str]) -> bool:
-    """Everything in it must hold; an empty one selects all."""
-    return all(
-        of.get(label) == value for label, value in (selector.get("matchLabels") or {}).items()
-    ) and all(_holds(each, of) for each in selector.get("matchExpressions") or ())
-
-
-def _holds(expression: Object, of: dict[str, str]) -> bool:
-    """What has no such label is NotIn anything."""
-    label, operator, values = expression["key"], expression["operator"], expression.get("values") or ()
-    match operator:
-        case "In":
-            return label in of and of[label] in values
-        case "NotIn":
-            return label not in of or of[label] not in values
-        case "Exists":
-            return label in of
-        case "DoesNotExist":
-            return label not in of
-    raise ValueError(f"matchExpressions: operator {operator!r}; give In, NotIn, Exists or DoesNotExist")
 
 
 def _port_matches(
@@ -269,19 +226,3 @@ def _port_matches(
         return connection.port == named_port(target, wanted, connection.protocol)
     last = port.get("endPort")
     return bool(wanted <= connection.port <= (wanted if last is None else last))
-
-
-def named_port(pod: Object, name: str, protocol: str) -> int | None:
-    """The number behind a name in this pod. None: it has no such port, or one name for several numbers.
-
-    Init containers count if they go on running beside the others (restartPolicy: Always).
-    """
-    spec = pod["spec"]
-    sidecars = [each for each in spec.get("initContainers") or () if each.get("restartPolicy") == "Always"]
-    numbers = {
-        port["containerPort"]
-        for container in (*(spec.get("containers") or ()), *sidecars)
-        for port in container.get("ports") or ()
-        if port.get("name") == name and (port.get("protocol") or "TCP") == protocol
-    }
-    return next(iter(numbers)) if len(numbers) == 1 else None

@@ -24,6 +24,7 @@ class Node:
     name: str
     addresses: tuple[str, ...]
     gateways: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Cluster:
     pods: tuple[Object, ...] = ()
     policies: tuple[Object, ...] = ()
     nodes: tuple[Node, ...] = ()
+    cluster_policies: tuple[Object, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,18 @@ def test_all_that_is_deployed() -> None:
     assert set(objects()) - set(fewer) == {*gone, "ValidatingAdmissionPolicyBinding/ovsnet-agent"}
 
 
+def test_the_kind_of_cluster_policies_is_installed_when_asked() -> None:
+    more = objects("clusterNetworkPolicy=true")
+    (name,) = more.keys() - objects().keys()
+    assert name == "CustomResourceDefinition/clusternetworkpolicies.policy.networking.k8s.io"
+    spec = more[name]["spec"]
+    (version,) = spec["versions"]
+    followed = next(each for each in RESOURCES if each.optional)
+    path = f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}"
+    assert (followed.path, followed.reader.kind) == (path, spec["names"]["kind"])
+    assert problems("clusterNetworkPolicy=yes")
+
+
 def test_every_object_is_in_the_chosen_namespace() -> None:
     found = objects("namespace=net")
     assert {each["metadata"].get("namespace", "net") for each in found.values()} == {"net"}
@@ -81,7 +93,15 @@ def test_an_agent_may_write_nodes_and_events_alone() -> None:
         ("events", "create"),
         ("events", "patch"),
     }
-    seen = {"nodes", "services", "endpointslices", "networkpolicies", "namespaces", "pods"}
+    seen = {
+        "nodes",
+        "services",
+        "endpointslices",
+        "networkpolicies",
+        "clusternetworkpolicies",
+        "namespaces",
+        "pods",
+    }
     assert {resource for resource, _ in may - writing} == seen
     # Single ones it never asks for.
     assert {resource for resource, verb in may if verb == "get"} == {"nodes", "services", "endpointslices"}

@@ -13,9 +13,22 @@ from ovsnet import names, resources
 from ovsnet.agent.policing import Policing
 from ovsnet.errors import SwitchUnavailable, TryAgain
 from ovsnet.model import Pod
-from ovsnet.policymodel import LabelledPod, NetworkPolicy, Operator, PolicyRule, Requirement, Selector
+from ovsnet.policymodel import (
+    Action,
+    ClusterNetworkPolicy,
+    ClusterRule,
+    LabelledPod,
+    NetworkPolicy,
+    Operator,
+    PolicyRule,
+    Requirement,
+    Selector,
+    Subject,
+    Tier,
+)
 from ovsnet.render import Renderer
 from ovsnet.store import Snapshot
+from ovsnet.store.clusterpolicies import EVERYBODY
 
 APP = Selector(requirements=(Requirement(key="app", operator=Operator.IN, values=frozenset({"web"})),))
 WEB = LabelledPod(namespace="default", name="web", labels={"app": "web"})
@@ -112,6 +125,33 @@ async def test_a_pod_that_the_store_does_not_know_is_not_admitted() -> None:
         TryAgain, match=r"pod default/web are not known.*NetworkPolicy default/p selects by labels"
     ):
         await world.policing.admit("default/web")
+
+
+async def test_a_cluster_policy_may_ask_for_labels_too() -> None:
+    world = World()
+    shut = ClusterNetworkPolicy(
+        name="shut",
+        tier=Tier.ADMIN,
+        priority=0,
+        subject=Subject(pods=APP),
+        egress=(ClusterRule(action=Action.DENY, peers=EVERYBODY),),
+    )
+
+    def known(*pods: LabelledPod) -> Snapshot:
+        found = {each.key: each for each in pods}
+        return Snapshot(nodes={}, problems={}, version=1, cluster_policies={"shut": shut}, pods=found)
+
+    await world.policing.follow(known(), unknown=False)
+    with pytest.raises(
+        TryAgain, match="no Pod of that name, and ClusterNetworkPolicy shut selects by labels"
+    ):
+        await world.policing.admit("default/web")
+    await world.policing.follow(known(WEB), unknown=False)
+    await world.policing.admit("default/web")
+    world.pods.append(attached("web", 5))
+    changed = world.policing.update()
+    assert names.cookie("clusterrule", "shut egress[0]") in changed
+    assert doubted(world) == set(), "it came with it"
 
 
 async def test_nobody_waits_for_labels_that_mean_nothing() -> None:

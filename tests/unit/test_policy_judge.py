@@ -23,6 +23,7 @@ from ovsnet.policyjudge import Judge, Side, Why, World
 from ovsnet.policymodel import Direction
 from ovsnet.servicemodel import Protocol
 from ovsnet.store import manifest
+from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.labelledpods import PodReader
 from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.policies import PolicyReader
@@ -33,7 +34,7 @@ CASES = load()
 def world(cluster: Cluster) -> World:
     """As its first node sees it."""
     node = cluster.nodes[0].name
-    everything = [*cluster.namespaces, *cluster.pods, *cluster.policies]
+    everything = [*cluster.namespaces, *cluster.pods, *cluster.policies, *cluster.cluster_policies]
     contents = manifest.read("\n---\n".join(map(json.dumps, everything)), "cluster")
     assert not contents.problems
     pods = manifest.of(contents.objects, PodReader)
@@ -45,6 +46,7 @@ def world(cluster: Cluster) -> World:
                 for gateway in each.gateways
             ),
             addresses=tuple(map(ipaddress.ip_address, each.addresses)),
+            labels=dict(each.labels),
         )
         for each in cluster.nodes
     }
@@ -53,6 +55,7 @@ def world(cluster: Cluster) -> World:
     }
     return World(
         policies=manifest.of(contents.objects, PolicyReader),
+        cluster_policies=manifest.of(contents.objects, ClusterPolicyReader),
         namespaces=manifest.of(contents.objects, NamespaceReader),
         pods=pods,
         nodes=nodes,
@@ -63,7 +66,14 @@ def world(cluster: Cluster) -> World:
 
 def judge_of(seen: World) -> Judge:
     derived = Policies()
-    derived.update(seen.policies, seen.namespaces, seen.pods, seen.local, policies.node_addresses(seen.nodes))
+    derived.update(
+        seen.policies,
+        seen.namespaces,
+        seen.pods,
+        seen.local,
+        policies.node_addresses(seen.nodes),
+        seen.cluster_policies,
+    )
     return Judge(derived, seen.nodes)
 
 
@@ -93,6 +103,10 @@ def check(cluster: Cluster, connections: Iterable[Connection]) -> None:
 def agrees(found: Side, expected: Expected, words: str) -> None:
     assert found.allowed is expected.allows, words
     assert tuple(each.key for each in found.isolating) == tuple(sorted(expected.isolated_by)), words
+    decided = None if found.decided is None else (found.decided.action.value, found.decided.key)
+    assert decided == (expected.decision and (expected.decision.action, expected.decision.rule)), words
+    if decided is not None:
+        return
     rule = None if found.rule is None else policywords.rule_title(found.rule, found.direction)
     assert rule in expected.allowed_by if expected.allowed_by else rule is None, words
 

@@ -96,7 +96,7 @@ def test_order_means_nothing(cluster: Cluster, data: st.DataObject) -> None:
 
 @given(cluster=clusters())
 def test_without_policies_all_is_allowed(cluster: Cluster) -> None:
-    assert all(_allowed(replace(cluster, policies=()), _questions(cluster)))
+    assert all(_allowed(replace(cluster, policies=(), cluster_policies=()), _questions(cluster)))
 
 
 @given(cluster=clusters(), data=st.data())
@@ -106,7 +106,7 @@ def test_a_pod_in_a_namespace_without_policies_allows_everything(
     quiet = _first_namespace(cluster)
     policies = tuple(each for each in cluster.policies if each["metadata"]["namespace"] != quiet)
     for question in _questions(cluster):
-        found = verdict(replace(cluster, policies=policies), question)
+        found = verdict(replace(cluster, policies=policies, cluster_policies=()), question)
         for end, side in ((question.source, found.egress), (question.destination, found.ingress)):
             if isinstance(end.who, dict) and end.who["metadata"]["namespace"] == quiet:
                 assert side.allows
@@ -117,7 +117,9 @@ def test_a_pod_in_a_namespace_without_policies_allows_everything(
 def test_deny_all_leaves_a_pod_itself_and_its_node(cluster: Cluster) -> None:
     names = [each["metadata"]["name"] for each in cluster.namespaces]
     denied = replace(
-        cluster, policies=tuple(policy(name, "none", {"podSelector": {}, **BOTH}) for name in names)
+        cluster,
+        policies=tuple(policy(name, "none", {"podSelector": {}, **BOTH}) for name in names),
+        cluster_policies=(),
     )
     for question in _questions(cluster):
         one, other = question.source.who, question.destination.who
@@ -141,7 +143,7 @@ def test_changes_do_something_and_keep_it_a_cluster(history: tuple[Cluster, tupl
     for step in steps:
         before, now = now, step.after(now)
         _check(now)
-        kept = {str(each) for each in (*now.pods, *now.policies, *now.namespaces)}
+        kept = {str(each) for each in (*now.pods, *now.policies, *now.cluster_policies, *now.namespaces)}
         assert all(str(each) in kept for each in step.put)
         assert not [each for each in step.gone if str(each) in kept]
         assert all(str(each) in str(before) for each in step.gone)

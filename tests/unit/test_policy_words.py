@@ -5,14 +5,16 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
+import msgspec
 import policy_manifests
 import pytest
+from cluster_policy_manifests import cluster_policy
 
 from ovsnet import pipeline, policies, policywords, resources
 from ovsnet.model import Node
 from ovsnet.policies import Policies
-from ovsnet.policymodel import Direction
-from ovsnet.policyobjects import Isolation, PolicedPod, Rule
+from ovsnet.policymodel import ClusterNetworkPolicy, Direction
+from ovsnet.policyobjects import ClusterRule, Isolation, PolicedPod, Rule
 from ovsnet.render import Renderer
 from ovsnet.store.namespaces import NAME
 
@@ -53,10 +55,15 @@ class Shown:
         nodes = policies.node_addresses(NODES)
         namespaces = {"default": policy_manifests.namespace({"name": "default", "labels": {NAME: "default"}})}
         self.policies = Policies()
-        self.policies.update({each.key: each for each in found}, namespaces, known, LOCAL, nodes)
-        names = policywords.Names(known, LOCAL, nodes)
-        self.data = policywords.shown("default/web", self.policies, names)
-        self.lines = list(policywords.lines(self.data))
+        self._given = {each.key: each for each in found}, namespaces, known, LOCAL, nodes
+        self._names = policywords.Names(known, LOCAL, nodes)
+        self.lines = self.with_cluster({})
+
+    def with_cluster(self, cluster: dict[str, ClusterNetworkPolicy]) -> list[str]:
+        """The same with these ClusterNetworkPolicies."""
+        self.policies.update(*self._given, cluster)
+        self.data = policywords.shown("default/web", self.policies, self._names)
+        return list(policywords.lines(self.data))
 
 
 def test_without_policies_nothing_is_isolated() -> None:
@@ -150,3 +157,52 @@ def test_other_flows_deny_nothing() -> None:
 def test_tables_are_those_that_there_are() -> None:
     names = {table.name for table in pipeline.tables(resources.flows_dir())}
     assert {*policywords.TABLES, *policywords.LOOKS} <= names
+
+
+def test_tiers_are_told_in_the_order_in_which_they_are_asked() -> None:
+    shown = Shown({"podSelector": {}, "policyTypes": ["Ingress"]})
+    spec: dict[str, Any] = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}
+    admin = {
+        **spec,
+        "ingress": [
+            {
+                "name": "callers",
+                "action": "Pass",
+                "from": [{"pods": {"podSelector": {"matchLabels": {"app": "db"}}}}],
+            },
+            {"action": "Deny", "from": [{"namespaces": {}}], "protocols": [{"destinationNamedPort": "http"}]},
+            {"action": "Accept", "from": [{}]},
+        ],
+    }
+    base = {**spec, "tier": "Baseline", "egress": [{"action": "Deny", "to": [{"nodes": {}}]}]}
+    found = [
+        cluster_policy(each, *expected) for each, expected in ((admin, ("must have one of",)), (base, ()))
+    ]
+    named = {
+        name: msgspec.structs.replace(each, name=name) for name, each in zip(("a", "b"), found, strict=True)
+    }
+    assert shown.with_cluster(named) == [
+        "ingress: Admin tier of ClusterNetworkPolicies, the first that matches decides",
+        "  Pass by a ingress[0] (callers): all ports and protocols",
+        "    from pods app in (db) of namespaces *",
+        "      10.244.2.6               default/db",
+        "  Deny by a ingress[1]: port http",
+        "    from pods * of namespaces *, on TCP 8080",
+        "      10.244.1.5               default/web",
+        "      10.244.2.6               default/db",
+        "  Accept by a ingress[2]: all ports and protocols",
+        "    matches nothing of this pod",
+        "ingress: isolated by NetworkPolicy default/p0; no rule allows anything",
+        "egress: Baseline tier of ClusterNetworkPolicies, the first that matches decides",
+        "  Deny by b egress[0]: all ports and protocols",
+        "    to nodes *",
+        "      10.244.1.1               node node-a",
+        "      192.0.2.11               node node-a",
+        "egress: not isolated, everything else is allowed",
+    ]
+    (rule,) = (
+        each for each in shown.policies.objects if isinstance(each, ClusterRule) and "egress" in each.key
+    )
+    assert policywords.denial(rule, 55, shown.policies) == (
+        "denied: ClusterNetworkPolicy b egress[0] denies it, in the Baseline tier"
+    )

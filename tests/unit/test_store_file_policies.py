@@ -31,6 +31,26 @@ def together(*documents: str) -> str:
     return "---\n".join(documents)
 
 
+async def test_cluster_policies_are_a_kind_like_the_others(folder: Path) -> None:
+    (folder / "node.yaml").write_text(text("a", 1))
+    spec = "{tier: Admin, priority: 1, subject: {namespaces: {}}}"
+    lock = f"kind: ClusterNetworkPolicy\nmetadata: {{name: lock}}\nspec: {spec}\n"
+    (folder / "lock.yaml").write_text(lock)
+    async with running(folder) as cluster:
+        before = await cluster.until(lambda now: bool(now.cluster_policies))
+        assert set(before.cluster_policies) == {"lock"}
+        cluster.write("more.yaml", lock.replace("lock", "more"))
+        after = await cluster.until(lambda now: len(now.cluster_policies) == 2)
+        assert after.cluster_policies["lock"] is before.cluster_policies["lock"]
+        assert after.policies is before.policies
+        # What is no policy any more leaves the last good one.
+        cluster.write("lock.yaml", lock.replace(spec, "7"))
+        spoilt = await cluster.until(lambda now: bool(now.problems))
+        assert spoilt.cluster_policies["lock"] is before.cluster_policies["lock"]
+        (folder / "lock.yaml").unlink()
+        await cluster.until(lambda now: set(now.cluster_policies) == {"more"})
+
+
 async def test_they_come_and_go_and_others_are_the_same(folder: Path) -> None:
     (folder / "node.yaml").write_text(text("a", 1))
     (folder / "shop.yaml").write_text(

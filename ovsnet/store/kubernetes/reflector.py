@@ -18,6 +18,7 @@ import msgspec
 
 from ovsnet.errors import StoreError
 from ovsnet.model import Frozen
+from ovsnet.store.kubernetes.answers import Event, Identified, Identity, Page, Status
 from ovsnet.store.kubernetes.backoff import Backoff
 from ovsnet.store.kubernetes.client import Client, Gone, Malformed, Params, Refused, Unreachable
 from ovsnet.store.reading import Readable, Reader
@@ -36,6 +37,10 @@ from a backup meanwhile may have come past our version again, which no number te
 _SHORT = 1.0
 _SHORT_TRIES = 3
 """Watches of less than that many seconds, without an event, after which something is wrong."""
+_ABSENT = (20.0, 40.0)
+"""Seconds after which a resource that the server does not have is asked for again, somewhere in between."""
+_MISSES = 2
+"""Answers that there is no such resource until its objects are taken for gone: a server that starts may err."""
 Changes = Mapping[str, Readable | None]
 
 
@@ -50,37 +55,8 @@ class Resource(Frozen):
     fields: str = ""
     """The same of fields."""
     page: int = 500
-
-
-class _Meta(msgspec.Struct, rename={"resource_version": "resourceVersion", "continue_": "continue"}):
-    resource_version: str = ""
-    continue_: str = ""
-
-
-class _Page(msgspec.Struct):
-    metadata: _Meta
-    items: list[msgspec.Raw] | None = None
-
-
-class _Event(msgspec.Struct):
-    type: str
-    object: msgspec.Raw
-
-
-class _Identity(msgspec.Struct, rename={"resource_version": "resourceVersion"}):
-    name: str = ""
-    namespace: str = ""
-    resource_version: str = ""
-
-
-class _Identified(msgspec.Struct):
-    metadata: _Identity
-
-
-class _Status(msgspec.Struct):
-    code: int = 0
-    message: str = ""
-    reason: str = ""
+    optional: bool = False
+    """The server may not have it: an API that people install, or not."""
 
 
 class _Found:
@@ -118,6 +94,7 @@ class Reflector:
         """When the server last was there, by the clock of `time.monotonic`."""
         self._breaks = 0
         self._shorts = 0
+        self._misses = 0
         self._backoff = Backoff()
         self._retry = asyncio.Event()
 
@@ -140,11 +117,18 @@ class Reflector:
             try:
                 if not self._version:
                     await self.list()
-                await self._watch()
+                if self._version:
+                    await self._watch()
+                else:
+                    await asyncio.sleep(random.uniform(*_ABSENT))  # noqa: S311 - no secret
             except Gone:
                 self._version = ""
                 await asyncio.sleep(self._backoff.next())
             except StoreError as error:
+                if self._is_absent(error):
+                    self._version = ""
+                    await asyncio.sleep(self._backoff.next())
+                    continue
                 self._trouble(self, error)
                 if isinstance(error, Refused):
                     await asyncio.sleep(self._backoff.next(error.retry_after))
@@ -160,13 +144,13 @@ class Reflector:
     async def list(self) -> None:
         """Replaces all that is known by a complete list. Raises StoreError, and nothing has changed then."""
         try:
-            found, version = await self._pages(self.resource.page)
-        except Gone:
-            # Between two pages the server has forgotten the first one's moment.
-            try:
-                found, version = await self._pages(self.resource.page)
-            except Gone:
-                found, version = await self._pages(0)
+            found, version = await self._whole()
+        except Refused as error:
+            if not self._is_absent(error):
+                raise
+            self._miss()
+            return
+        self._misses = 0
         before, self._known = self._known, found
         changes: dict[str, Readable | None] = dict.fromkeys(before.objects.keys() - found.objects.keys())
         changes |= {key: each for key, each in found.objects.items() if before.objects.get(key) is not each}
@@ -176,6 +160,31 @@ class Reflector:
         self._trouble(self, None)
         if changes or first or before.problems != found.problems:
             self._changed(self, changes)
+
+    def _is_absent(self, error: StoreError) -> bool:
+        return self.resource.optional and isinstance(error, Refused) and error.status == 404
+
+    def _miss(self) -> None:
+        """The server does not have the resource: there are none, which is no trouble."""
+        self._misses += 1
+        self._contact = time.monotonic()
+        self._trouble(self, None)
+        if self._known.objects and self._misses < _MISSES:
+            return
+        gone, first = dict.fromkeys(self._known.objects), not self.complete
+        self._known, self.complete = _Found(), True
+        if gone or first:
+            self._changed(self, gone)
+
+    async def _whole(self) -> tuple[_Found, str]:
+        try:
+            return await self._pages(self.resource.page)
+        except Gone:
+            # Between two pages the server has forgotten the first one's moment.
+            try:
+                return await self._pages(self.resource.page)
+            except Gone:
+                return await self._pages(0)
 
     async def _pages(self, limit: int) -> tuple[_Found, str]:
         """All objects, and the version that they are of."""
@@ -191,7 +200,7 @@ class Reflector:
             if not token:
                 return found, page.metadata.resource_version
 
-    async def _page(self, limit: int, token: str = "") -> _Page:
+    async def _page(self, limit: int, token: str = "") -> Page:
         params: dict[str, str | int] = self._selected()
         if limit:
             params["limit"] = limit
@@ -199,7 +208,7 @@ class Reflector:
             params["continue"] = token
         body = await self._client.get(self.resource.path, params)
         try:
-            page = msgspec.json.decode(body, type=_Page)
+            page = msgspec.json.decode(body, type=Page)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._malformed(f"not a list: {error}") from error
         if not page.metadata.resource_version:
@@ -266,9 +275,9 @@ class Reflector:
 
     def _event(self, line: bytes) -> None:
         try:
-            event = msgspec.json.decode(line, type=_Event)
+            event = msgspec.json.decode(line, type=Event)
             if event.type == "ERROR":
-                raise self._refused(msgspec.json.decode(event.object, type=_Status))
+                raise self._refused(msgspec.json.decode(event.object, type=Status))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._malformed(f"not an event: {error}") from error
         identity = self._identity(event.object)
@@ -282,11 +291,11 @@ class Reflector:
             raise self._malformed(f"an event of type {event.type[:40]!r}")
         self._version = identity.resource_version
 
-    def _refused(self, status: _Status) -> Refused:
+    def _refused(self, status: Status) -> Refused:
         kind = Gone if status.code == 410 or status.reason in ("Expired", "Gone") else Refused
         return kind(f"{self._client.title}: watch {self.resource.plural}: {status.message}", status.code)
 
-    def _apply(self, raw: msgspec.Raw, identity: _Identity) -> None:
+    def _apply(self, raw: msgspec.Raw, identity: Identity) -> None:
         known = self._known
         one = _Found()
         key = self._read(raw, identity, one)
@@ -304,13 +313,13 @@ class Reflector:
         if gone is not None or problem is not None:
             self._changed(self, {key: None} if gone is not None else {})
 
-    def _identity(self, raw: msgspec.Raw) -> _Identity:
+    def _identity(self, raw: msgspec.Raw) -> Identity:
         try:
-            return msgspec.json.decode(raw, type=_Identified).metadata
+            return msgspec.json.decode(raw, type=Identified).metadata
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._malformed(f"not an object: {error}") from error
 
-    def _read(self, raw: msgspec.Raw, identity: _Identity, into: _Found) -> str:
+    def _read(self, raw: msgspec.Raw, identity: Identity, into: _Found) -> str:
         """One object, as it is now or as it was when it was last in order; its key."""
         if not identity.name:
             raise self._malformed("an object without a name")
@@ -359,7 +368,7 @@ class _Turn:
             self._end = time.perf_counter() + _SLICE
 
 
-def _key(identity: _Identity) -> str:
+def _key(identity: Identity) -> str:
     return f"{identity.namespace}/{identity.name}" if identity.namespace else identity.name
 
 

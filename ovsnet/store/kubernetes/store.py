@@ -1,8 +1,8 @@
-"""The `kubernetes` store: six kinds followed, one snapshot.
+"""The `kubernetes` store: seven kinds followed, one snapshot.
 
 Owns the snapshot and what is said about it in the log: each problem once. There is none before every kind has been
 listed once; while the API server is away the last one stays. Pods and namespaces are followed from the first
-NetworkPolicy on, since nothing else needs them and pods are most of what a cluster tells; a snapshot with policies has
+policy on, since nothing else needs them and pods are most of what a cluster tells; a snapshot with policies has
 all of them, and until they are there the one before stays. Changes that come together are one snapshot. Never talks to
 the server itself (`client`, `reflector`) nor settles who is right (`cluster`, `frontends`). Called by the agent and,
 for one look, by the inspection commands.
@@ -21,9 +21,10 @@ import msgspec
 from ovsnet.errors import StoreError
 from ovsnet.mappings import different
 from ovsnet.model import Node
-from ovsnet.policymodel import LabelledPod, Namespace, NetworkPolicy
+from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Service
 from ovsnet.store import Facts, Snapshot, cluster
+from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.kubernetes.access import Source
 from ovsnet.store.kubernetes.client import Client, Unreachable
@@ -54,6 +55,12 @@ RESOURCES = (
     Resource(
         plural="networkpolicies", path="/apis/networking.k8s.io/v1/networkpolicies", reader=PolicyReader
     ),
+    Resource(
+        plural="clusternetworkpolicies",
+        path="/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
+        reader=ClusterPolicyReader,
+        optional=True,
+    ),
 )
 SELECTED = (
     Resource(plural="namespaces", path="/api/v1/namespaces", reader=NamespaceReader),
@@ -83,9 +90,8 @@ class KubernetesStore:
         self.client = Client(source)
         self._snapshot: Snapshot | None = None
         self._subscribers: list[Callable[[], None]] = []
-        self._nodes, self._services, self._slices, self._policies = self._always = self._made(
-            RESOURCES, silence
-        )
+        self._always = self._made(RESOURCES, silence)
+        self._nodes, self._services, self._slices, self._policies, self._cluster_policies = self._always
         self._namespaces, self._pods = self._selected = self._made(SELECTED, silence)
         self._reflectors = self._always + self._selected
         self._wanted = asyncio.Event()
@@ -136,7 +142,8 @@ class KubernetesStore:
 
     async def _follow_selected(self) -> None:
         await self._wanted.wait()
-        log.info("there are NetworkPolicies: all pods and namespaces are followed from now on")
+        kind = "NetworkPolicies" if self._policies.objects else "ClusterNetworkPolicies"
+        log.info("there are %s: all pods and namespaces are followed from now on", kind)
         async with asyncio.TaskGroup() as tasks:
             for reflector in self._selected:
                 tasks.create_task(reflector.run())
@@ -156,7 +163,7 @@ class KubernetesStore:
         """One complete list of each kind, without a word in the log. Not while `run` runs. Raises StoreError."""
         try:
             await asyncio.gather(*(each.list() for each in self._always))
-            if self._policies.objects:
+            if self._has_policies:
                 await asyncio.gather(*(each.list() for each in self._selected))
         finally:
             await self.client.close()
@@ -165,8 +172,12 @@ class KubernetesStore:
     def _note(self, reflector: Reflector, changes: Changes) -> None:
         self._changes[reflector].update(changes)
         self._dirty.set()
-        if reflector is self._policies and reflector.objects:
+        if self._has_policies:
             self._wanted.set()
+
+    @property
+    def _has_policies(self) -> bool:
+        return bool(self._policies.objects or self._cluster_policies.objects)
 
     def _trouble(self, reflector: Reflector, error: StoreError | None) -> None:
         """error: None when all is well."""
@@ -204,7 +215,7 @@ class KubernetesStore:
                 )
 
     def _complete(self) -> bool:
-        wanted = self._reflectors if self._policies.objects else self._always
+        wanted = self._reflectors if self._has_policies else self._always
         return all(each.complete for each in wanted)
 
     def _publish(self, now: Snapshot) -> None:
@@ -231,6 +242,9 @@ class KubernetesStore:
             services=self._frontends.services,
             slices=_changed(before.slices, changes[self._slices], EndpointSlice),
             policies=_changed(before.policies, changes[self._policies], NetworkPolicy),
+            cluster_policies=_changed(
+                before.cluster_policies, changes[self._cluster_policies], ClusterNetworkPolicy
+            ),
             namespaces=_changed(before.namespaces, changes[self._namespaces], Namespace),
             pods=_changed(before.pods, changes[self._pods], LabelledPod),
             problems=self._problems(),

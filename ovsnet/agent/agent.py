@@ -297,6 +297,7 @@ class Agent:
         """Flows and the host's side. numbers: OpenFlow port by port name."""
         await self.serving.follow(snapshot, self._deriving.here, unknown=self.installer.stale)
         await self.policing.follow(snapshot, unknown=self.installer.stale)
+        await self.policing.note()
         hosting = asyncio.create_task(self._sync_host(topo))
         try:
             objects = state.objects(topo, self.config.tunnels, numbers, self.pods.all())
@@ -305,6 +306,7 @@ class Agent:
             # Nothing in between: what a request asks for now is newer.
             await self.installer.settle(self.policing.with_kept(self.serving.with_kept(rendered)))
             await self.policing.add_older(self.installer)
+            await self.policing.settle()
         except BaseException:
             await asyncio.gather(hosting, return_exceptions=True)
             raise

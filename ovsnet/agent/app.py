@@ -26,6 +26,7 @@ from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.marks import Marks
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.policing import Policing
 from ovsnet.agent.recovery import Recovery
@@ -109,7 +110,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
     pods = Pods(config)
-    policing = Policing(openflow, renderer, pods.all)
+    policing = Policing(openflow, renderer, pods.all, Marks(ovsdb))
     attachments = Attachments(
         config,
         pods,

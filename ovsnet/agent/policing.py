@@ -1,8 +1,8 @@
 """The policies of this node's pods, from the store's snapshots or, while there is none, from the switch.
 
 Owns what has been derived from policies, and whether a pod's are known. A pod gets its policies in the bundle with
-its flows. An agent that starts while its store is away goes on with what an earlier one has installed. Called by the
-agent's loop and by `attachments`.
+its flows. An agent that starts while its store is away goes on with what an earlier one has installed, and where the
+switch has lost that, with what OVSDB remembers (`marks`). Called by the agent's loop and by `attachments`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from ovsnet import names, policies
 from ovsnet.agent.drift import cookie_in
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.marks import Directions, Marks, isolation_of, word
 from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
 from ovsnet.model import IPAddress, Node, Pod
 from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policies import Policies
 from ovsnet.policygroups import NodeAddresses
-from ovsnet.policyobjects import OlderConnections, PolicyObject
+from ovsnet.policyobjects import OlderConnections, PolicedPod, PolicyObject
 from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
 from ovsnet.store import Snapshot
 from ovsnet.switch import conntrack
@@ -30,6 +31,8 @@ log = logging.getLogger("ovsnet.policies")
 
 _PATIENCE = 10.0
 """Seconds that an ADD waits for the store to tell of its pod; the runtime tries again after it."""
+_NAMED = 10
+"""Pods that a line names."""
 _OLDER = 300
 """Seconds after a pod was isolated in which its packets may be answers in connections that began before."""
 
@@ -42,11 +45,13 @@ class Policing:
         openflow: OpenFlow,
         renderer: Renderer,
         pods: Callable[[], Iterable[Pod]],
+        marks: Marks,
         patience: float = _PATIENCE,
     ) -> None:
         self._openflow = openflow
         self._renderer = renderer
         self._pods = pods
+        self._marks = marks
         self._patience = patience
         self._policies = Policies()
         self._snapshot: Snapshot | None = None
@@ -54,6 +59,8 @@ class Policing:
         self._local: dict[str, tuple[IPAddress, ...]] = {}
         self._kept: Rendered = {}
         self._remembered = False
+        self._closed: set[int] = set()
+        """Cookies of pods of which is known only that they may be isolated."""
         self._news = asyncio.Event()
         self.rendered: dict[int, Lines] = {}
         """Flows of policies, by cookie."""
@@ -72,16 +79,19 @@ class Policing:
                 await self._remember()
                 self._remembered = True
             return {}
-        if unknown and snapshot.policies:
+        renewed = unknown or bool(self._closed)
+        if renewed and snapshot.policies:
             # If vswitchd began anew, so did conntrack in user space.
             self._isolated = set()
             with contextlib.suppress(SwitchUnavailable):
-                self._isolated = {cookie_in(line) for line in await self._openflow.flows_of("policedpod")}
+                found = {cookie_in(line) for line in await self._openflow.flows_of("policedpod")}
+                self._isolated = found - self._closed
+        self._closed = set()
         if snapshot is not self._snapshot:
             self._snapshot, self._kept = snapshot, {}
             news, self._news = self._news, asyncio.Event()
             news.set()
-        return self._update(renewed=unknown)
+        return self._update(renewed=renewed)
 
     def update(self) -> dict[int, Lines]:
         """This node's pods may be others than before; the rest as `follow`."""
@@ -108,6 +118,7 @@ class Policing:
         cookies = [*await self.follow(snapshot, unknown=False)]
         await self.add_older(installer)
         if cookies:
+            await self.note()
             # As they are by now: pods come and go meanwhile.
             await installer.serve({cookie: self.rendered.get(cookie, ()) for cookie in cookies})
 
@@ -121,6 +132,34 @@ class Policing:
         except OvsnetError:
             self.older = {**older, **self.older}
             raise
+
+    async def note(self) -> None:
+        """Takes down who is about to be isolated, before flows do it."""
+        if (snapshot := self._snapshot) is not None:
+            policies = bool(snapshot.policies)
+            await self._marks.strengthen(self._ports(self._policies.isolated), policies=policies)
+
+    async def settle(self) -> None:
+        """Takes down who is isolated and who is not. Raises SwitchUnavailable or OvsnetError."""
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.unread:
+            # What could not be read may isolate.
+            return
+        marked: dict[str, Directions] = {pod.port: frozenset() for pod in self._pods()}
+        marked |= self._ports(self._policies.isolated)
+        await self._marks.settle(marked, policies=bool(snapshot.policies))
+
+    def identity(self, pod: Pod) -> dict[str, str]:
+        """What the pod's row says of its policies, which `update` has just been asked for."""
+        if self._snapshot is None:
+            return {}
+        isolated = (each for each in self._policies.isolated if each.key == pod_key(pod))
+        return {names.KEY_POLICIES: word(next(map(isolation_of, isolated), frozenset()))}
+
+    def _ports(self, isolated: Iterable[PolicedPod]) -> dict[str, Directions]:
+        """In which directions pods are isolated, by their ports."""
+        ways = {pod.key: isolation_of(pod) for pod in isolated}
+        return {pod.port: ways[key] for pod in self._pods() if (key := pod_key(pod)) in ways}
 
     async def forget(self, pod: Pod) -> None:
         """What the pod was allowed: its addresses may be others' soon. Raises SwitchUnavailable or OvsnetError."""
@@ -155,7 +194,8 @@ class Policing:
     def _unknown(self, key: str, uid: str) -> str | None:
         """Why the pod's policies are not known, in words."""
         if self._snapshot is None:
-            return "the store is away, and there were policies before" if self._kept else None
+            known_free = not self._kept and not self._marks.may_have_policies
+            return None if known_free else "the store is away, and there were policies before"
         known = self._snapshot.pods.get(key)
         if known is not None and (not uid or not known.uid or known.uid == uid):
             return None
@@ -209,6 +249,22 @@ class Policing:
             for line in await self._openflow.flows_of(kind):
                 cookie = cookie_in(line)
                 kept[cookie] = (*kept.get(cookie, ()), line)
-        self._kept = kept
         if kept:
             log.warning("policies stay as an earlier agent has installed them until the store is there")
+        there = {cookie_in(line) for line in await self._openflow.flows_of("pod")}
+        found = self._marks.closed(pod for pod in self._pods() if cookie_of(pod) not in there)
+        closed = {key: each for key, each in found.items() if cookie_of(each) not in kept}
+        self._closed = {cookie_of(each) for each in closed.values()}
+        if self._closed:
+            log.warning(
+                "the switch has lost its flows, and the store is away: %d pods that policies isolated, or that "
+                "nobody knows, reach nobody but this node until the store is there: %s",
+                len(closed),
+                ", ".join(sorted(closed)[:_NAMED]),
+            )
+        self._kept = {cookie_of(each): self._renderer.object(each) for each in closed.values()} | kept
+
+
+def pod_key(pod: Pod) -> str:
+    """The Pod's key."""
+    return f"{pod.namespace}/{pod.name}"

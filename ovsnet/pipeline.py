@@ -33,6 +33,8 @@ VERDICT = "reg5"
 packet was judged as an answer, 8 the connection is known, 16 it may be older than its policies."""
 JUDGED = "metadata"
 """Field: 1 while an answer is judged that may have to be translated back, 2 afterwards."""
+JUDGED_BITS = 32
+"""Bits of that field that are used; the other 32 are never set."""
 WHOLE = "reg11"
 """Register: 1 for fragments that conntrack has put together, as far as the datapath does."""
 KEEP_CLIENT = {4: "move:NXM_OF_IP_SRC[]->NXM_NX_REG12[]", 6: "move:NXM_NX_IPV6_SRC[]->NXM_NX_XXREG3[]"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,11 @@ class Switch:
     space it may end ovs-vswitchd (see 38-service)."""
 
 
+_CLAUSE = "conjunction("
+_CLAUSES = 2000
+"""Lists of rules that one flow is on: each takes 16 bytes of its message, of 64 KiB at most."""
+
+
 class Renderer:
     """Renders objects with the templates of one folder, for the datapath that `use` told last, else netdev.
 
@@ -167,7 +172,8 @@ class Renderer:
         lines = tuple(
             f"cookie=0x{cookie:x},{where}{line}"
             for where, macro in self._macros[kind_of(obj)]
-            for line in filter(None, map(str.strip, macro(obj).splitlines()))
+            for whole in filter(None, map(str.strip, macro(obj).splitlines()))
+            for line in _parts(whole)
         )
         self._memo[cookie] = (obj, lines)
         return lines
@@ -187,3 +193,19 @@ class Renderer:
         for cookie in self._memo.keys() - rendered.keys():
             del self._memo[cookie]
         return rendered
+
+
+def _parts(line: str) -> Iterator[str]:
+    """The flow as several, where it is on more lists of rules than an OpenFlow message takes.
+
+    Flows of one match would be one flow. So each further one also asks for a bit of `metadata` that is never set: of
+    conjunctive matches Open vSwitch takes all that a packet meets at one priority together, whatever fields they have.
+    """
+    if len(line) < _CLAUSES * len(_CLAUSE):
+        yield line
+        return
+    match, _, actions = line.partition(" actions=")
+    clauses = [_CLAUSE + each for each in actions.split(_CLAUSE)[1:]]
+    for number, at in enumerate(range(0, len(clauses), _CLAUSES)):
+        also = f",metadata=0/0x{number << pipeline.JUDGED_BITS:x}" if number else ""
+        yield f"{match}{also} actions={''.join(clauses[at : at + _CLAUSES]).rstrip(',')}"

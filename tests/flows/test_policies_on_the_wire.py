@@ -338,3 +338,42 @@ def test_what_an_address_was_allowed_can_be_forgotten(world: World, family: int)
     left = [line for line in world.known if not line.startswith("icmp")]
     assert len(left) == 3
     assert all(B1[family] in line for line in left)
+
+
+MANY = 4500
+"""More lists of rules than a flow takes, of whatever size."""
+
+
+def allowed_much() -> list[NetworkPolicy]:
+    """One pod has so many rules, one address is in so many, and one port; the last of each allows something else."""
+    by_port = [rule(PolicyPeer(pods=CLIENT), ports=[1000 + each]) for each in range(MANY)]
+    blocks = (ip_network(f"10.{9 + each // 250}.{each % 250}.0/24") for each in range(MANY))
+    by_block = [rule(PolicyPeer(block=Block(cidr=each)), ports=[80]) for each in blocks]
+    peer = [Block(cidr=ip_network(f"{each}/32")) for each in PEER_POD[:1]]
+    by_block += [rule(PolicyPeer(block=each), ports=[80]) for each in peer]
+    return [policy("server", SERVER, ingress=by_port), policy("more", SERVER, ingress=by_block)]
+
+
+def test_more_rules_for_a_pod_an_address_and_a_port_than_one_flow_takes(world: World) -> None:
+    """All count, and other policies come and go as ever."""
+    policies = allowed_much()
+    world.apply(*policies)
+    source, target = POD_2[0], POD_1[0]
+    for number in (1000, 1000 + MANY // 2, 1000 + MANY - 1):
+        world.passes("a2", first(source, target, dport=number))
+    world.is_dropped("a2", first(source, target, dport=999))
+    world.is_dropped("a2", first(source, target, dport=1000 + MANY))
+    world.is_dropped("a2", first(source, target, dport=80))
+    world.passes("peer", first(PEER_POD[0], target, dport=80))
+    world.is_dropped("peer", first(PEER_POD[0], target, dport=1000))
+    world.is_dropped("peer", first("10.244.2.10", target, dport=80))
+    lines = [line for each in world.policed.installed.values() for line in each]
+    assert max(line.count("conjunction(") for line in lines) == 2000
+    ovs = world.wire.bridge.ovs
+    switch = OpenFlow(ovs.mgmt("br-wire").removeprefix("unix:"))
+    differ = asyncio.run(switch.differences(lines))
+    assert [line for line in differ if "table=47" in line] == []
+    left = [replace(policies[0], ingress=policies[0].ingress[1:]), policies[1]] if policies[0].ingress else []
+    world.apply(*left)
+    world.is_dropped("a2", first(source, target, dport=1000))
+    world.passes("a2", first(source, target, dport=1001, sport=40002))

@@ -47,9 +47,11 @@ POLICIES = ("policedpod", "rule", "ruleaddress", "ruleports")
 """Kinds of what policies come to."""
 OLDER = "older"
 """Cookies of flows for connections that are older than their policies: they end by themselves."""
-UNRENDERED = (AFFINITY, OLDER)
+CUT = "cut"
+"""Cookies of flows that keep a connection from going on that policies deny by now: they end by themselves."""
+UNRENDERED = (AFFINITY, OLDER, CUT)
 """Of flows that are on the switch for a time, and that no state is rendered to: audits pass over them."""
-KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY, *POLICIES, OLDER)
+KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY, *POLICIES, OLDER, CUT)
 """Kinds of object that templates have macros for, and what flows learn; the index + 1 is the top byte of a cookie."""
 
 SERVED = ("service", "endpointslice")

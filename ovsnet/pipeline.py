@@ -30,7 +30,8 @@ ENDPOINT_PORT, GROUP, LEARNED, ENDPOINT = "reg5", "reg6", "reg7", "reg8"
 1 if it was learned or has just been chosen; the endpoint's address (IPv6: xxreg2, which begins with it)."""
 VERDICT = "reg5"
 """The same register, after that: what policies say of a new connection. Bits: 1 egress allows it, 2 ingress does, 4 the
-packet was judged as an answer, 8 the connection is known, 16 it may be older than its policies."""
+packet was judged as an answer, 8 the connection is known, 16 it may be older than its policies,
+32 nobody has seen it begin."""
 JUDGED = "metadata"
 """Field: 1 while an answer is judged that may have to be translated back, 2 afterwards."""
 JUDGED_BITS = 32

@@ -83,6 +83,16 @@ class Policies:
         found = self._granted(key, direction)
         return sorted(found, key=lambda each: (each.policy.name, each.rule))
 
+    def denies(
+        self, key: str, direction: Direction, other: IPAddress, protocol: Protocol | None, port: int
+    ) -> bool:
+        """Whether a pod of this node that policies isolate is not allowed a connection: with whom, to which port of
+        the end that is connected to. protocol None: a ping."""
+        allowances = self._stances.get(key, {}).get(direction)
+        if allowances is None:
+            return False
+        return not self._lists.allows(allowances, self._groups.around(other), protocol, port)
+
     def networks(self, group: Group) -> list[IPNetwork]:
         """Who is meant now, as addresses and networks."""
         return sorted(self._groups.look(group), key=lambda each: (each.version, each))

@@ -20,7 +20,7 @@ from ovsnet import names, pipeline
 from ovsnet.frontends import CLIENTS, ServiceObject
 from ovsnet.model import IPAddress, LocalNode, Peer, Pod
 from ovsnet.objects import Object
-from ovsnet.policyobjects import OlderConnections, PolicedPod, Rule, RuleAddress, RulePorts
+from ovsnet.policyobjects import CutConnection, OlderConnections, PolicedPod, Rule, RuleAddress, RulePorts
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import SliceObject
 
@@ -36,6 +36,7 @@ _KIND: dict[type, str] = {
     SliceObject: "endpointslice",
     PolicedPod: "policedpod",
     OlderConnections: "older",
+    CutConnection: "cut",
     Rule: "rule",
     RuleAddress: "ruleaddress",
     RulePorts: "ruleports",
@@ -169,14 +170,19 @@ class Renderer:
         known = self._memo.get(cookie)
         if known is not None and (known[0] is obj or known[0] == obj):
             return known[1]
-        lines = tuple(
+        lines = self.lines(obj)
+        self._memo[cookie] = (obj, lines)
+        return lines
+
+    def lines(self, obj: Object) -> Lines:
+        """The same, of what is rendered once."""
+        cookie = cookie_of(obj)
+        return tuple(
             f"cookie=0x{cookie:x},{where}{line}"
             for where, macro in self._macros[kind_of(obj)]
             for whole in filter(None, map(str.strip, macro(obj).splitlines()))
             for line in _parts(whole)
         )
-        self._memo[cookie] = (obj, lines)
-        return lines
 
     @property
     def objects(self) -> Mapping[int, Object]:

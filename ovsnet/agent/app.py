@@ -23,6 +23,7 @@ from ovsnet.agent import logs
 from ovsnet.agent.agent import Agent
 from ovsnet.agent.alone import alone
 from ovsnet.agent.attachments import Attachments
+from ovsnet.agent.cutting import Cutting
 from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
@@ -135,6 +136,9 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
         upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring),
         recovery=Recovery(ovsdb=ovsdb, links=links, read=resultcache.pods),
         policing=policing,
+        cutting=Cutting(openflow, installer, renderer, policing, config.ovsdb)
+        if config.policy.cut_denied
+        else None,
     )
     attachments.wake = agent.wake
     attachments.compare = agent.compare

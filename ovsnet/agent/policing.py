@@ -20,6 +20,7 @@ from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
 from ovsnet.model import IPAddress, Node, Pod
 from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policies import Policies
+from ovsnet.policycuts import CutJudge, denies_more
 from ovsnet.policygroups import NodeAddresses
 from ovsnet.policyobjects import OlderConnections, PolicedPod, PolicyObject
 from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
@@ -66,6 +67,8 @@ class Policing:
         """Flows of policies, by cookie."""
         self.older: dict[int, Lines] = {}
         """Flows for connections that are older than their policies, by cookie: they are to be added once."""
+        self._stricter = True
+        """Policies may deny what they did not when `stricter` was asked last."""
         self._isolated: set[int] = set()
         """Cookies of pods that were isolated before, so that conntrack knows their connections."""
 
@@ -132,6 +135,18 @@ class Policing:
         except OvsnetError:
             self.older = {**older, **self.older}
             raise
+
+    def judge(self, own: Iterable[IPAddress]) -> CutJudge | None:
+        """By the policies that are known now; None while there are none. own: the node's addresses."""
+        if self._snapshot is None:
+            return None
+        pods = {ip: key for key, ips in self._local.items() for ip in ips}
+        return CutJudge(self._policies, pods, frozenset(own))
+
+    def stricter(self) -> bool:
+        """Whether policies may deny what they did not when this was asked last."""
+        stricter, self._stricter = self._stricter, False
+        return stricter
 
     async def note(self) -> None:
         """Takes down who is about to be isolated, before flows do it."""
@@ -221,13 +236,12 @@ class Policing:
     def _render(self, news: Mapping[tuple[type, str], PolicyObject | None]) -> dict[int, Lines]:
         changed: dict[int, Lines] = {}
         for (kind, key), item in news.items():
-            if item is None:
-                cookie = cookie_for(kind, key)
-                self.rendered.pop(cookie, None)
-                changed[cookie] = ()
-            else:
-                cookie = cookie_of(item)
-                self.rendered[cookie] = changed[cookie] = self._renderer.object(item)
+            cookie = cookie_for(kind, key)
+            before = self.rendered.pop(cookie, ())
+            changed[cookie] = () if item is None else self._renderer.object(item)
+            if item is not None:
+                self.rendered[cookie] = changed[cookie]
+            self._stricter = self._stricter or denies_more(before, changed[cookie])
         return changed
 
     def _note_isolated(self, before: Mapping[str, object] | None) -> None:

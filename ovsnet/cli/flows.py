@@ -107,6 +107,8 @@ def owner(view: View, cookie: int) -> str:
     kind = names.kind_of(cookie)
     if kind == names.OLDER:
         return "connections older than policies"
+    if kind == names.CUT:
+        return "connections that policies have cut"
     if _nameless(view, kind):
         return f"{kind} ?"
     return f"unknown {kind}" if kind else "unknown"

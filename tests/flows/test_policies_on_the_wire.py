@@ -18,7 +18,7 @@ from service_cases import GATEWAY, MACS, NODE_PORT, OUTSIDE, PEER_POD, POD_1, PO
 from service_world import B1, vip
 from wire import ACK, ICMP, ICMP6, PUSH, RESET, SCTP, SYN, SYN_ACK, TCP, UDP, Arrived, Packet, Wire, about
 
-from ovsnet import names
+from ovsnet import names, policycuts
 from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policymodel import Block, NetworkPolicy, PolicyPeer
 from ovsnet.switch import conntrack
@@ -131,6 +131,7 @@ def test_what_is_allowed_is_answered_and_nothing_else_passes(
     got = world.passes("a2", first(POD_2[family], POD_1[family], protocol=protocol))
     world.passes("a1", got.answer(SYN_ACK, b"" if protocol == TCP else b"answer"))
     assert len(world.known) == 1
+    assert "mark=1" not in world.known[0]
     world.is_dropped("a1", first(POD_1[family], POD_2[family], sport=81, protocol=protocol))
     world.is_dropped("peer", first(PEER_POD[family], POD_1[family], protocol=protocol))
     if protocol == TCP:
@@ -163,6 +164,7 @@ def test_a_server_goes_on_in_a_connection_that_is_older_than_its_policies(
     if flags == PUSH:
         world.passes("a2", back.answer(ACK))
         assert len(world.known) == 1
+        assert "mark=1" in world.known[0], "nobody has seen it begin"
         world.passes("a1", got.answer(PUSH, b"more"))
 
 
@@ -338,6 +340,30 @@ def test_what_an_address_was_allowed_can_be_forgotten(world: World, family: int)
     left = [line for line in world.known if not line.startswith("icmp")]
     assert len(left) == 3
     assert all(B1[family] in line for line in left)
+
+
+@FAMILIES
+@pytest.mark.parametrize("protocol", [TCP, UDP], ids=["TCP", "UDP"])
+def test_what_has_been_cut_passes_neither_way_and_nothing_else_is_dropped(
+    world: World, family: int, protocol: int
+) -> None:
+    world.apply(policy("server", SERVER, ingress=[rule(PolicyPeer(pods=CLIENT))]))
+    got = world.passes("a2", first(POD_2[family], POD_1[family], protocol=protocol))
+    (entry,) = filter(None, map(policycuts.known, world.known))
+    body = b"" if protocol == TCP else b"answer"
+    world.passes("a1", got.answer(SYN_ACK, body))
+    lines = world.policed.renderer.lines(entry.cut)
+    assert all("_timeout=" in line for line in lines)
+    ovs = world.wire.bridge.ovs
+    ovs.ofctl("bundle", ovs.mgmt("br-wire"), "-", stdin="".join(f"flow add {line}\n" for line in lines))
+    world.wire.ask("revalidator/purge")
+    world.is_dropped("a1", got.answer(SYN_ACK, body))
+    world.is_dropped("a2", first(POD_2[family], POD_1[family], protocol=protocol))
+    world.passes("a2", first(POD_2[family], POD_1[family], protocol=protocol, sport=40001))
+    cookie = lines[0].partition(",")[0]
+    ovs.ofctl("bundle", ovs.mgmt("br-wire"), "-", stdin=f"flow delete {cookie}/-1\n")
+    world.wire.ask("revalidator/purge")
+    world.passes("a1", got.answer(SYN_ACK, body))
 
 
 MANY = 4500

@@ -29,7 +29,7 @@ from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Marks
 from ovsnet.agent.pods import Pods
-from ovsnet.agent.policing import Policing
+from ovsnet.agent.policing import Policing, pod_key
 from ovsnet.agent.recovery import Recovery
 from ovsnet.agent.reporting import eligible, figures, in_force, report
 from ovsnet.agent.upkeep import Upkeep
@@ -152,9 +152,13 @@ def _metrics(config: Config, agent: Agent) -> Metrics | None:
     """Imported only where it is asked for: the library takes time and memory."""
     if not config.metrics.port:
         return None
+    from ovsnet.agent.denials import Denials
     from ovsnet.agent.metrics import Metrics
 
-    metrics = Metrics(functools.partial(figures, agent))
+    policing = agent.policing
+    tables = {table.name: table.number for table in agent.renderer.tables}
+    denials = Denials(agent.openflow, tables, policing.denying, lambda: set(map(pod_key, agent.pods.all())))
+    metrics = Metrics(functools.partial(figures, agent), denials)
     agent.on_programmed = metrics.programmed
     return metrics
 

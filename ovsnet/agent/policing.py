@@ -22,6 +22,7 @@ from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policies import Policies
 from ovsnet.policycuts import CutJudge, denies_more
 from ovsnet.policygroups import NodeAddresses
+from ovsnet.policymodel import Direction
 from ovsnet.policyobjects import OlderConnections, PolicedPod, PolicyObject
 from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
 from ovsnet.store import Snapshot
@@ -142,6 +143,13 @@ class Policing:
             return None
         pods = {ip: key for key, ips in self._local.items() for ip in ips}
         return CutJudge(self._policies, pods, frozenset(own))
+
+    def denying(self, cookie: int, direction: Direction) -> tuple[str, list[str]] | None:
+        """The key of the isolated pod whose flows have the cookie, and the policies that isolate it so."""
+        for pod in self._policies.isolated:
+            if cookie_of(pod) == cookie:
+                return pod.key, [each.key for each in self._policies.isolating(pod.key, direction)]
+        return None
 
     def stricter(self) -> bool:
         """Whether policies may deny what they did not when this was asked last."""

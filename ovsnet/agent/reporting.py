@@ -62,5 +62,6 @@ def figures(agent: Agent) -> dict[str, float | Mapping[str, float]]:
         "drift": agent.auditor.counts,
         **agent.serving.figures(),
         **agent.policing.figures(),
+        **({"cut_connections": agent.cutting.count} if agent.cutting is not None else {}),
         **agent.store.figures(),
     }

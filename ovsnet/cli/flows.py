@@ -177,6 +177,8 @@ def _print_denied(view: View, found: list[Flow]) -> None:
     """What policies denied each pod, over all its addresses."""
     from collections import Counter
 
+    from ovsnet.policymodel import Direction
+
     denied: Counter[tuple[str, str]] = Counter()
     for flow in found:
         if (who := _denied(view, flow)) is not None:
@@ -184,4 +186,6 @@ def _print_denied(view: View, found: list[Flow]) -> None:
     if denied:
         click.echo("denied by policies; `ovsnet policy show POD` tells which")
     for (pod, direction), packets in denied.most_common():
-        click.echo(f"  pod {pod:<24} {direction:<8} {packets:>8} packets")
+        isolating = view.policies.isolating(pod, Direction(direction.capitalize()))
+        by = f"  by {', '.join(each.key for each in isolating)}" if isolating else ""
+        click.echo(f"  pod {pod:<24} {direction:<8} {packets:>8} packets{by}")

@@ -1,10 +1,12 @@
-"""`policy.cutDenied`: when policies change, connections that they deny by now end, and no others."""
+"""`policy.cutDenied`: when policies change, connections that they deny by now end, and no others; and how many packets
+policies denied."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,10 +14,12 @@ from typing import Any
 import pytest
 from lab_world import SLOWER, eventually, reconfigure
 from policies_world import API, DB, WEB, ZONE, Pair, Policed, app, policed_cluster, port
+from prometheus_client.parser import text_string_to_metric_families
 from services_world import FAMILIES, PORT, Load, vip
 
 KERNEL = pytest.mark.kernel
 pytestmark = pytest.mark.slow
+METRICS = 9477
 
 EVERYBODY = [{"ipBlock": {"cidr": each}} for each in ("0.0.0.0/0", "::/0")]
 OPEN: dict[str, Any] = {"podSelector": app("web"), "ingress": [{"from": EVERYBODY}]}
@@ -29,7 +33,7 @@ ALLOWED: tuple[Pair, ...] = (("a-api", "a-web"), ("b-api", "a-web"), ("a-api", "
 def cluster() -> Iterator[Policed]:
     with policed_cluster() as cluster:
         for node in cluster.lab.nodes:
-            reconfigure(node, policy={"cutDenied": True})
+            reconfigure(node, policy={"cutDenied": True}, metrics={"port": METRICS})
         for node in cluster.lab.nodes:
             node.await_agent(30 * SLOWER)
         cluster.put("web", ["a-web"], 1)
@@ -197,3 +201,49 @@ def test_ports_count(cluster: Policed) -> None:
             time.sleep(5.0 * SLOWER)
             ended({"tcp": [], "udp": loads["udp"]}, 80)
             went_on({"tcp": loads["tcp"], "udp": []})
+
+
+def denied(cluster: Policed, **labels: str) -> float:
+    """Packets that the node's metrics tell of."""
+    command = [sys.executable, "-I", "-S", "-c", SCRAPE, str(METRICS)]
+    text = cluster.lab.node("node-a").run(command, check=True).stdout
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "ovsnet_denied_packets_total" and labels.items() <= sample.labels.items()
+    )
+
+
+SCRAPE = """
+import sys, urllib.request
+print(urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/metrics").read().decode())
+"""
+
+
+def test_denied_packets_are_counted(cluster: Policed) -> None:
+    node = cluster.lab.node("node-a")
+    who = {"namespace": "shop", "pod": "a-web", "direction": "ingress", "policies": "shop/p0"}
+    with cluster.policies(ONLY_API):
+        cluster.expect("a-web", (*API, *DB), API)
+        before = denied(cluster, **who)
+        cluster.lab.exec("b-db", ["ping", "-c", "20", "-i", "0.05", "-W", "1", cluster.address("a-web", 4)])
+        eventually(lambda: before + 20 <= denied(cluster, **who) <= before + 40)
+        before = denied(cluster, **who)
+        # The flow is another one from then on, and its counter began anew.
+        match = f"table=48,ip,nw_dst={cluster.address('a-web', 4)}"
+        node.run(["ovs-ofctl", "-O", "OpenFlow15", "del-flows", "br-int", match], check=True)
+        eventually(
+            lambda: (
+                match.partition(",")[2].partition(",")[2]
+                in node.run(
+                    ["ovs-ofctl", "-O", "OpenFlow15", "dump-flows", "br-int", "table=48"], check=True
+                ).stdout
+            )
+        )
+        assert denied(cluster, **who) >= before
+        cluster.lab.exec("b-db", ["ping", "-c", "20", "-i", "0.05", "-W", "1", cluster.address("a-web", 4)])
+        eventually(lambda: before + 20 <= denied(cluster, **who) <= before + 40)
+        assert denied(cluster, **{**who, "direction": "egress"}) == 0
+        drops = node.run(["/run/ovsnet/bin/ovsnet", "flows", "--drops"], check=True).stdout
+        assert re.search(r"pod shop/a-web +ingress +\d+ packets  by shop/p0\n", drops), drops

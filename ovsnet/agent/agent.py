@@ -262,7 +262,6 @@ class Agent:
 
     async def sync(self) -> None:
         """Makes bridge, ports, flows and the host's side equal to what is wanted.
-
         Raises NotReady or another OvsnetError that says what is missing; what was done stays.
         """
         started = time.monotonic()
@@ -329,6 +328,7 @@ class Agent:
         """What this snapshot says is in."""
         self.complaints.only("service", self.serving.problems)
         self.complaints.only("refused", self.auditor.refusals())
+        self.complaints.only("policy", self.policing.remarks())
         if snapshot is self.store.snapshot():
             heard, self._heard = self._heard, None
             if snapshot is not None and heard is not None:

@@ -31,7 +31,7 @@ from ovsnet.agent.marks import Marks
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.policing import Policing, pod_key
 from ovsnet.agent.recovery import Recovery
-from ovsnet.agent.reporting import eligible, figures, in_force, report
+from ovsnet.agent.reporting import eligible, figures, in_force, report, wrong
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.cni import resultcache
@@ -78,7 +78,7 @@ async def _serve(config: Config, name: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     running = asyncio.create_task(agent.run())
     publishing = asyncio.create_task(
-        choice.publish(store, name, lambda: _facts(agent), agent.complaints.current)
+        choice.publish(store, name, lambda: _facts(agent), functools.partial(wrong, agent))
     )
     answering = asyncio.create_task(_answer_load_balancers(config, agent))
     stopped = asyncio.create_task(stop.wait())

@@ -24,6 +24,7 @@ from ovsnet.policycuts import CutJudge, denies_more
 from ovsnet.policygroups import NodeAddresses
 from ovsnet.policymodel import Direction
 from ovsnet.policyobjects import OlderConnections, PolicedPod, PolicyObject
+from ovsnet.policyremarks import remarks
 from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
 from ovsnet.store import Snapshot
 from ovsnet.switch import conntrack
@@ -68,6 +69,11 @@ class Policing:
         """Flows of policies, by cookie."""
         self.older: dict[int, Lines] = {}
         """Flows for connections that are older than their policies, by cookie: they are to be added once."""
+        self._lost: list[str] = []
+        """That policies of pods are not known, in words."""
+        self._remarked: tuple[object, ...] = ()
+        self._remarks: list[str] = []
+        """What was remarked last, and of what."""
         self._stricter = True
         """Policies may deny what they did not when `stricter` was asked last."""
         self._isolated: set[int] = set()
@@ -171,6 +177,23 @@ class Policing:
         marked: dict[str, Directions] = {pod.port: frozenset() for pod in self._pods()}
         marked |= self._ports(self._policies.isolated)
         await self._marks.settle(marked, policies=bool(snapshot.policies))
+
+    def remarks(self) -> list[str]:
+        """What policies of this node's pods say that means nothing, in words."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            return self._lost
+        seen = snapshot.policies, snapshot.pods, snapshot.namespaces, self._local
+        if (
+            any(one is not other for one, other in zip(seen, self._remarked, strict=False))
+            or not self._remarked
+        ):
+            self._remarked = seen
+            found = remarks(self._policies, snapshot.policies, self._local, snapshot.pods)
+            self._remarks = [
+                f"NetworkPolicy {key}: {'; '.join(lines)}" for key, lines in sorted(found.items())
+            ]
+        return self._remarks
 
     def identity(self, pod: Pod) -> dict[str, str]:
         """What the pod's row says of its policies, which `update` has just been asked for."""
@@ -278,12 +301,11 @@ class Policing:
         closed = {key: each for key, each in found.items() if cookie_of(each) not in kept}
         self._closed = {cookie_of(each) for each in closed.values()}
         if self._closed:
-            log.warning(
-                "the switch has lost its flows, and the store is away: %d pods that policies isolated, or that "
-                "nobody knows, reach nobody but this node until the store is there: %s",
-                len(closed),
-                ", ".join(sorted(closed)[:_NAMED]),
-            )
+            self._lost = [
+                f"the switch has lost its flows, and the store is away: {len(closed)} pods that policies isolated, or "
+                "that nobody knows, reach nobody but this node until the store is there: "
+                + ", ".join(sorted(closed)[:_NAMED])
+            ]
         self._kept = {cookie_of(each): self._renderer.object(each) for each in closed.values()} | kept
 
 

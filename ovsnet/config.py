@@ -210,6 +210,18 @@ class HealthzAddress(Section):
     ] = None
 
 
+class Policy(Section):
+    """How NetworkPolicies are enforced."""
+
+    cut_denied: Annotated[
+        bool,
+        Meta(
+            description="Whether a connection ends that policies have allowed, when they are changed so that they deny "
+            "it. Without, it goes on until it ends by itself, as Kubernetes leaves open."
+        ),
+    ] = False
+
+
 class Log(Section):
     """What the agent tells on standard error."""
 
@@ -336,6 +348,7 @@ class Config(Section):
             description="Where the agent learns of the cluster: a folder of manifests, or the Kubernetes API."
         ),
     ] = Store()
+    policy: Annotated[Policy, Meta(description="How NetworkPolicies are enforced.")] = Policy()
     cni_socket: Annotated[
         SocketPath,
         Meta(description="The unix socket that the CNI executable talks to; only root may."),

@@ -34,6 +34,10 @@ KEY_CIDRS = "ovsnet-cidrs"
 KEY_ADDRESSES = "ovsnet-addresses"
 KEY_ENCAP = "ovsnet-encap"
 """What the node's annotation asks for; "" if nothing."""
+KEY_POLICIES = "ovsnet-policies"
+"""On a pod's Port row: the directions in which policies isolate it, or NO_POLICIES; on the Bridge row: SOME_POLICIES if
+the cluster has any, or NO_POLICIES. Without the key nobody knows."""
+NO_POLICIES, SOME_POLICIES = "none", "some"
 KEY_RELEASED = "ovsnet-released"
 """On the Bridge row: addresses in their cool-down, "ADDRESS=UNIX_SECONDS ..."."""
 
@@ -44,9 +48,11 @@ POLICIES = (*_POLICIES, "clusterrule")
 """Kinds of what policies come to."""
 OLDER = "older"
 """Cookies of flows for connections that are older than their policies: they end by themselves."""
-UNRENDERED = (AFFINITY, OLDER)
+CUT = "cut"
+"""Cookies of flows that keep a connection from going on that policies deny by now: they end by themselves."""
+UNRENDERED = (AFFINITY, OLDER, CUT)
 """Of flows that are on the switch for a time, and that no state is rendered to: audits pass over them."""
-KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY, *_POLICIES, OLDER, "clusterrule")
+KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY, *_POLICIES, OLDER, "clusterrule", CUT)
 """Kinds of object that templates have macros for, and what flows learn; the index + 1 is the top byte of a cookie."""
 
 SERVED = ("service", "endpointslice")

@@ -32,12 +32,14 @@ VERDICT = "reg5"
 """The same register, after that: what policies say of a new connection. Bits: 1 egress allows it, 2 ingress does, 4 the
 packet was judged as an answer, 8 the connection is known, 16 it may be older than its policies. For egress and ingress,
 of ClusterNetworkPolicies: 32 and 64 the Admin tier is passed, 128 and 256 the Baseline tier is asked, 512 and 1024 a
-rule denies it."""
+rule denies it. 2048: nobody has seen the connection begin."""
 DENIED_BY = "reg6"
 """The same register as GROUP, after that: the OpenFlow priority of the rule that denies it, of egress in the lower
 half, of ingress in the upper."""
 JUDGED = "metadata"
 """Field: 1 while an answer is judged that may have to be translated back, 2 afterwards."""
+JUDGED_BITS = 32
+"""Bits of that field that are used; the other 32 are never set."""
 WHOLE = "reg11"
 """Register: 1 for fragments that conntrack has put together, as far as the datapath does."""
 KEEP_CLIENT = {4: "move:NXM_OF_IP_SRC[]->NXM_NX_REG12[]", 6: "move:NXM_NX_IPV6_SRC[]->NXM_NX_XXREG3[]"}

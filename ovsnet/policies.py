@@ -52,6 +52,11 @@ class Stance(Frozen):
     def all(self) -> frozenset[Allowance]:
         return self.tiers | (self.allowed or frozenset())
 
+    def in_order(self) -> list[tuple[Standing, Allowance]]:
+        """Of tiers, in the order in which they are asked."""
+        found = [(each.standing, each) for each in self.tiers if each.standing is not None]
+        return sorted(found, key=lambda each: -each[0].priority)
+
 
 class Decided(Frozen):
     """What one rule of a ClusterNetworkPolicy comes to for a pod."""
@@ -115,6 +120,25 @@ class Policies:
     def asks_for_labels(self, namespace: str) -> str | None:
         """A ClusterNetworkPolicy that selects pods of the namespace by their labels; None: there is none."""
         return self._tiers.selecting_by_labels(namespace, self._groups.namespaces)
+
+    def denies(
+        self, key: str, direction: Direction, other: IPAddress, protocol: Protocol | None, port: int
+    ) -> bool:
+        """Whether policies deny a pod of this node a connection: with whom, to which port of the end that is connected
+        to. protocol None: a ping."""
+        stance = self._stances.get(key, {}).get(direction)
+        if stance is None:
+            return False
+        meant = self._groups.around(other)
+        passed: Tier | None = None
+        # Where NetworkPolicies isolate it there are none of the Baseline tier, so they are asked after all of these.
+        for standing, allowance in stance.in_order():
+            if standing.tier is passed or not self._lists.mean((allowance,), meant, protocol, port):
+                continue
+            if standing.action is not Action.PASS:
+                return standing.action is Action.DENY
+            passed = standing.tier
+        return stance.allowed is not None and not self._lists.mean(stance.allowed, meant, protocol, port)
 
     def networks(self, group: Group) -> list[IPNetwork]:
         """Who is meant now, as addresses and networks."""

@@ -16,6 +16,8 @@ from ovsnet.model import Frozen, IPAddress, IPNetwork
 from ovsnet.policymodel import Block, LabelledPod, Labels, Namespace, Operator, Selector
 from ovsnet.servicemodel import Protocol
 
+_IPV4 = 32
+"""Bits of an address."""
 _Key = TypeVar("_Key", bound=Hashable)
 
 
@@ -97,6 +99,20 @@ class Groups:
     def at(self, network: IPNetwork) -> Iterable[int]:
         """The groups that it is in."""
         return self._at.get(network, ())
+
+    def around(self, address: IPAddress) -> frozenset[int]:
+        """The groups that mean the address, alone or with others."""
+        whole, size = int(address), address.max_prefixlen
+        found: set[int] = set()
+        for length in range(size + 1):
+            first = whole >> (size - length) << (size - length)
+            network = (
+                ipaddress.IPv4Network((first, length))
+                if size == _IPV4
+                else ipaddress.IPv6Network((first, length))
+            )
+            found.update(self.at(network))
+        return frozenset(found)
 
     def networks(self, number: int) -> Iterable[IPNetwork]:
         return self._networks[number]

@@ -25,6 +25,7 @@ from ovsnet.policyobjects import (
     RulePorts,
 )
 from ovsnet.policytiers import Standing
+from ovsnet.servicemodel import Protocol
 
 News = dict[tuple[type, str], PolicyObject | None]
 """Objects by type and key; None for one that is gone."""
@@ -139,6 +140,19 @@ class Lists:
     def clauses(self, allowances: Iterable[Allowance]) -> tuple[Clause, ...]:
         """That a pod has them."""
         return self._clauses((self._used[each] for each in allowances), 0)
+
+    def mean(
+        self, allowances: Iterable[Allowance], meant: frozenset[int], protocol: Protocol | None, port: int
+    ) -> bool:
+        """Whether any of them is about a connection. meant: the groups that its other end is in."""
+        return any(
+            (each.peers is None or not meant.isdisjoint(self._used[each].groups))
+            and (
+                each.ports is None
+                or any(one.protocol is protocol and one.first <= port <= one.last for one in each.ports)
+            )
+            for each in allowances
+        )
 
     # --- rules ---
 

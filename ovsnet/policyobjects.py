@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ovsnet import names
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Namespaced
 from ovsnet.policymodel import Action, Direction, Tier
 from ovsnet.servicemodel import Protocol
@@ -61,6 +62,49 @@ class OlderConnections(Namespaced):
 
     ips: tuple[IPAddress, ...]
     seconds: int
+
+
+class CutConnection(Frozen):
+    """One that was allowed and is no more. protocol None: pings, which have no ports."""
+
+    source: IPAddress
+    target: IPAddress
+    protocol: Protocol | None = None
+    source_port: int = 0
+    port: int = 0
+
+    @property
+    def key(self) -> str:
+        protocol = self.protocol.value if self.protocol else "ping"
+        return f"{protocol}/{self.source}/{self.source_port}/{self.target}/{self.port}"
+
+    @property
+    def title(self) -> str:
+        if self.protocol is None:
+            return f"pings of {self.source} to {self.target}"
+        ends = names.socket(self.source, self.source_port), names.socket(self.target, self.port)
+        return f"{self.protocol.value} {ends[0]} to {ends[1]}"
+
+    @property
+    def matches(self) -> Iterator[str]:
+        """Of its packets: in both directions, but for pings, which are not answered without."""
+        version = self.source.version
+        field = "nw" if version == 4 else "ipv6"
+        if self.protocol is None:
+            name = "icmp,icmp_type=8" if version == 4 else "icmp6,icmp_type=128"
+            yield f"{name},{field}_src={self.source},{field}_dst={self.target}"
+            return
+        name = self.protocol.value.lower() + ("" if version == 4 else "6")
+        ends = (self.source, self.source_port), (self.target, self.port)
+        for (source, source_port), (target, port) in (ends, ends[::-1]):
+            yield (f"{name},{field}_src={source},{field}_dst={target},tp_src={source_port},tp_dst={port}")
+
+    @property
+    def timeouts(self) -> str:
+        """As long as an end may still try to go on: TCP for a quarter of an hour, with pauses of up to two minutes."""
+        if self.protocol in (None, Protocol.UDP):
+            return "hard_timeout=60"
+        return "idle_timeout=180,hard_timeout=1200"
 
 
 class Rule(Frozen):
@@ -181,4 +225,4 @@ def _of(priority: int) -> str:
     return "" if priority == NETWORK_POLICY else f" of ClusterNetworkPolicies, priority {priority}"
 
 
-PolicyObject = PolicedPod | OlderConnections | Rule | ClusterRule | RuleAddress | RulePorts
+PolicyObject = PolicedPod | OlderConnections | CutConnection | Rule | ClusterRule | RuleAddress | RulePorts

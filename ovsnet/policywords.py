@@ -18,6 +18,8 @@ from ovsnet.policyobjects import ClusterRule, PolicedPod
 
 DENIED = {50: Direction.EGRESS, 40: Direction.INGRESS}
 """Which direction a pod's flows of table `verdict` deny, by priority."""
+DENIED_BY_RULE = {55: Direction.EGRESS, 45: Direction.INGRESS}
+"""The same of flows of rules of ClusterNetworkPolicies."""
 VERDICT = "verdict"
 TABLES = ("known", "police", "connection", "mirror", "egress", "ingress", VERDICT)
 """Where policies have a say."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,15 @@ from ovsnet import names, pipeline
 from ovsnet.frontends import CLIENTS, ServiceObject
 from ovsnet.model import IPAddress, LocalNode, Peer, Pod
 from ovsnet.objects import Object
-from ovsnet.policyobjects import ClusterRule, OlderConnections, PolicedPod, Rule, RuleAddress, RulePorts
+from ovsnet.policyobjects import (
+    ClusterRule,
+    CutConnection,
+    OlderConnections,
+    PolicedPod,
+    Rule,
+    RuleAddress,
+    RulePorts,
+)
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import SliceObject
 
@@ -36,6 +44,7 @@ _KIND: dict[type, str] = {
     SliceObject: "endpointslice",
     PolicedPod: "policedpod",
     OlderConnections: "older",
+    CutConnection: "cut",
     Rule: "rule",
     ClusterRule: "clusterrule",
     RuleAddress: "ruleaddress",
@@ -102,6 +111,11 @@ class Switch:
     space it may end ovs-vswitchd (see 38-service)."""
 
 
+_CLAUSE = "conjunction("
+_CLAUSES = 2000
+"""Lists of rules that one flow is on: each takes 16 bytes of its message, of 64 KiB at most."""
+
+
 class Renderer:
     """Renders objects with the templates of one folder, for the datapath that `use` told last, else netdev.
 
@@ -165,13 +179,19 @@ class Renderer:
         known = self._memo.get(cookie)
         if known is not None and (known[0] is obj or known[0] == obj):
             return known[1]
-        lines = tuple(
-            f"cookie=0x{cookie:x},{where}{line}"
-            for where, macro in self._macros[kind_of(obj)]
-            for line in filter(None, map(str.strip, macro(obj).splitlines()))
-        )
+        lines = self.lines(obj)
         self._memo[cookie] = (obj, lines)
         return lines
+
+    def lines(self, obj: Object) -> Lines:
+        """The same, of what is rendered once."""
+        cookie = cookie_of(obj)
+        return tuple(
+            f"cookie=0x{cookie:x},{where}{line}"
+            for where, macro in self._macros[kind_of(obj)]
+            for whole in filter(None, map(str.strip, macro(obj).splitlines()))
+            for line in _parts(whole)
+        )
 
     @property
     def objects(self) -> Mapping[int, Object]:
@@ -188,3 +208,19 @@ class Renderer:
         for cookie in self._memo.keys() - rendered.keys():
             del self._memo[cookie]
         return rendered
+
+
+def _parts(line: str) -> Iterator[str]:
+    """The flow as several, where it is on more lists of rules than an OpenFlow message takes.
+
+    Flows of one match would be one flow. So each further one also asks for a bit of `metadata` that is never set: of
+    conjunctive matches Open vSwitch takes all that a packet meets at one priority together, whatever fields they have.
+    """
+    if len(line) < _CLAUSES * len(_CLAUSE):
+        yield line
+        return
+    match, _, actions = line.partition(" actions=")
+    clauses = [_CLAUSE + each for each in actions.split(_CLAUSE)[1:]]
+    for number, at in enumerate(range(0, len(clauses), _CLAUSES)):
+        also = f",metadata=0/0x{number << pipeline.JUDGED_BITS:x}" if number else ""
+        yield f"{match}{also} actions={''.join(clauses[at : at + _CLAUSES]).rstrip(',')}"

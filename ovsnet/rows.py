@@ -114,6 +114,13 @@ class SetReleased(Frozen):
     value: str
 
 
+class SetPolicies(Frozen):
+    """Replace what the Bridge row and these Port rows say of policies. bridge: "" leaves the Bridge row as it is."""
+
+    bridge: str
+    ports: dict[str, str]
+
+
 class SetRestoreWait(Frozen):
     """Have vswitchd, at its next start, wait for flows; or no longer, and say when it has seen that."""
 
@@ -126,4 +133,14 @@ class KeepDevices(Frozen):
     devices: frozenset[str]
 
 
-Change = SetBridge | AddPort | SetPort | DeletePort | SetIdentity | SetReleased | SetRestoreWait | KeepDevices
+Change = (
+    SetBridge
+    | AddPort
+    | SetPort
+    | DeletePort
+    | SetIdentity
+    | SetReleased
+    | SetPolicies
+    | SetRestoreWait
+    | KeepDevices
+)

@@ -19,6 +19,7 @@ from ovsnet.agent import changes, drift
 from ovsnet.agent.auditor import Auditor
 from ovsnet.agent.bridge import Bridge
 from ovsnet.agent.complaints import Complaints
+from ovsnet.agent.cutting import Cutting
 from ovsnet.agent.deriving import Deriving
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
@@ -32,7 +33,7 @@ from ovsnet.config import Config
 from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable
 from ovsnet.host.nft import TABLE
 from ovsnet.host.notices import Notices
-from ovsnet.render import Renderer, kind_of
+from ovsnet.render import Renderer
 from ovsnet.rows import PortRow
 from ovsnet.services import Reach
 from ovsnet.state import Topology
@@ -69,6 +70,7 @@ class Agent:
         upkeep: Upkeep,
         recovery: Recovery,
         policing: Policing,
+        cutting: Cutting | None = None,
     ) -> None:
         self.config = config
         self.name = name
@@ -83,6 +85,7 @@ class Agent:
         self.upkeep = upkeep
         self.recovery = recovery
         self.policing = policing
+        self.cutting = cutting
         self.serving = Serving(openflow, renderer, config.ovsdb, self._again)
         self.topology: Topology | None = None
         self._reach = Reach()
@@ -155,6 +158,8 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.ovsdb.run())
                 tasks.create_task(self.store.run())
+                if self.cutting is not None:
+                    tasks.create_task(self.cutting.run())
                 tasks.create_task(self._bridge.watch(self.wake, self.auditor.heard, self._switch_lost))
                 await self._loop(tasks)
         finally:
@@ -223,6 +228,7 @@ class Agent:
         if changed:
             await self.installer.serve(changed)
         await self._served(snapshot)
+        self._cut()
 
     def _store_changed(self) -> None:
         if self._heard is None:
@@ -256,11 +262,10 @@ class Agent:
 
     async def sync(self) -> None:
         """Makes bridge, ports, flows and the host's side equal to what is wanted.
-
         Raises NotReady or another OvsnetError that says what is missing; what was done stays.
         """
         started = time.monotonic()
-        # One for all that follows: what comes meanwhile is news for the next time.
+        # One for all: what comes meanwhile is news for the next time.
         snapshot = self.store.snapshot()
         if snapshot is not None and self._adopted and not self.installer.stale:
             await self.policing.enforce(snapshot, self.installer)
@@ -292,11 +297,18 @@ class Agent:
             log.info("node %s is ready: %d pods", self.name, len(self.pods.all()))
             self.on_ready()
         self.topology = topo
+        self._cut()
+
+    def _cut(self) -> None:
+        """Policies are in: what they deny by now may have to end."""
+        if self.cutting and self.topology:
+            self.cutting.tell(self.topology, self._bridge.datapath)
 
     async def _program(self, topo: Topology, numbers: Mapping[str, int], snapshot: Snapshot | None) -> None:
         """Flows and the host's side. numbers: OpenFlow port by port name."""
         await self.serving.follow(snapshot, self._deriving.here, unknown=self.installer.stale)
         await self.policing.follow(snapshot, unknown=self.installer.stale)
+        await self.policing.note()
         hosting = asyncio.create_task(self._sync_host(topo))
         try:
             objects = state.objects(topo, self.config.tunnels, numbers, self.pods.all())
@@ -305,6 +317,7 @@ class Agent:
             # Nothing in between: what a request asks for now is newer.
             await self.installer.settle(self.policing.with_kept(self.serving.with_kept(rendered)))
             await self.policing.add_older(self.installer)
+            await self.policing.settle()
         except BaseException:
             await asyncio.gather(hosting, return_exceptions=True)
             raise
@@ -314,7 +327,8 @@ class Agent:
     async def _served(self, snapshot: Snapshot | None) -> None:
         """What this snapshot says is in."""
         self.complaints.only("service", self.serving.problems)
-        self.complaints.only("refused", self._refusals())
+        self.complaints.only("refused", self.auditor.refusals())
+        self.complaints.only("policy", self.policing.remarks())
         if snapshot is self.store.snapshot():
             heard, self._heard = self._heard, None
             if snapshot is not None and heard is not None:
@@ -323,22 +337,10 @@ class Agent:
         try:
             await self.serving.forget(self._bridge.datapath)
         except OvsnetError as error:
-            # Flows are in: pods can be served all the same.
             self.complaints.about("conntrack", f"connections to endpoints that are gone stay known: {error}")
             asyncio.get_running_loop().call_later(_PERIOD, self._again)
         else:
             self.complaints.over("conntrack")
-
-    def _refusals(self) -> list[str]:
-        """Objects that the switch refuses, in words."""
-        if not self.installer.refused:
-            return []
-        objects = self.renderer.objects
-        return [
-            f"{kind_of(obj)} {obj.title} has no flows: {error}"
-            for cookie, error in self.installer.refused.items()
-            if (obj := objects.get(cookie)) is not None
-        ]
 
     async def _sync_host(self, topo: Topology) -> None:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)

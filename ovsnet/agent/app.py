@@ -23,13 +23,15 @@ from ovsnet.agent import logs
 from ovsnet.agent.agent import Agent
 from ovsnet.agent.alone import alone
 from ovsnet.agent.attachments import Attachments
+from ovsnet.agent.cutting import Cutting
 from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.marks import Marks
 from ovsnet.agent.pods import Pods
-from ovsnet.agent.policing import Policing
+from ovsnet.agent.policing import Policing, pod_key
 from ovsnet.agent.recovery import Recovery
-from ovsnet.agent.reporting import eligible, figures, in_force, report
+from ovsnet.agent.reporting import eligible, figures, in_force, report, wrong
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.cni import resultcache
@@ -76,7 +78,7 @@ async def _serve(config: Config, name: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     running = asyncio.create_task(agent.run())
     publishing = asyncio.create_task(
-        choice.publish(store, name, lambda: _facts(agent), agent.complaints.current)
+        choice.publish(store, name, lambda: _facts(agent), functools.partial(wrong, agent))
     )
     answering = asyncio.create_task(_answer_load_balancers(config, agent))
     stopped = asyncio.create_task(stop.wait())
@@ -109,7 +111,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
     pods = Pods(config)
-    policing = Policing(openflow, renderer, pods.all)
+    policing = Policing(openflow, renderer, pods.all, Marks(ovsdb))
     attachments = Attachments(
         config,
         pods,
@@ -134,6 +136,9 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
         upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring),
         recovery=Recovery(ovsdb=ovsdb, links=links, read=resultcache.pods),
         policing=policing,
+        cutting=Cutting(openflow, installer, renderer, policing, config.ovsdb)
+        if config.policy.cut_denied
+        else None,
     )
     attachments.wake = agent.wake
     attachments.compare = agent.compare
@@ -147,9 +152,13 @@ def _metrics(config: Config, agent: Agent) -> Metrics | None:
     """Imported only where it is asked for: the library takes time and memory."""
     if not config.metrics.port:
         return None
+    from ovsnet.agent.denials import Denials
     from ovsnet.agent.metrics import Metrics
 
-    metrics = Metrics(functools.partial(figures, agent))
+    policing = agent.policing
+    tables = {table.name: table.number for table in agent.renderer.tables}
+    denials = Denials(agent.openflow, tables, policing.denying, lambda: set(map(pod_key, agent.pods.all())))
+    metrics = Metrics(functools.partial(figures, agent), denials)
     agent.on_programmed = metrics.programmed
     return metrics
 

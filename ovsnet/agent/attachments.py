@@ -107,7 +107,8 @@ class Attachments:
         # In one bundle: its first packet meets its policies.
         flows = self._installer.begin({cookie: self._renderer.object(pod), **self._policing.update()})
         try:
-            number = await self._wiring.connect(spec, pod.ofport, state.identity(pod))
+            identity = state.identity(pod) | self._policing.identity(pod)
+            number = await self._wiring.connect(spec, pod.ofport, identity)
             await flows
             self._pods.mtus[pod.port] = spec.mtu
             if number != pod.ofport:

@@ -17,7 +17,7 @@ from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.drift import Drift, Patience, describe, is_passing
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError
-from ovsnet.render import Renderer
+from ovsnet.render import Renderer, kind_of
 from ovsnet.switch.monitor import Change, GroupChange
 
 log = logging.getLogger("ovsnet.drift")
@@ -157,3 +157,14 @@ class Auditor:
                     subject,
                     pause,
                 )
+
+    def refusals(self) -> list[str]:
+        """Objects that the switch refuses, in words."""
+        if not self._installer.refused:
+            return []
+        objects = self._renderer.objects
+        return [
+            f"{kind_of(obj)} {obj.title} has no flows: {error}"
+            for cookie, error in self._installer.refused.items()
+            if (obj := objects.get(cookie)) is not None
+        ]

@@ -140,6 +140,11 @@ class Installer:
         async with self._applying:
             await self._bundle([f"flow add {line}" for line in lines])
 
+    async def end(self, cookies: Iterable[int]) -> None:
+        """Removes flows that were added with `once`. Raises like `change`."""
+        async with self._applying:
+            await self._bundle([f"flow delete cookie=0x{each:x}/-1" for each in cookies])
+
     async def audit(self) -> list[str] | None:
         """How the switch differs from what was installed, as `ovs-ofctl diff-flows` says it: - has, + lacks.
 

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ovsnet.agent import web
+from ovsnet.agent.denials import Denials, Denied
 
 log = logging.getLogger("ovsnet.agent")
 
@@ -37,18 +38,24 @@ GAUGES = {
 }
 COUNTERS = {
     "flow_modifications": ("Flows and groups written or removed since the start.", ""),
+    "cut_connections": ("Connections that changed policies have ended; see policy.cutDenied.", ""),
     "drift": ("What others changed and was put right, by kind.", "kind"),
     "api_requests": ("Requests to the Kubernetes API, by verb.", "verb"),
     "api_received_bytes": ("Bytes of the Kubernetes API's answers.", ""),
 }
 
 
-class Metrics:
-    """read: gives the figures named in GAUGES and COUNTERS; those that there are not are left out."""
+DENIED_PACKETS = "Packets that policies denied, by the pod whose policies they are, direction and policies."
 
-    def __init__(self, read: Callable[[], Figures]) -> None:
+
+class Metrics:
+    """read: gives the figures named in GAUGES and COUNTERS; those that there are not are left out. denials: what
+    policies denied, which is read before each answer; None: nobody counts."""
+
+    def __init__(self, read: Callable[[], Figures], denials: Denials | None = None) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Reader(read))
+        self._registry.register(_Reader(read, denials))
+        self._denials = denials
         self._programmed = Histogram(
             "ovsnet_program_seconds",
             "Time from when the agent heard of a change until flows, groups and routes were in, by kind of object.",
@@ -80,23 +87,31 @@ class Metrics:
         if self._server is not None:
             self._server.close()
 
-    def _answer(self, path: str, _port: int) -> web.Reply:
+    async def _answer(self, path: str, _port: int) -> web.Reply:
         if path != "/metrics":
             return web.Reply("404 Not Found", "text/plain", b"only /metrics is here\n")
+        if self._denials is not None:
+            await self._denials.read()
         return web.Reply("200 OK", exposition.CONTENT_TYPE_LATEST, exposition.generate_latest(self._registry))
 
 
 class _Reader(Collector):
     """Asks for the figures when somebody asks for the metrics."""
 
-    def __init__(self, read: Callable[[], Figures]) -> None:
+    def __init__(self, read: Callable[[], Figures], denials: Denials | None) -> None:
         self._read = read
+        self._denials = denials
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
         figures = self._read()
+        if self._denials is not None:
+            denied = CounterMetricFamily("ovsnet_denied_packets", DENIED_PACKETS, labels=Denied._fields)
+            for who, packets in self._denials.sums.items():
+                denied.add_metric(who, packets)
+            yield denied
         for name, text in GAUGES.items():
             figure = figures.get(name)
             if isinstance(figure, int | float):

@@ -1,8 +1,8 @@
 """The policies of this node's pods, from the store's snapshots or, while there is none, from the switch.
 
 Owns what has been derived from policies, and whether a pod's are known. A pod gets its policies in the bundle with
-its flows. An agent that starts while its store is away goes on with what an earlier one has installed. Called by the
-agent's loop and by `attachments`.
+its flows. An agent that starts while its store is away goes on with what an earlier one has installed, and where the
+switch has lost that, with what OVSDB remembers (`marks`). Called by the agent's loop and by `attachments`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from collections.abc import Callable, Iterable, Mapping
 from ovsnet import names, policies
 from ovsnet.agent.drift import cookie_in
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.marks import Directions, Marks, isolation_of, word
 from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
 from ovsnet.model import IPAddress, Node, Pod
 from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policies import Policies
+from ovsnet.policycuts import CutJudge, denies_more
 from ovsnet.policygroups import NodeAddresses
-from ovsnet.policyobjects import OlderConnections, PolicyObject
+from ovsnet.policymodel import Direction
+from ovsnet.policyobjects import ClusterRule, OlderConnections, PolicedPod, PolicyObject
+from ovsnet.policyremarks import remarks
 from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
 from ovsnet.store import Snapshot
 from ovsnet.switch import conntrack
@@ -30,6 +34,8 @@ log = logging.getLogger("ovsnet.policies")
 
 _PATIENCE = 10.0
 """Seconds that an ADD waits for the store to tell of its pod; the runtime tries again after it."""
+_NAMED = 10
+"""Pods that a line names."""
 _OLDER = 300
 """Seconds after a pod was isolated in which its packets may be answers in connections that began before."""
 
@@ -42,11 +48,13 @@ class Policing:
         openflow: OpenFlow,
         renderer: Renderer,
         pods: Callable[[], Iterable[Pod]],
+        marks: Marks,
         patience: float = _PATIENCE,
     ) -> None:
         self._openflow = openflow
         self._renderer = renderer
         self._pods = pods
+        self._marks = marks
         self._patience = patience
         self._policies = Policies()
         self._snapshot: Snapshot | None = None
@@ -54,11 +62,20 @@ class Policing:
         self._local: dict[str, tuple[IPAddress, ...]] = {}
         self._kept: Rendered = {}
         self._remembered = False
+        self._closed: set[int] = set()
+        """Cookies of pods of which is known only that they may be isolated."""
         self._news = asyncio.Event()
         self.rendered: dict[int, Lines] = {}
         """Flows of policies, by cookie."""
         self.older: dict[int, Lines] = {}
         """Flows for connections that are older than their policies, by cookie: they are to be added once."""
+        self._lost: list[str] = []
+        """That policies of pods are not known, in words."""
+        self._remarked: tuple[object, ...] = ()
+        self._remarks: list[str] = []
+        """What was remarked last, and of what."""
+        self._stricter = True
+        """Policies may deny what they did not when `stricter` was asked last."""
         self._isolated: set[int] = set()
         """Cookies of pods that were isolated before, so that conntrack knows their connections."""
 
@@ -72,16 +89,19 @@ class Policing:
                 await self._remember()
                 self._remembered = True
             return {}
-        if unknown and snapshot.has_policies:
+        renewed = unknown or bool(self._closed)
+        if renewed and snapshot.has_policies:
             # If vswitchd began anew, so did conntrack in user space.
             self._isolated = set()
             with contextlib.suppress(SwitchUnavailable):
-                self._isolated = {cookie_in(line) for line in await self._openflow.flows_of("policedpod")}
+                found = {cookie_in(line) for line in await self._openflow.flows_of("policedpod")}
+                self._isolated = found - self._closed
+        self._closed = set()
         if snapshot is not self._snapshot:
             self._snapshot, self._kept = snapshot, {}
             news, self._news = self._news, asyncio.Event()
             news.set()
-        return self._update(renewed=unknown)
+        return self._update(renewed=renewed)
 
     def update(self) -> dict[int, Lines]:
         """This node's pods may be others than before; the rest as `follow`."""
@@ -109,6 +129,7 @@ class Policing:
         cookies = [*await self.follow(snapshot, unknown=False)]
         await self.add_older(installer)
         if cookies:
+            await self.note()
             # As they are by now: pods come and go meanwhile.
             await installer.serve({cookie: self.rendered.get(cookie, ()) for cookie in cookies})
 
@@ -122,6 +143,72 @@ class Policing:
         except OvsnetError:
             self.older = {**older, **self.older}
             raise
+
+    def judge(self, own: Iterable[IPAddress]) -> CutJudge | None:
+        """By the policies that are known now; None while there are none. own: the node's addresses."""
+        if self._snapshot is None:
+            return None
+        pods = {ip: key for key, ips in self._local.items() for ip in ips}
+        return CutJudge(self._policies, pods, frozenset(own))
+
+    def denying(self, cookie: int, direction: Direction) -> tuple[str, list[str]] | None:
+        """The key of the isolated pod whose flows have the cookie, and the policies that isolate it so; or "" and a
+        rule of a ClusterNetworkPolicy."""
+        for pod in self._policies.isolated:
+            if cookie_of(pod) == cookie:
+                return pod.key, [each.key for each in self._policies.isolating(pod.key, direction)]
+        rule = self._renderer.objects.get(cookie)
+        return ("", [rule.title]) if isinstance(rule, ClusterRule) else None
+
+    def stricter(self) -> bool:
+        """Whether policies may deny what they did not when this was asked last."""
+        stricter, self._stricter = self._stricter, False
+        return stricter
+
+    async def note(self) -> None:
+        """Takes down who is about to be isolated, before flows do it."""
+        if (snapshot := self._snapshot) is not None:
+            policies = snapshot.has_policies
+            await self._marks.strengthen(self._ports(self._policies.isolated), policies=policies)
+
+    async def settle(self) -> None:
+        """Takes down who is isolated and who is not. Raises SwitchUnavailable or OvsnetError."""
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.unread:
+            # What could not be read may isolate.
+            return
+        marked: dict[str, Directions] = {pod.port: frozenset() for pod in self._pods()}
+        marked |= self._ports(self._policies.isolated)
+        await self._marks.settle(marked, policies=snapshot.has_policies)
+
+    def remarks(self) -> list[str]:
+        """What policies of this node's pods say that means nothing, in words."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            return self._lost
+        seen = snapshot.policies, snapshot.pods, snapshot.namespaces, self._local
+        if (
+            any(one is not other for one, other in zip(seen, self._remarked, strict=False))
+            or not self._remarked
+        ):
+            self._remarked = seen
+            found = remarks(self._policies, snapshot.policies, self._local, snapshot.pods)
+            self._remarks = [
+                f"NetworkPolicy {key}: {'; '.join(lines)}" for key, lines in sorted(found.items())
+            ]
+        return self._remarks
+
+    def identity(self, pod: Pod) -> dict[str, str]:
+        """What the pod's row says of its policies, which `update` has just been asked for."""
+        if self._snapshot is None:
+            return {}
+        isolated = (each for each in self._policies.isolated if each.key == pod_key(pod))
+        return {names.KEY_POLICIES: word(next(map(isolation_of, isolated), frozenset()))}
+
+    def _ports(self, isolated: Iterable[PolicedPod]) -> dict[str, Directions]:
+        """In which directions pods are isolated, by their ports."""
+        ways = {pod.key: isolation_of(pod) for pod in isolated}
+        return {pod.port: ways[key] for pod in self._pods() if (key := pod_key(pod)) in ways}
 
     async def forget(self, pod: Pod) -> None:
         """What the pod was allowed: its addresses may be others' soon. Raises SwitchUnavailable or OvsnetError."""
@@ -156,7 +243,8 @@ class Policing:
     def _unknown(self, key: str, uid: str) -> str | None:
         """Why the pod's policies are not known, in words."""
         if self._snapshot is None:
-            return "the store is away, and there were policies before" if self._kept else None
+            known_free = not self._kept and not self._marks.may_have_policies
+            return None if known_free else "the store is away, and there were policies before"
         known = self._snapshot.pods.get(key)
         if known is not None and (not uid or not known.uid or known.uid == uid):
             return None
@@ -185,13 +273,12 @@ class Policing:
     def _render(self, news: Mapping[tuple[type, str], PolicyObject | None]) -> dict[int, Lines]:
         changed: dict[int, Lines] = {}
         for (kind, key), item in news.items():
-            if item is None:
-                cookie = cookie_for(kind, key)
-                self.rendered.pop(cookie, None)
-                changed[cookie] = ()
-            else:
-                cookie = cookie_of(item)
-                self.rendered[cookie] = changed[cookie] = self._renderer.object(item)
+            cookie = cookie_for(kind, key)
+            before = self.rendered.pop(cookie, ())
+            changed[cookie] = () if item is None else self._renderer.object(item)
+            if item is not None:
+                self.rendered[cookie] = changed[cookie]
+            self._stricter = self._stricter or denies_more(before, changed[cookie])
         return changed
 
     def _note_isolated(self, before: Mapping[str, object] | None) -> None:
@@ -213,6 +300,21 @@ class Policing:
             for line in await self._openflow.flows_of(kind):
                 cookie = cookie_in(line)
                 kept[cookie] = (*kept.get(cookie, ()), line)
-        self._kept = kept
         if kept:
             log.warning("policies stay as an earlier agent has installed them until the store is there")
+        there = {cookie_in(line) for line in await self._openflow.flows_of("pod")}
+        found = self._marks.closed(pod for pod in self._pods() if cookie_of(pod) not in there)
+        closed = {key: each for key, each in found.items() if cookie_of(each) not in kept}
+        self._closed = {cookie_of(each) for each in closed.values()}
+        if self._closed:
+            self._lost = [
+                f"the switch has lost its flows, and the store is away: {len(closed)} pods that policies isolated, or "
+                "that nobody knows, reach nobody but this node until the store is there: "
+                + ", ".join(sorted(closed)[:_NAMED])
+            ]
+        self._kept = {cookie_of(each): self._renderer.object(each) for each in closed.values()} | kept
+
+
+def pod_key(pod: Pod) -> str:
+    """The Pod's key."""
+    return f"{pod.namespace}/{pod.name}"

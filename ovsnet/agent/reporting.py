@@ -30,6 +30,16 @@ def report(agent: Agent) -> dict[str, object]:
     }
 
 
+def wrong(agent: Agent) -> list[str]:
+    """What is wrong now, for Events: what can't be read in a policy as well, of which the store tells the log."""
+    snapshot = agent.store.snapshot()
+    problems = snapshot.problems if snapshot else {}
+    policies = [
+        f"{source}: {text}" for source, text in problems.items() if source.startswith("NetworkPolicy ")
+    ]
+    return [*agent.complaints.current(), *policies]
+
+
 def in_force(agent: Agent) -> bool:
     """Whether the node serves Services as the cluster asks, for load balancers. What keeps nothing but pods from being
     added does not count, nor does a store that is away: what was known of it stays."""
@@ -62,5 +72,6 @@ def figures(agent: Agent) -> dict[str, float | Mapping[str, float]]:
         "drift": agent.auditor.counts,
         **agent.serving.figures(),
         **agent.policing.figures(),
+        **({"cut_connections": agent.cutting.count} if agent.cutting is not None else {}),
         **agent.store.figures(),
     }

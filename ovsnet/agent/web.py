@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 _PATIENCE = 5.0
@@ -24,7 +24,7 @@ class Reply(NamedTuple):
 
 
 async def listen(
-    address: str | None, port: int, answer: Callable[[str, int], Reply | None]
+    address: str | None, port: int, answer: Callable[[str, int], Reply | Awaitable[Reply] | None]
 ) -> asyncio.Server:
     """Answers on that address, or with None on all. Raises OSError when the port can't be had.
 
@@ -36,6 +36,8 @@ async def listen(
             async with asyncio.timeout(_PATIENCE):
                 head = await reader.readuntil(b"\r\n\r\n")
                 reply = answer(_path(head), writer.get_extra_info("sockname")[1])
+                if isinstance(reply, Awaitable):
+                    reply = await reply
                 if reply is not None:
                     writer.write(_message(reply))
                     await writer.drain()

@@ -107,6 +107,8 @@ def owner(view: View, cookie: int) -> str:
     kind = names.kind_of(cookie)
     if kind == names.OLDER:
         return "connections older than policies"
+    if kind == names.CUT:
+        return "connections that policies have cut"
     if _nameless(view, kind):
         return f"{kind} ?"
     return f"unknown {kind}" if kind else "unknown"
@@ -178,6 +180,8 @@ def _print_denied(view: View, found: list[Flow]) -> None:
     """What policies denied each pod, over all its addresses."""
     from collections import Counter
 
+    from ovsnet.policymodel import Direction
+
     denied: Counter[tuple[str, str]] = Counter()
     for flow in found:
         if (found_at := _denied(view, flow)) is not None:
@@ -185,8 +189,11 @@ def _print_denied(view: View, found: list[Flow]) -> None:
     if denied:
         click.echo("denied by policies; `ovsnet policy show POD` tells which")
     for (who, direction), packets in denied.most_common():
-        name = who if _is_rule(who) else f"pod {who}"
-        click.echo(f"  {name:<28} {direction:<8} {packets:>8} packets")
+        name, by = who, ""
+        if not _is_rule(who):
+            isolating = view.policies.isolating(who, Direction(direction.capitalize()))
+            name, by = f"pod {who}", f"  by {', '.join(each.key for each in isolating)}" if isolating else ""
+        click.echo(f"  {name:<28} {direction:<8} {packets:>8} packets{by}")
 
 
 def _is_rule(who: str) -> bool:

@@ -5,10 +5,11 @@ Called by the agent and by `ovsnet conntrack`.
 
 from __future__ import annotations
 
-from ovsnet import conntrack
+from ovsnet import conntrack, policycuts
 from ovsnet.conntrack import Connection, Way
 from ovsnet.model import IPAddress
-from ovsnet.pipeline import SERVICE_ZONE
+from ovsnet.pipeline import POLICY_ZONE, SERVICE_ZONE
+from ovsnet.policycuts import Known
 from ovsnet.servicemodel import Protocol
 from ovsnet.switch.control import appctl
 
@@ -20,6 +21,22 @@ async def connections(remote: str, datapath: str) -> list[Connection]:
     other one. Raises SwitchUnavailable, or OvsnetError with vswitchd's words."""
     text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={SERVICE_ZONE}")
     return [found for line in text.splitlines() if (found := conntrack.connection(line)) is not None]
+
+
+async def policed(remote: str, datapath: str) -> list[Known]:
+    """Connections that policies have allowed; the rest as `connections`."""
+    text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={POLICY_ZONE}")
+    return [found for line in text.splitlines() if (found := policycuts.known(line)) is not None]
+
+
+def exactly(known: Known) -> str:
+    """What `OpenFlow.forget` takes for this connection and no other, which is no ping."""
+    family = _family(known.source)
+    number = 0 if known.protocol is None else _NUMBER[known.protocol]
+    return (
+        f"{family}_src={known.source},{family}_dst={known.target},ct_nw_proto={number},"
+        f"ct_tp_src={known.source_port},ct_tp_dst={known.port}"
+    )
 
 
 def tuples(way: Way) -> tuple[str, str]:

@@ -124,6 +124,14 @@ class OpenFlow:
         lines = map(str.strip, finished.out.splitlines())
         return [line for line in lines if line.startswith("cookie=")]
 
+    async def counted(self, kind: str, table: int) -> list[str]:
+        """Flows of all objects of a kind in one table, with their counters. Raises SwitchUnavailable."""
+        cookie, mask = names.cookies_of(kind)
+        match = f"table={table},cookie={cookie:#x}/{mask:#x}"
+        finished = await command.run([*self._ofctl, "dump-flows", self._target, match])
+        self._check(finished, [])
+        return finished.out.splitlines()
+
     async def forget(self, zone: int, began: str, answers: str = "") -> None:
         """Has the bridge's datapath forget connections of a conntrack zone; both texts as in `ovs-ofctl ct-flush`.
 

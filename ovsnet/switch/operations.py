@@ -24,6 +24,7 @@ from ovsnet.rows import (
     PortSpec,
     SetBridge,
     SetIdentity,
+    SetPolicies,
     SetPort,
     SetReleased,
     SetRestoreWait,
@@ -69,14 +70,22 @@ class _Builder:
                     self._delete_port(name)
                 case SetIdentity(name=name, external_ids=external_ids, reclaim=reclaim):
                     self._set_identity(self._there(name) if reclaim else self._ours(name), external_ids)
-                case SetReleased(value=value):
-                    self._set_released(value)
-                case SetRestoreWait(wait=wait):
-                    self._set_restore_wait(wait)
-                case KeepDevices(devices=devices):
-                    self._keep_devices(devices)
+                case _:
+                    self._remember(change)
         self._move_ports()
         return [*self._guards.values(), *self._operations] if self._operations else []
+
+    def _remember(self, change: SetReleased | SetPolicies | SetRestoreWait | KeepDevices) -> None:
+        """What is for later: the next agent or the next vswitchd."""
+        match change:
+            case SetReleased(value=value):
+                self._set_released(value)
+            case SetPolicies(bridge=policies, ports=ports):
+                self._set_policies(policies, ports)
+            case SetRestoreWait(wait=wait):
+                self._set_restore_wait(wait)
+            case KeepDevices(devices=devices):
+                self._keep_devices(devices)
 
     def _set_bridge(self, spec: BridgeSpec) -> None:
         row, uuid = self._cache.bridge, self._cache.bridge_uuid
@@ -208,6 +217,14 @@ class _Builder:
             self._guard("Bridge", uuid, row.name)
             self._mutate("Bridge", _by_uuid(uuid), mutations)
 
+    def _set_policies(self, bridge: str, ports: Mapping[str, str]) -> None:
+        """Of rows that are there: one that has gone meanwhile needs it no more."""
+        if bridge and self._cache.bridge_uuid is not None:
+            self._mutate("Bridge", _by_uuid(self._cache.bridge_uuid), _policies(bridge))
+        for name, value in ports.items():
+            if (row := self._cache.ports.get(name)) is not None and row.role == names.ROLE_POD:
+                self._mutate("Port", _by_uuid(self._cache.uuids[name]), _policies(value))
+
     def _set_restore_wait(self, wait: bool) -> None:
         root = self._cache.root()
         if root is None:
@@ -317,6 +334,14 @@ def _replace(column: str, before: Mapping[str, str], wanted: Mapping[str, str]) 
     if fresh:
         mutations.append([column, "insert", _map(fresh)])
     return mutations
+
+
+def _policies(value: str) -> list[list[Any]]:
+    # Deleted first in any case: to insert a key that is there changes nothing.
+    return [
+        ["external_ids", "delete", ["set", [names.KEY_POLICIES]]],
+        ["external_ids", "insert", _map({names.KEY_POLICIES: value})],
+    ]
 
 
 def _is_ours(key: str) -> bool:

@@ -82,6 +82,35 @@ async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
         await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
 
 
+async def test_what_is_wrong_with_a_policy_is_one_event_of_its_own(cluster: Cluster) -> None:
+    """Whichever nodes say so, and however long: it is there again when the API server has forgotten it."""
+    policy = f"{cluster.name}-policy"
+    note = f"NetworkPolicy default/{policy}: spec.ingress[0].ports: no such port"
+    clock = [1000.0]
+    nodes = [Events(cluster.admin, f"node-{each}", lambda: [note], clock=lambda: clock[0]) for each in "abc"]
+
+    async def tell() -> list[dict[str, Any]]:
+        for _ in range(3):
+            for each in nodes:
+                each.look()
+                await each.write()
+            clock[0] += 100
+        found = await cluster.get(EVENTS, fieldSelector=f"regarding.name={policy}")
+        return list(found["items"])
+
+    (event,) = await tell()
+    assert (event["note"], event["regarding"]["kind"]) == (note, "NetworkPolicy")
+    assert event["regarding"]["namespace"] == event["metadata"]["namespace"] == "default"
+    assert event.get("series") is None
+    assert cluster.admin.requests["patch"] == 0
+    await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
+    assert await tell() == []
+    clock[0] += 3000
+    (again,) = await tell()
+    assert again["note"] == note
+    await cluster.delete(f"{EVENTS}/{again['metadata']['name']}")
+
+
 class LosesAnswers:
     """A client whose first so many requests are answered, and nobody hears it."""
 

@@ -18,7 +18,7 @@ from service_cases import GATEWAY, MACS, NODE_PORT, OUTSIDE, PEER_POD, POD_1, PO
 from service_world import B1, vip
 from wire import ACK, ICMP, ICMP6, PUSH, RESET, SCTP, SYN, SYN_ACK, TCP, UDP, Arrived, Packet, Wire, about
 
-from ovsnet import names
+from ovsnet import names, policycuts
 from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policymodel import Block, NetworkPolicy, PolicyPeer
 from ovsnet.switch import conntrack
@@ -131,6 +131,7 @@ def test_what_is_allowed_is_answered_and_nothing_else_passes(
     got = world.passes("a2", first(POD_2[family], POD_1[family], protocol=protocol))
     world.passes("a1", got.answer(SYN_ACK, b"" if protocol == TCP else b"answer"))
     assert len(world.known) == 1
+    assert "mark=1" not in world.known[0]
     world.is_dropped("a1", first(POD_1[family], POD_2[family], sport=81, protocol=protocol))
     world.is_dropped("peer", first(PEER_POD[family], POD_1[family], protocol=protocol))
     if protocol == TCP:
@@ -163,6 +164,7 @@ def test_a_server_goes_on_in_a_connection_that_is_older_than_its_policies(
     if flags == PUSH:
         world.passes("a2", back.answer(ACK))
         assert len(world.known) == 1
+        assert "mark=1" in world.known[0], "nobody has seen it begin"
         world.passes("a1", got.answer(PUSH, b"more"))
 
 
@@ -338,3 +340,66 @@ def test_what_an_address_was_allowed_can_be_forgotten(world: World, family: int)
     left = [line for line in world.known if not line.startswith("icmp")]
     assert len(left) == 3
     assert all(B1[family] in line for line in left)
+
+
+@FAMILIES
+@pytest.mark.parametrize("protocol", [TCP, UDP], ids=["TCP", "UDP"])
+def test_what_has_been_cut_passes_neither_way_and_nothing_else_is_dropped(
+    world: World, family: int, protocol: int
+) -> None:
+    world.apply(policy("server", SERVER, ingress=[rule(PolicyPeer(pods=CLIENT))]))
+    got = world.passes("a2", first(POD_2[family], POD_1[family], protocol=protocol))
+    (entry,) = filter(None, map(policycuts.known, world.known))
+    body = b"" if protocol == TCP else b"answer"
+    world.passes("a1", got.answer(SYN_ACK, body))
+    lines = world.policed.renderer.lines(entry.cut)
+    assert all("_timeout=" in line for line in lines)
+    ovs = world.wire.bridge.ovs
+    ovs.ofctl("bundle", ovs.mgmt("br-wire"), "-", stdin="".join(f"flow add {line}\n" for line in lines))
+    world.wire.ask("revalidator/purge")
+    world.is_dropped("a1", got.answer(SYN_ACK, body))
+    world.is_dropped("a2", first(POD_2[family], POD_1[family], protocol=protocol))
+    world.passes("a2", first(POD_2[family], POD_1[family], protocol=protocol, sport=40001))
+    cookie = lines[0].partition(",")[0]
+    ovs.ofctl("bundle", ovs.mgmt("br-wire"), "-", stdin=f"flow delete {cookie}/-1\n")
+    world.wire.ask("revalidator/purge")
+    world.passes("a1", got.answer(SYN_ACK, body))
+
+
+MANY = 4500
+"""More lists of rules than a flow takes, of whatever size."""
+
+
+def allowed_much() -> list[NetworkPolicy]:
+    """One pod has so many rules, one address is in so many, and one port; the last of each allows something else."""
+    by_port = [rule(PolicyPeer(pods=CLIENT), ports=[1000 + each]) for each in range(MANY)]
+    blocks = (ip_network(f"10.{9 + each // 250}.{each % 250}.0/24") for each in range(MANY))
+    by_block = [rule(PolicyPeer(block=Block(cidr=each)), ports=[80]) for each in blocks]
+    peer = [Block(cidr=ip_network(f"{each}/32")) for each in PEER_POD[:1]]
+    by_block += [rule(PolicyPeer(block=each), ports=[80]) for each in peer]
+    return [policy("server", SERVER, ingress=by_port), policy("more", SERVER, ingress=by_block)]
+
+
+def test_more_rules_for_a_pod_an_address_and_a_port_than_one_flow_takes(world: World) -> None:
+    """All count, and other policies come and go as ever."""
+    policies = allowed_much()
+    world.apply(*policies)
+    source, target = POD_2[0], POD_1[0]
+    for number in (1000, 1000 + MANY // 2, 1000 + MANY - 1):
+        world.passes("a2", first(source, target, dport=number))
+    world.is_dropped("a2", first(source, target, dport=999))
+    world.is_dropped("a2", first(source, target, dport=1000 + MANY))
+    world.is_dropped("a2", first(source, target, dport=80))
+    world.passes("peer", first(PEER_POD[0], target, dport=80))
+    world.is_dropped("peer", first(PEER_POD[0], target, dport=1000))
+    world.is_dropped("peer", first("10.244.2.10", target, dport=80))
+    lines = [line for each in world.policed.installed.values() for line in each]
+    assert max(line.count("conjunction(") for line in lines) == 2000
+    ovs = world.wire.bridge.ovs
+    switch = OpenFlow(ovs.mgmt("br-wire").removeprefix("unix:"))
+    differ = asyncio.run(switch.differences(lines))
+    assert [line for line in differ if "table=47" in line] == []
+    left = [replace(policies[0], ingress=policies[0].ingress[1:]), policies[1]] if policies[0].ingress else []
+    world.apply(*left)
+    world.is_dropped("a2", first(source, target, dport=1000))
+    world.passes("a2", first(source, target, dport=1001, sport=40002))

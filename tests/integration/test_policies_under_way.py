@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+import yaml
 from lab_world import SLOWER, agent_log, dump, eventually, reconfigure
 from policies_world import API, DB, GUEST, WEB, Pair, Policed, app, policed_cluster, port
 from services_world import FAMILIES, PORT, Load, vip
@@ -285,3 +286,55 @@ def test_when_the_switch_is_back_it_enforces_from_its_first_moment(cluster: Poli
             for each in held:
                 done = each.stop()
                 assert (done.get("error"), done["count"] > 20) == (None, True), done
+
+
+@KERNEL
+@pytest.mark.slow
+def test_a_node_that_starts_without_its_store_opens_nothing(cluster: Policed) -> None:
+    """The switch has lost its flows, and nobody can say what the policies are: OVSDB tells who was isolated."""
+    node = cluster.lab.node("node-a")
+    folder = node.private("/etc/ovsnet/elsewhere")
+    container, netns = new_container(), f"/run/netns/new-{new_container()[:6]}"
+    args = {"IgnoreUnknown": "1", "K8S_POD_NAMESPACE": "free", "K8S_POD_NAME": "new"}
+    config = node.private("/etc/ovsnet/agent.yaml")
+    before = config.read_text()
+    node.run(["ip", "netns", "add", netns.rpartition("/")[2]], check=True)
+    try:
+        with cluster.policies(*CLOSED_BUT_FOR_API):
+            settled(cluster)
+            with (
+                cluster.watching((), DENIED, gap=0.003),
+                cluster.flooding(("a-free", "b-db"), FLOODED),
+            ):
+                node.kill(AGENT, signal.SIGKILL)
+                node.kill(VSWITCHD, signal.SIGKILL)
+                config.write_text(
+                    yaml.safe_dump({**yaml.safe_load(before), "store": {"file": "/etc/ovsnet/elsewhere"}})
+                )
+                node.start(VSWITCHD)
+                node.start(AGENT)
+                node.await_agent(30 * SLOWER)
+                assert "reach nobody but this node until the store is there" in agent_log(node)
+                # Whoever was free is, and whoever was isolated is so from all but its node.
+                cluster.expect("a-free", ("b-free", "node-b"), ("b-free", "node-b"))
+                cluster.expect("a-web", (*API, *DB, *GUEST), ())
+                cluster.expect("b-web", ("a-api", "b-api"), ("b-api",))
+                cluster.expect("a-db", ("node-a", "node-b"), ())
+                with pytest.raises(CniError, match="the store is away, and there were policies") as caught:
+                    node.runner.add(container, netns, "eth0", args)
+                assert caught.value.code == 11
+                beside = folder.with_name("beside")
+                shutil.copytree(cluster.lab.folder.path / "cluster", beside)
+                beside.rename(folder)
+                settled(cluster)
+                assert node.runner.add(container, netns, "eth0", args)
+                node.runner.delete(container, netns, "eth0")
+    finally:
+        config.write_text(before)
+        node.kill(AGENT)
+        node.start(AGENT)
+        node.await_agent(30 * SLOWER)
+        node.run(["ip", "netns", "delete", netns.rpartition("/")[2]])
+        shutil.rmtree(folder, ignore_errors=True)
+    bridge = ["ovs-vsctl", "get", "Bridge", "br-int", "external_ids:ovsnet-policies"]
+    eventually(lambda: node.run(bridge, check=True).stdout.strip() == "none", 40)

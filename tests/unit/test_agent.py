@@ -10,10 +10,11 @@ from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
-from ovsnet import resources
+from ovsnet import names, resources
 from ovsnet.agent import agent as agent_module
 from ovsnet.agent.agent import Agent
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.marks import Marks
 from ovsnet.agent.policing import Policing
 from ovsnet.config import Config
 from ovsnet.errors import HostFailure, OvsnetError
@@ -27,7 +28,11 @@ from ovsnet.store import Snapshot
 from ovsnet.switch import conntrack
 
 BRIDGE = BridgeRow(
-    name="br-int", datapath_type="netdev", fail_mode="secure", other_config={}, external_ids={}
+    name="br-int",
+    datapath_type="netdev",
+    fail_mode="secure",
+    other_config={},
+    external_ids={names.KEY_POLICIES: names.NO_POLICIES},
 )
 
 
@@ -157,7 +162,7 @@ class World:
             pods=pods,
             upkeep=upkeep,
             recovery=AsyncMock(),
-            policing=Policing(openflow, renderer, pods.all),
+            policing=Policing(openflow, renderer, pods.all, Marks(cast(Any, self.database))),
         )
 
     @property

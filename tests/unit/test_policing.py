@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import pytest
+from policy_rows import Rows
 
 from ovsnet import names, resources
+from ovsnet.agent.marks import Marks
 from ovsnet.agent.policing import Policing
 from ovsnet.errors import SwitchUnavailable, TryAgain
 from ovsnet.model import Pod
@@ -26,7 +28,7 @@ from ovsnet.policymodel import (
     Subject,
     Tier,
 )
-from ovsnet.render import Renderer
+from ovsnet.render import Renderer, cookie_of
 from ovsnet.store import Snapshot
 from ovsnet.store.clusterpolicies import EVERYBODY
 
@@ -61,10 +63,16 @@ def attached(name: str, number: int) -> Pod:
 
 
 class World:
-    def __init__(self, *lines: str) -> None:
+    def __init__(self, *lines: str, said: str | None = names.NO_POLICIES) -> None:
+        """lines: flows of an earlier agent. said: what it noted on the Bridge row."""
         self.pods: list[Pod] = []
+        self.rows = Rows(said)
         self.policing = Policing(
-            cast(Any, OpenFlow(*lines)), Renderer(resources.flows_dir()), lambda: self.pods, patience=0.05
+            cast(Any, OpenFlow(*lines)),
+            Renderer(resources.flows_dir()),
+            lambda: self.pods,
+            Marks(self.rows),
+            patience=0.05,
         )
 
     async def tell(
@@ -271,3 +279,116 @@ async def test_older_connections_are_not_forgotten_when_the_switch_is_away() -> 
         await world.policing.add_older(cast(Any, installer))
     await asyncio.gather(*cast(Any, waiting))
     assert doubted(world) == {"10.244.1.5", "10.244.1.6"}
+
+
+def drops(lines: Iterable[str]) -> set[str]:
+    """Directions in which flows of the tables 46 and 47 end a look."""
+    return {
+        "egress" if "table=46" in line else "ingress"
+        for line in lines
+        if "actions=drop" in line and ("table=46" in line or "table=47" in line)
+    }
+
+
+async def test_what_the_switch_has_lost_is_closed_until_the_store_is_there() -> None:
+    """Whoever was isolated is so again, and whoever is not known; who was free stays free."""
+    met = attached("met", 8)
+    flow = f"cookie=0x{cookie_of(met):x}, table=0, priority=1 actions=drop"
+    cookie = names.cookie("policedpod", "default/kept")
+    line = f"cookie=0x{cookie:x}, table=47, priority=50,ip,nw_dst=10.244.1.9 actions=drop"
+    world = World(flow, line, said=names.SOME_POLICIES)
+    for pod, said in (
+        (attached("in", 5), "ingress"), (attached("both", 6), "egress ingress"), (attached("free", 7), "none"),
+        (met, "ingress"), (attached("kept", 9), "egress ingress"), (attached("strange", 10), None),
+    ):  # fmt: skip
+        world.pods.append(pod)
+        world.rows.put(pod, said)
+    assert await world.policing.follow(None, unknown=True) == {}
+    kept = world.policing.with_kept({})
+    found = {
+        name: drops(kept.get(names.cookie("policedpod", f"default/{name}"), ()))
+        for name in ("in", "both", "free", "met", "strange")
+    }
+    both = {"ingress", "egress"}
+    # The switch has the flows of `met` still, so it was free.
+    assert found == {"in": {"ingress"}, "both": both, "free": set(), "met": set(), "strange": both}
+    assert kept[cookie] == (line,)
+    with pytest.raises(TryAgain, match="the store is away, and there were policies before"):
+        await world.policing.admit("default/new")
+    await world.tell(policy(Selector()))
+    assert world.policing.with_kept({}) == {}
+    assert "10.244.1.5" in doubted(world), "its connections may go on"
+
+
+@pytest.mark.parametrize("said", [names.SOME_POLICIES, None])
+async def test_no_pod_comes_while_nobody_knows_whether_there_are_policies(said: str | None) -> None:
+    """Those of this node's pods that were there are all free."""
+    world = World(said=said)
+    with pytest.raises(TryAgain, match="the store is away"):
+        await world.policing.admit("default/web")
+    await world.tell()
+    await world.policing.admit("default/web")
+
+
+async def test_who_is_isolated_is_noted_before_its_flows_and_taken_away_later() -> None:
+    world = World()
+    pod, other = attached("web", 5), attached("other", 6)
+    for each in (pod, other):
+        world.pods.append(each)
+        world.rows.put(each)
+    await world.tell()
+    await world.policing.settle()
+    assert (world.rows.said, world.rows.says(pod), world.rows.says(other)) == ("none", "none", "none")
+    noted: list[str | None] = []
+
+    class Looking(Installer):
+        async def serve(self, changed: dict[int, tuple[str, ...]]) -> None:
+            noted.append(world.rows.says(pod))
+
+    installer = cast(Any, Looking(lambda: None))
+    isolating = Snapshot(
+        nodes={}, problems={}, version=2, policies={"default/p": policy(APP)}, pods={WEB.key: WEB},
+    )  # fmt: skip
+    await world.policing.enforce(isolating, installer)
+    assert (noted, world.rows.said) == (["ingress"], "some")
+    await world.policing.enforce(Snapshot(nodes={}, problems={}, version=3, pods={WEB.key: WEB}), installer)
+    assert noted == ["ingress", "ingress"]
+    await world.policing.settle()
+    assert (world.rows.said, world.rows.says(pod)) == ("none", "none")
+    count = len(world.rows.writes)
+    await world.policing.settle()
+    assert len(world.rows.writes) == count, "nothing is written twice"
+
+
+async def test_an_incomplete_store_takes_no_mark_away() -> None:
+    world = World(said=names.SOME_POLICIES)
+    pod = attached("web", 5)
+    world.pods.append(pod)
+    world.rows.put(pod, "ingress")
+    snapshot = Snapshot(nodes={}, problems={}, version=1, unread=frozenset({"policy.yaml"}))
+    await world.policing.follow(snapshot, unknown=False)
+    await world.policing.settle()
+    assert (world.rows.said, world.rows.says(pod)) == ("some", "ingress")
+
+
+async def test_policies_come_into_force_without_a_database() -> None:
+    world = World()
+    world.pods.append(attached("web", 5))
+    world.rows.put(world.pods[0])
+    await world.tell()
+    world.rows.away = True
+    installer = Installer(lambda: None)
+    snapshot = Snapshot(nodes={}, problems={}, version=2, policies={"default/p": policy(Selector())})
+    await world.policing.enforce(snapshot, cast(Any, installer))
+    assert installer.served
+
+
+async def test_a_pod_that_comes_is_noted_with_its_row() -> None:
+    world = World()
+    pod = attached("web", 5)
+    await world.tell(policy(APP), pods=[WEB])
+    world.pods.append(pod)
+    world.policing.update()
+    assert world.policing.identity(pod) == {names.KEY_POLICIES: "ingress"}
+    free = attached("free", 6)
+    assert world.policing.identity(free) == {names.KEY_POLICIES: "none"}

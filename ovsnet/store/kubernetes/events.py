@@ -1,4 +1,4 @@
-"""What the agent has to complain about, as Events of its Node: however often it happens, in few writes.
+"""What the agent has to complain about, as Events of its Node or of a NetworkPolicy: however often, in few writes.
 
 Owns what was told lately. The first time of a problem is written at once, if not too much else was; from then on it is
 one series (events.k8s.io/v1), whose count is written at growing intervals. Nothing waits for an Event: the log has it
@@ -8,8 +8,10 @@ all. Called by `store`.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,8 +22,10 @@ from ovsnet.store.kubernetes.client import Client, Refused
 
 log = logging.getLogger("ovsnet.store")
 
-_PATH = "/apis/events.k8s.io/v1/namespaces/default/events"
-"""Those of objects without a namespace are kept in `default`."""
+_PATH = "/apis/events.k8s.io/v1/namespaces/{}/events"
+_POLICY = re.compile(r"NetworkPolicy ([a-z0-9.-]+)/([a-z0-9.-]+): ")
+"""How what is about a policy begins. Every node of its pods says the same: the Event has the same name on all, so that
+it is one, and is not counted."""
 _LOOK = 1.0
 _FIRST = 60.0
 _LONGEST = 1800.0
@@ -38,9 +42,23 @@ _NOT_FOUND, _EXISTS = 404, 409
 
 
 class _Series:
-    def __init__(self, name: str, now: float) -> None:
-        self.name = name
+    def __init__(self, node: str, note: str, now: float) -> None:
+        self.policy = _POLICY.match(note)
+        self.name = f"{node[:200]}.{os.urandom(8).hex()}"
         """Of the Event: the same however often it is tried, so that a lost answer makes no second one."""
+        self.namespace = "default"
+        """Where those of objects without a namespace are kept."""
+        self.regarding = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node}
+        if self.policy is not None:
+            self.namespace, name = self.policy.groups()
+            digest = hashlib.blake2b(note.encode(), digest_size=8).hexdigest()
+            self.name = f"{name[:200]}.{digest}"
+            self.regarding = {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "namespace": self.namespace,
+                "name": name,
+            }
         self.exists = False
         self.count = 1
         self.written = 0
@@ -88,7 +106,12 @@ class Events:
         for note in current:
             known = self._series.get(note)
             if known is None and len(self._series) < _MOST:
-                self._series[note] = _Series(f"{self._node[:200]}.{os.urandom(8).hex()}", now)
+                self._series[note] = _Series(self._node, note, now)
+            elif known is not None and known.policy is not None:
+                known.there = True
+                if now - known.last > _FORGET:
+                    # The Event is about to be forgotten, and this is not over.
+                    known.last, known.exists, known.count = now, False, known.count + 1
             elif known is not None and not known.there:
                 known.there, known.last = True, now
                 known.count += 1
@@ -113,7 +136,7 @@ class Events:
                 status = error.status if isinstance(error, Refused) else 0
                 if status == _EXISTS:
                     # It was made, and the answer was lost.
-                    series.exists, series.written = True, 1
+                    series.exists, series.written = True, 1 if series.policy is None else count
                     continue
                 series.exists = series.exists and status != _NOT_FOUND
                 self._tell(error)
@@ -133,11 +156,11 @@ class Events:
         await self._client.send(
             "create",
             "POST",
-            _PATH,
+            _PATH.format(series.namespace),
             {
                 "apiVersion": "events.k8s.io/v1",
                 "kind": "Event",
-                "metadata": {"name": series.name, "namespace": "default"},
+                "metadata": {"name": series.name, "namespace": series.namespace},
                 "eventTime": _now(),
                 "reportingController": "ovsnet.io/agent",
                 "reportingInstance": self._node[:128],
@@ -145,10 +168,10 @@ class Events:
                 "reason": "NetworkProblem",
                 "type": "Warning",
                 "note": note.encode()[:_NOTE].decode(errors="ignore"),
-                "regarding": {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": self._node},
+                "regarding": series.regarding,
                 **(
                     {"series": {"count": series.count, "lastObservedTime": _now()}}
-                    if series.count > 1
+                    if series.count > 1 and series.policy is None
                     else {}
                 ),
             },
@@ -157,7 +180,7 @@ class Events:
     async def _continue(self, series: _Series) -> None:
         body = {"series": {"count": series.count, "lastObservedTime": _now()}}
         await self._client.send(
-            "patch", "PATCH", f"{_PATH}/{series.name}", body, "application/merge-patch+json"
+            "patch", "PATCH", f"{_PATH.format('default')}/{series.name}", body, "application/merge-patch+json"
         )
 
     def _tell(self, error: StoreError) -> None:

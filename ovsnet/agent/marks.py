@@ -1,0 +1,133 @@
+"""What OVSDB keeps of policies: whether there are any, and which pods are isolated in which direction.
+
+For an agent that starts while its store is away, on a switch that has lost its flows: what was isolated is isolated
+then from all but its node (`closed`), whatever it was allowed, and so is a pod of which nothing is known. What isolates
+is written before the flows that do; what isolates no more is taken away later, with the loop's next `settle`. Owns the
+key `ovsnet-policies` of the Bridge row and of pods' Port rows. Called by `policing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from ovsnet import names
+from ovsnet.errors import OvsnetError
+from ovsnet.model import Pod
+from ovsnet.policymodel import Direction
+from ovsnet.policyobjects import Isolation, PolicedPod
+from ovsnet.rows import BridgeRow, Change, PortRow, SetPolicies
+
+log = logging.getLogger("ovsnet.policies")
+
+_PATIENCE = 2.0
+"""Seconds that flows of policies wait for OVSDB."""
+
+Directions = frozenset[Direction]
+NONE: Directions = frozenset()
+BOTH: Directions = frozenset(Direction)
+
+
+class Database(Protocol):
+    """What is needed of `switch.ovsdb.Ovsdb`."""
+
+    def bridge(self) -> BridgeRow | None: ...
+
+    def ports(self) -> Mapping[str, PortRow]: ...
+
+    async def apply(self, changes: Sequence[Change]) -> None: ...
+
+
+class Marks:
+    """The key, for as long as an agent runs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def may_have_policies(self) -> bool:
+        """Whether the cluster had policies when a store was last read, or nobody knows."""
+        row = self._database.bridge()
+        return row is None or row.external_ids.get(names.KEY_POLICIES) != names.NO_POLICIES
+
+    async def strengthen(self, isolated: Mapping[str, Directions], *, policies: bool) -> None:
+        """Before flows say so: these ports' pods are isolated so. Whoever is more than that by now stays as marked.
+
+        Without a database flows go first: it can't be helped, and the next `settle` makes up for it.
+        """
+        ports = {
+            name: word(before | wanted)
+            for name, wanted in isolated.items()
+            if not wanted <= (before := self._marked(name) or NONE)
+        }
+        bridge = names.SOME_POLICIES if policies and not self._said(names.SOME_POLICIES) else ""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._write(bridge, ports)
+        except (OvsnetError, TimeoutError) as error:
+            log.warning("OVSDB does not take note of which pods are isolated: %s", error or "no answer")
+
+    async def settle(self, isolated: Mapping[str, Directions], *, policies: bool) -> None:
+        """These ports' pods are isolated so, and not otherwise. Raises SwitchUnavailable or OvsnetError."""
+        ports = {name: word(each) for name, each in isolated.items() if self._marked(name) != each}
+        value = names.SOME_POLICIES if policies else names.NO_POLICIES
+        await self._write("" if self._said(value) else value, ports)
+
+    def closed(self, pods: Iterable[Pod]) -> dict[str, PolicedPod]:
+        """Those of the pods that were isolated, or that nobody knows, with no rule that allows anything; by key."""
+        found: dict[str, tuple[Pod, ...]] = {}
+        ways: dict[str, Directions] = {}
+        for pod in pods:
+            marked = self._marked(pod.port)
+            key = f"{pod.namespace}/{pod.name}"
+            found[key] = (*found.get(key, ()), pod)
+            ways[key] = ways.get(key, NONE) | (BOTH if marked is None else marked)
+        return {
+            key: PolicedPod(
+                namespace=those[0].namespace,
+                name=those[0].name,
+                ips=tuple(ip for pod in those for ip in pod.ips),
+                ingress=Isolation() if Direction.INGRESS in ways[key] else None,
+                egress=Isolation() if Direction.EGRESS in ways[key] else None,
+            )
+            for key, those in found.items()
+            if ways[key]
+        }
+
+    def _marked(self, port: str) -> Directions | None:
+        row = self._database.ports().get(port)
+        return None if row is None else directions(row.external_ids.get(names.KEY_POLICIES))
+
+    def _said(self, value: str) -> bool:
+        row = self._database.bridge()
+        return row is not None and row.external_ids.get(names.KEY_POLICIES) == value
+
+    async def _write(self, bridge: str, ports: dict[str, str]) -> None:
+        ports = {name: value for name, value in ports.items() if name in self._database.ports()}
+        if bridge or ports:
+            await self._database.apply([SetPolicies(bridge=bridge, ports=ports)])
+
+
+def word(ways: Directions) -> str:
+    """As a row has it."""
+    return " ".join(sorted(each.value.lower() for each in ways)) or names.NO_POLICIES
+
+
+def directions(text: str | None) -> Directions | None:
+    """What a row says; None if that is nothing, or nothing of ours."""
+    if text is None:
+        return None
+    if text == names.NO_POLICIES:
+        return NONE
+    known = {each.value.lower(): each for each in Direction}
+    found = [known.get(each) for each in text.split()]
+    return frozenset(each for each in found if each) if found and all(found) else None
+
+
+def isolation_of(pod: PolicedPod) -> Directions:
+    """Directions in which policies may deny it something."""
+    both = {Direction.INGRESS: pod.ingress, Direction.EGRESS: pod.egress}
+    isolated = {way for way, isolation in both.items() if isolation is not None}
+    return frozenset(isolated | {each.direction for each in pod.tiers})

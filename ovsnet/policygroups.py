@@ -78,6 +78,8 @@ class Groups:
         self._at: dict[IPNetwork, Counter[int]] = {}
         self._networks: dict[int, Counter[IPNetwork]] = {}
         self._touched: set[IPNetwork] = set()
+        self._having: dict[IPAddress, list[LabelledPod]] | None = None
+        """Pods by address, once somebody asks by address; None: nobody has since they changed."""
 
     def touched(self) -> set[IPNetwork]:
         """Networks that are in other groups than when this was called last."""
@@ -99,6 +101,19 @@ class Groups:
         found = list(self._networks[number])
         self.remove(number)
         return found
+
+    def means(self, group: Group, address: IPAddress) -> bool:
+        """Whether `look` would have it, without looking at any other."""
+        if group.block is not None:
+            return address in group.block or self._is_gateway_of(group.block, address)
+        return any(_means(group, pod) and self.spans(group, pod.namespace) for pod in self._with(address))
+
+    def spans(self, group: Group, namespace: str) -> bool:
+        """Whether it can mean pods of the namespace."""
+        if group.namespaces is None:
+            return group.namespace == namespace
+        known = self.namespaces.get(namespace)
+        return known is not None and group.namespaces.matches(known.labels)
 
     def numbers(self, group: Group, name: str, protocol: Protocol) -> set[int]:
         """Which numbers the group's pods have for a port of that name."""
@@ -126,6 +141,7 @@ class Groups:
         for key in changed:
             self._index(key, self._pods.get(key), pods.get(key))
         self._pods, self._local, self.namespaces = pods, local, namespaces
+        self._having = None
         for name in relabelled:
             if self._mean(name):
                 for key in self._in.get(name, ()):
@@ -177,6 +193,14 @@ class Groups:
 
     # --- pods ---
 
+    def _with(self, address: IPAddress) -> Iterable[LabelledPod]:
+        if self._having is None:
+            self._having = {}
+            for key, pod in self._pods.items():
+                for each in self._local.get(key) or pod.ips:
+                    self._having.setdefault(each, []).append(pod)
+        return self._having.get(address, ())
+
     def _matching(self, group: Group) -> Iterator[str]:
         """Namespaces whose pods it can mean."""
         if group.namespaces is None:
@@ -188,16 +212,10 @@ class Groups:
 
     def _mean(self, name: str) -> bool:
         """Which groups can mean pods of the namespace now; whether these are others than before."""
-        namespace = self.namespaces.get(name)
         found = {
             number
             for number, group in self._groups.items()
-            if group.block is None
-            and (
-                group.namespace == name
-                if group.namespaces is None
-                else namespace is not None and group.namespaces.matches(namespace.labels)
-            )
+            if group.block is None and self.spans(group, name)
         }
         before = self._meant.get(name, set())
         self._meant[name] = found
@@ -271,6 +289,14 @@ class Groups:
         before = set(self._networks[number])
         self._count(number, before - wanted, -1)
         self._count(number, wanted - before, 1)
+
+    def _is_gateway_of(self, block: Block, address: IPAddress) -> bool:
+        """Whether the block means it as the other address of a node."""
+        return not any(address in part for part in block.excepts) and any(
+            address in node.gateways
+            and any(each.version == address.version and each in block for each in node.addresses)
+            for node in self._nodes.values()
+        )
 
     def _count(self, number: int, networks: Iterable[IPNetwork], by: int) -> None:
         of_group = self._networks[number]

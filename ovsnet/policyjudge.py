@@ -193,9 +193,7 @@ class Judge:
         ):
             return False
         return allowance.peers is None or any(
-            network.version == address.version and address in network
-            for group in allowance.peers
-            for network in self._policies.networks(group)
+            self._policies.means(group, address) for group in allowance.peers
         )
 
 

@@ -1,4 +1,7 @@
-"""`ovsnet policy`: `show`, what NetworkPolicies allow this node's pods; `check` is in `policycheck`."""
+"""`ovsnet policy`: `show`, what NetworkPolicies allow this node's pods.
+
+`check` is in `policycheck`, `diff` in `policydiff`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import click
 
 from ovsnet.cli import options
 from ovsnet.cli.policycheck import check, snapshot_of, world_of
+from ovsnet.cli.policydiff import diff
 from ovsnet.errors import OvsnetError
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ def policy() -> None:
 
 
 policy.add_command(check)
+policy.add_command(diff)
 
 
 @policy.command()

@@ -26,7 +26,7 @@ _RANGES = 12
 def shown(diff: Diff, everything: bool) -> dict[str, Any]:
     """As plain data. everything: however much it is."""
     rows = diff.rows if everything else diff.rows[:MOST]
-    titles = _Titles(diff.pods)
+    titles = _Titles(diff.pods, None if everything else _NAMES)
     return {
         "pairs": diff.pairs,
         "changes": [_row(each, titles) for each in rows],
@@ -159,10 +159,10 @@ def _keys(classes: Iterable[EndClass], kind: str) -> set[str]:
 
 
 class _Titles:
-    """Names for many pods. pods: all that there are, in order."""
+    """Names for many pods. pods: all that there are, in order. most: names in one; None: however many."""
 
-    def __init__(self, pods: Sequence[str]) -> None:
-        self._pods = pods
+    def __init__(self, pods: Sequence[str], most: int | None) -> None:
+        self._pods, self._most = pods, most
         self._in: dict[str, list[str]] = {}
         for key in pods:
             namespace, _, name = key.partition("/")
@@ -174,12 +174,12 @@ class _Titles:
         missing = len(self._pods) - len(pods)
         if pods and len(pods) > 1 and not missing:
             yield f"all {len(pods):,} pods"
-        elif len(pods) > 1 and not set(self._pods) - pods - _keys(others, "pod"):
+        elif 1 < len(pods) > missing and set(self._pods) - pods == _keys(others, "pod"):
             yield f"all {len(pods):,} other pods"
         else:
             yield from self._by_namespace(classes)
         yield from (f"node {name}" for name in sorted(_keys(classes, "node")))
-        yield from _regions([each.region for each in classes if each.region is not None])
+        yield from _regions([each.region for each in classes if each.region is not None], self._most)
 
     def _by_namespace(self, classes: Sequence[EndClass]) -> Iterator[str]:
         found: dict[str, list[list[str]]] = {}
@@ -214,19 +214,18 @@ class _Titles:
         return bisect_left(names, text + "\x7f") - bisect_left(names, text)
 
 
-def _regions(regions: Sequence[Region]) -> Iterator[str]:
-    """Addresses outside of the cluster."""
+def _regions(regions: Sequence[Region], most: int | None) -> Iterator[str]:
+    """Addresses outside of the cluster. most: networks that one is said to be without."""
     whole = [each for each in regions if each.network in WHOLE]
     if len(whole) == len(WHOLE) and not any(each.without for each in whole):
         yield "all others outside"
     else:
         for each in whole:
-            which = "other" if each.without else "all"
-            yield f"{which} IPv{each.network.version} addresses outside{_without(each)}"
+            yield f"all IPv{each.network.version} addresses outside{_without(each, most)}"
     for each in regions:
         if each.network not in WHOLE:
-            yield f"{each.network}{_without(each)}"
+            yield f"{each.network}{_without(each, most)}"
 
 
-def _without(region: Region) -> str:
-    return f" (but {_listed(list(map(str, region.without)), 3)})" if region.without else ""
+def _without(region: Region, most: int | None) -> str:
+    return f" (but {_listed(list(map(str, region.without)), most)})" if region.without else ""

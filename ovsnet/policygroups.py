@@ -65,6 +65,8 @@ class Groups:
         self._pods: Mapping[str, LabelledPod] = {}
         self._local: Mapping[str, tuple[IPAddress, ...]] = {}
         self._nodes: Mapping[str, NodeAddresses] = {}
+        self._gateways: dict[IPAddress, list[NodeAddresses]] = {}
+        """Nodes by gateway's address."""
         self._numbers: dict[Group, int] = {}
         self._groups: dict[int, Group] = {}
         self._last = 0
@@ -150,6 +152,10 @@ class Groups:
             self._place(key)
         if nodes != self._nodes:
             self._nodes = nodes
+            self._gateways = {}
+            for node in nodes.values():
+                for address in node.gateways:
+                    self._gateways.setdefault(address, []).append(node)
             for number, group in self._groups.items():
                 if group.block is not None:
                     self._spread(number, group.block)
@@ -293,9 +299,9 @@ class Groups:
     def _is_gateway_of(self, block: Block, address: IPAddress) -> bool:
         """Whether the block means it as the other address of a node."""
         return not any(address in part for part in block.excepts) and any(
-            address in node.gateways
-            and any(each.version == address.version and each in block for each in node.addresses)
-            for node in self._nodes.values()
+            each.version == address.version and each in block
+            for node in self._gateways.get(address, ())
+            for each in node.addresses
         )
 
     def _count(self, number: int, networks: Iterable[IPNetwork], by: int) -> None:

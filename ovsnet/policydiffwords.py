@@ -65,7 +65,8 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
 
 
 def _listed(names: Sequence[str], most: int | None) -> str:
-    if most is None or len(names) <= most:
+    # One name takes no more room than to say that there is one more.
+    if most is None or len(names) <= most + 1:
         return ", ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most} more"
 

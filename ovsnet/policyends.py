@@ -17,7 +17,7 @@ from ovsnet.model import IPAddress, IPNetwork
 from ovsnet.policies import Granted, Policies
 from ovsnet.policygroups import Group
 from ovsnet.policyjudge import End, Judge, World
-from ovsnet.policymodel import Direction, LabelledPod, NetworkPolicy
+from ovsnet.policymodel import Direction, LabelledPod, NetworkPolicy, Requirement
 from ovsnet.policynets import Networks, Region, regions
 from ovsnet.policyobjects import PortRange
 
@@ -120,6 +120,7 @@ class Ends:
         self._stances: dict[object, Stance] = {}
         self._groups: dict[Group, int] = {}
         self._pods = dict(_pods(before))
+        self._asked_labels = sorted(set(_label_keys((_rules(before), _rules(after)))))
         self._likeness = {key: self._alike(key) for key in self._pods}
         first = {like: key for key, like in reversed(self._likeness.items())}
         stances = {like: self._stances_of(key) for like, key in first.items()}
@@ -152,7 +153,13 @@ class Ends:
     # --- pods ---
 
     def _alike(self, key: str) -> _Likeness:
-        return (key.partition("/")[0], *(_said(world.pods.get(key)) for world in self._worlds))
+        return (key.partition("/")[0], *(self._said(world.pods.get(key)) for world in self._worlds))
+
+    def _said(self, pod: LabelledPod | None) -> object:
+        """What rules can ask about it: no labels that none of them has, as those that tell pods of a set apart."""
+        if pod is None:
+            return None
+        return tuple(map(pod.labels.get, self._asked_labels)), pod.ports
 
     def _stances_of(self, key: str) -> dict[Direction, tuple[Stance, Stance]]:
         return {
@@ -291,8 +298,22 @@ def _pods(world: World) -> Iterator[tuple[str, End]]:
             yield key, End(title=f"pod {key}", ips=ips, pod=key, node=node)
 
 
-def _said(pod: LabelledPod | None) -> object:
-    return None if pod is None else (frozenset(pod.labels.items()), pod.ports)
+def _rules(world: World) -> list[object]:
+    """All that is in the world and has rules."""
+    plain = ("namespaces", "pods", "nodes", "node", "local")
+    return [getattr(world, field) for field in world.__struct_fields__ if field not in plain]
+
+
+def _label_keys(value: object) -> Iterator[str]:
+    """Of the labels that selectors in there ask for, however deep."""
+    if isinstance(value, Requirement):
+        yield value.key
+    elif isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            yield from _label_keys(getattr(value, field))
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _label_keys(each)
 
 
 def _named(groups: Mapping[Group, int] | Sequence[Group]) -> Iterator[IPNetwork]:

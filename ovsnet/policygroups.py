@@ -151,11 +151,7 @@ class Groups:
         for key in changed | moved:
             self._place(key)
         if nodes != self._nodes:
-            self._nodes = nodes
-            self._gateways = {}
-            for node in nodes.values():
-                for address in node.gateways:
-                    self._gateways.setdefault(address, []).append(node)
+            self._nodes, self._gateways = nodes, _by_gateway(nodes)
             for number, group in self._groups.items():
                 if group.block is not None:
                     self._spread(number, group.block)
@@ -319,6 +315,14 @@ def _add(counter: Counter[_Key], key: _Key, by: int) -> None:
     counter[key] += by
     if not counter[key]:
         del counter[key]
+
+
+def _by_gateway(nodes: Mapping[str, NodeAddresses]) -> dict[IPAddress, list[NodeAddresses]]:
+    found: dict[IPAddress, list[NodeAddresses]] = {}
+    for node in nodes.values():
+        for address in node.gateways:
+            found.setdefault(address, []).append(node)
+    return found
 
 
 def _means(group: Group, pod: LabelledPod) -> bool:

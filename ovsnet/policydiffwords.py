@@ -82,7 +82,7 @@ def _connections(found: Sequence[Mapping[str, Any]], everything: bool) -> str:
     """Ports of each protocol, as short as it can be said."""
     if all(each["ports"] in (None, [[1, LAST]]) for each in found) and len(found) == len(Protocol) + 1:
         return "everything"
-    return ", ".join(_ports(each["protocol"], each["ports"], everything) for each in found)
+    return "; ".join(_ports(each["protocol"], each["ports"], everything) for each in found)
 
 
 def _ports(protocol: str | None, ranges: Sequence[Sequence[int]] | None, everything: bool) -> str:

@@ -214,7 +214,7 @@ def test_ports_and_networks_are_told_to_their_edges() -> None:
         {"protocol": "TCP", "ports": [[1, 79], [81, 89], [100, 65535]]},
         {"protocol": "SCTP", "ports": [[1, 65535]]},
     ]
-    assert any("TCP all but 80, 90-99, SCTP all" in line for line in lines)
+    assert any("pings; TCP all but 80, 90-99; SCTP all" in line for line in lines)
     assert any("203.0.113.0/24 (but 203.0.113.128/25)" in line for line in lines)
 
 

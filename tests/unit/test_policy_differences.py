@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from clusters import PORTS, clusters, namespace
+import pytest
+from clusters import NODES as NODES_OF_CLUSTERS
+from clusters import addresses_at, clusters, containers, named, namespace
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import verdict
-from policy_parts import labels, policy, specs
+from policy_parts import NAMESPACES, labels, policy, specs
 from policy_world import Cluster, Connection, End, Node, connections, key
 from test_policy_judge import world
 
@@ -23,27 +25,57 @@ from ovsnet.policygroups import Group
 from ovsnet.policymodel import Direction
 from ovsnet.policynets import Networks, regions
 
-OUTSIDE = ("203.0.113.7", "203.0.112.7", "2001:db8::7", "2001:db8::8", "2001:db9::7", "9.9.9.9", "200.0.0.1")
+OUTSIDE = ("203.0.113.7", "203.0.113.8", "2001:db8::7", "9.9.9.9")
+
+
+APPS = st.sampled_from(({"app": "web"}, {"app": "db"}, {}))
+PORTS = (79, 80, 81, 8080, 8081)
 
 
 @st.composite
 def edits(draw: st.DrawFn) -> tuple[Cluster, Cluster]:
-    """A cluster before and after what people apply: policies, and labels of pods and namespaces."""
-    before = draw(clusters())
+    """A cluster before and after what people apply: policies, and labels of pods and namespaces.
+
+    Either any cluster, or one that is crowded, of which most policies concern somebody.
+    """
+    before = draw(st.one_of(_crowds(), _crowds(), clusters()))
     after = before
     for _ in range(draw(st.integers(1, 3))):
-        after = draw(st.one_of(_policies(after), _labels(after)))
+        after = draw(st.one_of(_policies(after), _policies(after), _labels(after)))
     return before, after
 
 
 @st.composite
+def _crowds(draw: st.DrawFn) -> Cluster:
+    """Six pods that live, in two namespaces, on both nodes."""
+    names = NAMESPACES[:2]
+    places = [("node-a", 2), ("node-a", 3), ("node-a", 5), ("node-b", 2), ("node-b", 3), ("node-b", 6)]
+    made = Cluster(namespaces=tuple(namespace(each, draw(APPS)) for each in names), nodes=NODES_OF_CLUSTERS)
+    for at, (node, host) in enumerate(places):
+        pod = {
+            "kind": "Pod",
+            "metadata": {"labels": draw(APPS)},
+            "spec": {"nodeName": node, **draw(containers())},
+            "status": {"podIPs": addresses_at(node, host, draw(st.sampled_from(("46", "46", "4"))))},
+        }
+        made = replace(made, pods=(*made.pods, named(pod, names[at % 2], f"p{at}")))
+    for _ in range(draw(st.integers(0, 3))):
+        made = draw(_policies(made))
+    return made
+
+
+@st.composite
 def _policies(draw: st.DrawFn, cluster: Cluster) -> Cluster:
+    """One more, another one of a name that there is, or one less."""
     where = draw(st.sampled_from([each["metadata"]["name"] for each in cluster.namespaces]))
-    name = draw(st.sampled_from([f"q{number}" for number in range(4)]))
+    name = draw(st.sampled_from(("q0", "q1")))
     others = tuple(each for each in cluster.policies if key(each) != f"{where}/{name}")
-    if len(others) < len(cluster.policies) and draw(st.booleans()):
+    if len(others) < len(cluster.policies) and draw(st.sampled_from((False, False, True))):
         return replace(cluster, policies=others)
-    return replace(cluster, policies=(*others, policy(where, name, draw(specs()))))
+    spec = draw(specs())
+    if draw(st.booleans()):
+        spec["podSelector"] = {"matchLabels": draw(APPS)}
+    return replace(cluster, policies=(*others, policy(where, name, spec)))
 
 
 @st.composite
@@ -55,7 +87,7 @@ def _labels(draw: st.DrawFn, cluster: Cluster) -> Cluster:
             cluster, namespaces=tuple(made if each is found else each for each in cluster.namespaces)
         )
     found = draw(st.sampled_from(cluster.pods))
-    made = {**found, "metadata": {**found["metadata"], "labels": draw(labels())}}
+    made = {**found, "metadata": {**found["metadata"], "labels": draw(st.one_of(APPS, labels()))}}
     return replace(cluster, pods=tuple(made if each is found else each for each in cluster.pods))
 
 
@@ -197,6 +229,35 @@ def test_pods_that_are_alike_are_one_line() -> None:
     assert lines[1] == (
         "  everything: allowed -> DENIED, ingress: isolated by NetworkPolicy default/p0, and no rule allows this"
     )
+
+
+@pytest.mark.parametrize(
+    ("peer", "field"),
+    [
+        ({"podSelector": {"matchLabels": {"app": "client"}}}, "pods"),
+        ({"namespaceSelector": {"matchLabels": {"team": "a"}}}, "namespaces"),
+    ],
+)
+def test_peers_that_get_other_labels_are_told_though_no_policy_selects_them(
+    peer: dict[str, Any], field: str
+) -> None:
+    spec = {"podSelector": {"matchLabels": {"app": "mail"}}, "ingress": [{"from": [peer]}]}
+    namespaces = (namespace("default", {"team": "a"}),)
+    before = replace(CLUSTER, namespaces=namespaces, policies=(policy("default", "p", spec),))
+    if field == "pods":
+        (found,) = [each for each in CLUSTER.pods if key(each) == "default/client-1"]
+        made = {**found, "metadata": {**found["metadata"], "labels": {}}}
+        after = replace(before, pods=tuple(made if each is found else each for each in before.pods))
+        expected = [key(found)]
+    else:
+        after = replace(before, namespaces=(namespace("default", {}),))
+        expected = sorted(key(each) for each in CLUSTER.pods if key(each) != "default/mail")
+    for worlds, allowed in (((before, after), False), ((after, before), True)):
+        diff = compare(*map(world, worlds))
+        (row,) = policydiffwords.shown(diff, everything=True)["changes"]
+        assert (row["from"]["pods"], row["to"]["pods"]) == (expected, ["default/mail"])
+        assert [each["allowed"] for each in row["verdicts"]] == [allowed]
+        assert diff.pairs == row["pairs"] == len(expected)
 
 
 def test_ports_and_networks_are_told_to_their_edges() -> None:

@@ -144,6 +144,14 @@ class Policies:
         """Who is meant now, as addresses and networks."""
         return sorted(self._groups.look(group), key=lambda each: (each.version, each))
 
+    def means(self, group: Group, address: IPAddress) -> bool:
+        """Whether the address is among these."""
+        return self._groups.means(group, address)
+
+    def spans(self, group: Group, namespace: str) -> bool:
+        """Whether the group can mean pods of the namespace; false for a block, which means addresses."""
+        return group.block is None and self._groups.spans(group, namespace)
+
     def news(self) -> News:
         """Objects that are new or others than when this was called last, by type and key; None for one that is gone."""
         news, self._news = self._news, {}

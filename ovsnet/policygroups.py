@@ -77,6 +77,8 @@ class Groups:
         self._pods: Mapping[str, LabelledPod] = {}
         self._local: Mapping[str, tuple[IPAddress, ...]] = {}
         self._nodes: Mapping[str, NodeAddresses] = {}
+        self._gateways: dict[IPAddress, list[NodeAddresses]] = {}
+        """Nodes by gateway's address."""
         self._numbers: dict[Group, int] = {}
         self._groups: dict[int, Group] = {}
         self._last = 0
@@ -90,6 +92,8 @@ class Groups:
         self._at: dict[IPNetwork, Counter[int]] = {}
         self._networks: dict[int, Counter[IPNetwork]] = {}
         self._touched: set[IPNetwork] = set()
+        self._having: dict[IPAddress, list[LabelledPod]] | None = None
+        """Pods by address, once somebody asks by address; None: nobody has since they changed."""
 
     def touched(self) -> set[IPNetwork]:
         """Networks that are in other groups than when this was called last."""
@@ -126,6 +130,21 @@ class Groups:
         self.remove(number)
         return found
 
+    def means(self, group: Group, address: IPAddress) -> bool:
+        """Whether `look` would have it, without looking at any other."""
+        if group.block is not None:
+            return address in group.block or self._is_gateway_of(group.block, address)
+        if group.nodes is not None:
+            return ipaddress.ip_network(address) in self._of_nodes(group.nodes)
+        return any(_means(group, pod) and self.spans(group, pod.namespace) for pod in self._with(address))
+
+    def spans(self, group: Group, namespace: str) -> bool:
+        """Whether it can mean pods of the namespace."""
+        if group.namespaces is None:
+            return group.namespace == namespace
+        known = self.namespaces.get(namespace)
+        return known is not None and group.namespaces.matches(known.labels)
+
     def numbers(self, group: Group, name: str, protocol: Protocol) -> set[int]:
         """Which numbers the group's pods have for a port of that name."""
         found = set()
@@ -152,6 +171,7 @@ class Groups:
         for key in changed:
             self._index(key, self._pods.get(key), pods.get(key))
         self._pods, self._local, self.namespaces = pods, local, namespaces
+        self._having = None
         for name in relabelled:
             if self._mean(name):
                 for key in self._in.get(name, ()):
@@ -159,7 +179,7 @@ class Groups:
         for key in changed | moved:
             self._place(key)
         if nodes != self._nodes:
-            self._nodes = nodes
+            self._nodes, self._gateways = nodes, _by_gateway(nodes)
             for number, group in self._groups.items():
                 if not group.is_of_pods:
                     self._spread(number, group)
@@ -203,6 +223,14 @@ class Groups:
 
     # --- pods ---
 
+    def _with(self, address: IPAddress) -> Iterable[LabelledPod]:
+        if self._having is None:
+            self._having = {}
+            for key, pod in self._pods.items():
+                for each in self._local.get(key) or pod.ips:
+                    self._having.setdefault(each, []).append(pod)
+        return self._having.get(address, ())
+
     def _matching(self, group: Group) -> Iterator[str]:
         """Namespaces whose pods it can mean."""
         if group.namespaces is None:
@@ -214,16 +242,8 @@ class Groups:
 
     def _mean(self, name: str) -> bool:
         """Which groups can mean pods of the namespace now; whether these are others than before."""
-        namespace = self.namespaces.get(name)
         found = {
-            number
-            for number, group in self._groups.items()
-            if group.is_of_pods
-            and (
-                group.namespace == name
-                if group.namespaces is None
-                else namespace is not None and group.namespaces.matches(namespace.labels)
-            )
+            number for number, group in self._groups.items() if group.is_of_pods and self.spans(group, name)
         }
         before = self._meant.get(name, set())
         self._meant[name] = found
@@ -311,6 +331,14 @@ class Groups:
             for each in (*node.addresses, *node.gateways, *node.others)
         }
 
+    def _is_gateway_of(self, block: Block, address: IPAddress) -> bool:
+        """Whether the block means it as the other address of a node."""
+        return not any(address in part for part in block.excepts) and any(
+            each.version == address.version and each in block
+            for node in self._gateways.get(address, ())
+            for each in node.addresses
+        )
+
     def _count(self, number: int, networks: Iterable[IPNetwork], by: int) -> None:
         of_group = self._networks[number]
         for network in networks:
@@ -326,6 +354,14 @@ def _add(counter: Counter[_Key], key: _Key, by: int) -> None:
     counter[key] += by
     if not counter[key]:
         del counter[key]
+
+
+def _by_gateway(nodes: Mapping[str, NodeAddresses]) -> dict[IPAddress, list[NodeAddresses]]:
+    found: dict[IPAddress, list[NodeAddresses]] = {}
+    for node in nodes.values():
+        for address in node.gateways:
+            found.setdefault(address, []).append(node)
+    return found
 
 
 def _means(group: Group, pod: LabelledPod) -> bool:

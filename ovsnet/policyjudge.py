@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ovsnet import policies as deriving
 from ovsnet.errors import OvsnetError
@@ -29,6 +29,10 @@ from ovsnet.policytiers import Standing
 from ovsnet.servicemodel import Protocol
 
 INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
+
+
+_LIKE = 5
+"""Names of pods that are offered instead of one that there is not."""
 
 
 class World(Frozen):
@@ -112,11 +116,18 @@ def end(name: str, world: World) -> End:
     if len(found) > 1:
         raise OvsnetError(f"{name} may be {' or '.join(sorted(found))}", "give NAMESPACE/NAME")
     if not found:
-        raise OvsnetError(
-            f"{name} is no pod, node or address of the cluster",
-            "pods are NAME or NAMESPACE/NAME; of a Service, give one of its endpoints",
-        )
+        raise OvsnetError(f"{name} is no pod, node or address of the cluster", _meant(name, keys))
     return _pod(found[0], world)
+
+
+def _meant(name: str, keys: Iterable[str]) -> str:
+    """What to give instead: people know the names of Deployments, and type of others what they remember."""
+    word = name.rpartition("/")[2]
+    like = sorted(key for key in keys if word in key.partition("/")[2])
+    if word and like:
+        more = f" and {len(like) - _LIKE} more" if len(like) > _LIKE else ""
+        return f"do you mean {', '.join(like[:_LIKE])}{more}?"
+    return "pods are NAME or NAMESPACE/NAME; of a Service, give one of its endpoints"
 
 
 def _pod(key: str, world: World) -> End:
@@ -245,9 +256,7 @@ class Judge:
         ):
             return False
         return allowance.peers is None or any(
-            network.version == address.version and address in network
-            for group in allowance.peers
-            for network in self._policies.networks(group)
+            self._policies.means(group, address) for group in allowance.peers
         )
 
 

@@ -69,6 +69,15 @@ def side(found: Side) -> str:
     return f"{which}: {found.why.value}"
 
 
+def reason(found: Side) -> str:
+    """Why one side allows or denies, without whose side it is."""
+    if found.why is Why.RULE and found.rule is not None:
+        return f"allowed by {rule_title(found.rule, found.direction)}"
+    if found.why is Why.ISOLATED:
+        return f"isolated by NetworkPolicy {', '.join(each.key for each in found.isolating)}, and no rule allows this"
+    return str(found.why.value)
+
+
 class Names:
     """Whose an address is."""
 

@@ -1,4 +1,4 @@
-"""`ovsnet policy`: `show`, what policies allow this node's pods; `check` is in `policycheck`."""
+"""`ovsnet policy`: `show`, what policies allow pods; `check` is in `policycheck`, `diff` in `policydiff`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ovsnet.cli import options
-from ovsnet.cli.policycheck import check, snapshot_of, world_of
+from ovsnet.cli.policycheck import check, problems_of, snapshot_of, world_of
+from ovsnet.cli.policydiff import diff
 from ovsnet.errors import OvsnetError
 
 if TYPE_CHECKING:
     from ovsnet.agent.view import View
-    from ovsnet.policyjudge import World
+    from ovsnet.policyjudge import End, World
     from ovsnet.policywords import Names
 
 
@@ -25,6 +26,7 @@ def policy() -> None:
 
 
 policy.add_command(check)
+policy.add_command(diff)
 
 
 @policy.command()
@@ -32,20 +34,19 @@ policy.add_command(check)
 @options.output_option
 @click.argument("pod", metavar="[POD]", required=False)
 def show(path: Path, output: str, pod: str | None) -> None:
-    """Show which policies select a pod of this node, what each rule allows, and whom that is today.
+    """Show which policies select a pod, what each rule allows, and whom that is today.
 
-    POD is NAME or NAMESPACE/NAME. Without it: which policies isolate each pod of this node; with -o json all of it.
+    POD is NAME or NAMESPACE/NAME, of any node. Without it: which policies isolate each pod of this node; with -o json
+    all of it.
     """
-    from ovsnet import policies, policywords
+    from ovsnet import policies, policyjudge, policywords
 
     view = options.view_of(path)
     snapshot = snapshot_of(view)
     world = world_of(view, snapshot)
     names = policywords.Names(snapshot.pods, world.local, policies.node_addresses(snapshot.nodes))
-    found = [
-        _shown(key, view, world, names)
-        for key in (sorted(world.local) if pod is None else [_local_pod(pod, world)])
-    ]
+    ends = [policyjudge.end(key, world) for key in (sorted(world.local) if pod is None else [pod])]
+    found = [_shown(each, view, world, names) for each in ends]
     if output == "json":
         click.echo(json.dumps(found if pod is None else found[0], indent=2))
     elif pod is None:
@@ -54,15 +55,23 @@ def show(path: Path, output: str, pod: str | None) -> None:
         _print_pod(found[0])
 
 
-def _shown(key: str, view: View, world: World, names: Names) -> dict[str, Any]:
+def _shown(end: End, view: View, world: World, names: Names) -> dict[str, Any]:
+    """Raises OvsnetError for what is no pod that policies can select."""
     from ovsnet import policywords
 
-    labelled = world.pods.get(key)
+    if not end.pod:
+        raise OvsnetError(
+            f"{end.title}: no policy can select it", "ask about a pod that has a network of its own"
+        )
+    labelled = world.pods.get(end.pod)
+    shown = policywords.shown(end.pod, view.policies, names)
     return {
-        "pod": key,
-        "addresses": [str(each) for each in world.local[key]],
+        "pod": end.pod,
+        "node": end.node,
+        "addresses": [str(each) for each in world.local.get(end.pod) or end.ips],
         "labels": None if labelled is None else dict(labelled.labels),
-        **policywords.shown(key, view.policies, names),
+        **shown,
+        "problems": problems_of(view, shown["policies"]),
     }
 
 
@@ -71,7 +80,8 @@ def _print_pod(found: dict[str, Any]) -> None:
     from ovsnet.cli import console
 
     out = console.console(sys.stdout)
-    out.print(f"pod {found['pod']}  {' '.join(found['addresses'])}", style="bold", markup=False)
+    node = f"  on node {found['node']}" if found["node"] else ""
+    out.print(f"pod {found['pod']}  {' '.join(found['addresses'])}{node}", style="bold", markup=False)
     if found["labels"] is None:
         out.print("labels are not known: every policy of its namespace isolates it", style="red")
     else:
@@ -79,6 +89,8 @@ def _print_pod(found: dict[str, Any]) -> None:
         out.print(f"labels: {labels or 'none'}", markup=False)
     for line in policywords.lines(found):
         out.print(line, markup=False)
+    for line in found["problems"]:
+        out.print(f"problem: {line}", style="red", markup=False)
 
 
 def _print_pods(found: list[dict[str, Any]]) -> None:
@@ -100,16 +112,3 @@ def _judging(direction: dict[str, Any]) -> list[str]:
     rules = [*direction["admin"], *direction["baseline"]]
     cluster = dict.fromkeys(each["rule"].partition(" ")[0] for each in rules)
     return [*direction["by"], *(f"ClusterNetworkPolicy {name}" for name in cluster)]
-
-
-def _local_pod(name: str, world: World) -> str:
-    """The Pod's key. Raises OvsnetError."""
-    found = sorted(key for key in world.local if name in (key, key.partition("/")[2]))
-    if len(found) > 1:
-        raise OvsnetError(f"{name} may be {' or '.join(found)}", "give NAMESPACE/NAME")
-    if not found:
-        known = ", ".join(sorted(world.local)) or "none"
-        raise OvsnetError(
-            f"there is no pod {name} on this node", f"ask on the node that runs it; here are: {known}"
-        )
-    return found[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,13 @@ def world_of(view: View, snapshot: Snapshot) -> World:
     )
 
 
+def problems_of(view: View, policies: Iterable[str]) -> list[str]:
+    """What is wrong with these policies, as far as the store could not read them: with whatever else is in a file."""
+    lines = [f"{subject}: {text}" for subject, text in view.problems.items()]
+    wanted = [f"NetworkPolicy {key}:" for key in policies]
+    return [line for line in lines if any(each in line for each in wanted)]
+
+
 async def _check(view: View, source: str, target: str, protocol: str, port: int) -> dict[str, Any]:
     from ovsnet import policyjudge
     from ovsnet.servicemodel import Protocol
@@ -100,6 +108,7 @@ async def _check(view: View, source: str, target: str, protocol: str, port: int)
         _refuse_service(view, each)
     judge = policyjudge.Judge(view.policies, world.nodes)
     connections = []
+    isolating: set[str] = set()
     for pair in policyjudge.pairs(*ends):
         connection = policyjudge.Connection(
             source=pair[0],
@@ -108,6 +117,7 @@ async def _check(view: View, source: str, target: str, protocol: str, port: int)
             port=port,
         )
         sides = judge.sides(*ends, connection)
+        isolating |= {policy.key for side in sides for policy in side.isolating}
         connections.append(
             {
                 "source": str(pair[0]),
@@ -124,6 +134,7 @@ async def _check(view: View, source: str, target: str, protocol: str, port: int)
         "port": port or None,
         "allowed": all(each["allowed"] for each in connections),
         "connections": connections,
+        "problems": problems_of(view, isolating),
     }
 
 
@@ -220,6 +231,8 @@ def _print(found: dict[str, Any]) -> None:
             out.print(f"  {side['why']}{where}", markup=False)
         agrees, words = _proof_words(each["trace"])
         out.print(f"  {words}", style=None if agrees else "bold red", markup=False)
+    for line in found["problems"]:
+        out.print(f"problem: {line}", style="red", markup=False)
 
 
 def _titled(title: str, address: str) -> str:

@@ -16,6 +16,7 @@ from policy_commands_world import (
     lab,
     live,
     node,
+    policy,
 )
 
 from ovsnet.lab.lab import Lab
@@ -75,8 +76,11 @@ def test_show_of_all_pods_of_the_node(lab: Lab, live: Node) -> None:
     assert lines[1:] == [["default/a1", "default/web", "-"], ["default/a2", "-", "default/out"]]
 
 
-def test_show_of_a_pod_that_is_allowed_nothing(lab: Lab) -> None:
-    done = ask(lab.node("node-b"), "policy", "show", "b2")
+@pytest.mark.parametrize("on", ["node-a", "node-b"])
+def test_show_of_a_pod_that_is_allowed_nothing(lab: Lab, on: str) -> None:
+    """b2 is on node-b, and what isolates it every node can say."""
+    done = ask(lab.node(on), "policy", "show", "b2")
+    assert done.stdout.splitlines()[0].endswith("  on node node-b")
     assert done.stdout.count("isolated by NetworkPolicy default/closed; no rule allows anything") == 2
 
 
@@ -161,7 +165,9 @@ def test_flows_that_disagree_are_told_loudly(lab: Lab, live: Node) -> None:
         (["check", "nobody", "a1"], ["nobody", "NAMESPACE/NAME"]),
         (["check", "a1", "a2", "--tcp", "80", "--udp", "80"], ["--tcp", "--udp"]),
         (["check", "10.244.1.9", "fd00:10:244:1::2"], ["no address family in common"]),
-        (["show", "b1"], ["b1", "default/a1, default/a2"]),
+        (["show", "nobody"], ["nobody is no pod"]),
+        (["show", "default/a"], ["do you mean default/a1, default/a2?"]),
+        (["show", "node-a"], ["node node-a", "no policy can select it"]),
     ],
 )
 def test_what_nobody_can_tell(live: Node, arguments: list[str], words: list[str]) -> None:
@@ -211,3 +217,20 @@ def test_the_way_to_a_service_is_judged_by_its_endpoint(lab: Lab, live: Node) ->
         assert "denied: egress of pod default/b2 is isolated by NetworkPolicy default/closed" in done.stdout
     finally:
         path.unlink()
+
+
+def test_what_cannot_be_read_in_a_policy_is_told_with_the_answer(lab: Lab, live: Node) -> None:
+    """The reason why a rule that people see in their manifest allows nothing."""
+    path = lab.folder.path / "cluster" / "odd.yaml"
+    spec = {"ingress": [{"from": [{"ipBlock": {"cidr": "192.0.2.0/33"}}]}]}
+    path.write_text(yaml.safe_dump(policy("odd", {"app": "a2"}, **spec)))
+    try:
+        eventually(lambda: ask(live, "policy", "check", "b1", "a2").returncode == 1)
+        for arguments in (["check", "b1", "a2"], ["show", "a2"]):
+            out = ask(live, "policy", *arguments).stdout
+            assert "problem: " in out
+            assert "NetworkPolicy default/odd: spec.ingress[0].from[0].ipBlock.cidr" in out, out
+            assert "problem: " not in ask(live, "policy", "show", "a1").stdout
+    finally:
+        path.unlink()
+    eventually(lambda: ask(live, "policy", "check", "b1", "a2").returncode == 0)

@@ -9,7 +9,7 @@ from ovsnet.agent.denials import Denials, Denied
 from ovsnet.errors import SwitchUnavailable
 from ovsnet.policymodel import Direction
 
-WEB, GONE = 0x0700000000000001, 0x0700000000000002
+WEB, GONE, RULE = 0x0700000000000001, 0x0700000000000002, 0x0D00000000000001
 
 
 def line(
@@ -32,15 +32,17 @@ class World:
         self.denials = Denials(self, {"verdict": 48}, self.who, lambda: self.there, clock=lambda: self.now)
 
     async def counted(self, kind: str, table: int) -> list[str]:
-        assert (kind, table) == ("policedpod", 48)
-        self.asked += 1
+        assert table == 48
+        self.asked += kind == "policedpod"
         if self.fails:
             raise SwitchUnavailable("away")
         if self.hangs:
             await asyncio.Event().wait()
-        return self.lines
+        return [each for each in self.lines if (f"cookie=0x{RULE:x}" in each) is (kind == "clusterrule")]
 
     def who(self, cookie: int, direction: Direction) -> tuple[str, Collection[str]] | None:
+        if cookie == RULE:
+            return "", ["ClusterNetworkPolicy lockdown ingress[0]"]
         return ("default/web", self.policies) if cookie == WEB else None
 
     async def read(self, *lines: str) -> dict[Denied, int]:
@@ -72,6 +74,14 @@ async def test_other_policies_are_another_sum() -> None:
     await world.read(line(3, 10))
     world.policies = ["default/web"]
     assert await world.read(line(5, 15)) == {denied(): 3, denied(policies="default/web"): 2}
+
+
+async def test_a_rule_of_a_cluster_network_policy_counts_for_all_pods() -> None:
+    world = World()
+    rule = Denied("", "", "ingress", "ClusterNetworkPolicy lockdown ingress[0]")
+    assert await world.read(line(4, 10, cookie=RULE, priority=45)) == {rule: 4}
+    world.there.clear()
+    assert await world.read(line(6, 15, cookie=RULE, priority=45)) == {rule: 6}
 
 
 async def test_what_is_no_pods_and_whose_pod_is_gone_is_left_out() -> None:

@@ -1,0 +1,311 @@
+"""`ovsnet policy diff` tells exactly the connections of which the oracle says otherwise before and after a change."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from clusters import NODES as NODES_OF_CLUSTERS
+from clusters import addresses_at, clusters, containers, named, namespace
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import verdict
+from policy_parts import NAMESPACES, labels, policy, specs
+from policy_world import Cluster, Connection, End, Node, connections, key
+from test_policy_judge import world
+
+from ovsnet import policies, policydiffwords
+from ovsnet.policydiff import Diff, compare
+from ovsnet.policyends import Asked, EndClass
+from ovsnet.policygroups import Group
+from ovsnet.policymodel import Direction
+from ovsnet.policynets import Networks, regions
+
+OUTSIDE = ("203.0.113.7", "203.0.113.8", "2001:db8::7", "9.9.9.9")
+
+
+APPS = st.sampled_from(({"app": "web"}, {"app": "db"}, {}))
+PORTS = (79, 80, 81, 8080, 8081)
+
+
+@st.composite
+def edits(draw: st.DrawFn) -> tuple[Cluster, Cluster]:
+    """A cluster before and after what people apply: policies, and labels of pods and namespaces.
+
+    Either any cluster, or one that is crowded, of which most policies concern somebody.
+    """
+    before = draw(st.one_of(_crowds(), _crowds(), clusters()))
+    after = before
+    for _ in range(draw(st.integers(1, 3))):
+        after = draw(st.one_of(_policies(after), _policies(after), _labels(after)))
+    return before, after
+
+
+@st.composite
+def _crowds(draw: st.DrawFn) -> Cluster:
+    """Six pods that live, in two namespaces, on both nodes."""
+    names = NAMESPACES[:2]
+    places = [("node-a", 2), ("node-a", 3), ("node-a", 5), ("node-b", 2), ("node-b", 3), ("node-b", 6)]
+    made = Cluster(namespaces=tuple(namespace(each, draw(APPS)) for each in names), nodes=NODES_OF_CLUSTERS)
+    for at, (node, host) in enumerate(places):
+        pod = {
+            "kind": "Pod",
+            "metadata": {"labels": draw(APPS)},
+            "spec": {"nodeName": node, **draw(containers())},
+            "status": {"podIPs": addresses_at(node, host, draw(st.sampled_from(("46", "46", "4"))))},
+        }
+        made = replace(made, pods=(*made.pods, named(pod, names[at % 2], f"p{at}")))
+    for _ in range(draw(st.integers(0, 3))):
+        made = draw(_policies(made))
+    return made
+
+
+@st.composite
+def _policies(draw: st.DrawFn, cluster: Cluster) -> Cluster:
+    """One more, another one of a name that there is, or one less."""
+    where = draw(st.sampled_from([each["metadata"]["name"] for each in cluster.namespaces]))
+    name = draw(st.sampled_from(("q0", "q1")))
+    others = tuple(each for each in cluster.policies if key(each) != f"{where}/{name}")
+    if len(others) < len(cluster.policies) and draw(st.sampled_from((False, False, True))):
+        return replace(cluster, policies=others)
+    spec = draw(specs())
+    if draw(st.booleans()):
+        spec["podSelector"] = {"matchLabels": draw(APPS)}
+    return replace(cluster, policies=(*others, policy(where, name, spec)))
+
+
+@st.composite
+def _labels(draw: st.DrawFn, cluster: Cluster) -> Cluster:
+    if draw(st.booleans()):
+        found = draw(st.sampled_from(cluster.namespaces))
+        made = namespace(found["metadata"]["name"], draw(labels()))
+        return replace(
+            cluster, namespaces=tuple(made if each is found else each for each in cluster.namespaces)
+        )
+    found = draw(st.sampled_from(cluster.pods))
+    made = {**found, "metadata": {**found["metadata"], "labels": draw(st.one_of(APPS, labels()))}}
+    return replace(cluster, pods=tuple(made if each is found else each for each in cluster.pods))
+
+
+def told(diff: Diff, connection: Connection) -> list[bool]:
+    """What the diff says that would become of it, once for each time that it says so."""
+    ends = connection.source, connection.destination
+    version = ipaddress.ip_address(ends[0].address).version
+    return [
+        each.allowed
+        for row in diff.rows
+        if row.family in (0, version) and has(row.sources, ends[0]) and has(row.targets, ends[1])
+        for each in row.verdicts
+        if any(
+            (None if kind is None else kind.value) == connection.protocol
+            and any(first <= connection.port <= last for first, last in ports)
+            for kind, ports in each.ports
+        )
+    ]
+
+
+def has(classes: Iterable[EndClass], end: End) -> bool:
+    if end.who is None:
+        address = ipaddress.ip_address(end.address)
+        found = [each.region for each in classes if each.region is not None]
+        return any(
+            address in each.network and not any(address in part for part in each.without) for each in found
+        )
+    kind, name = ("node", end.who.name) if isinstance(end.who, Node) else ("pod", key(end.who))
+    return any(each.kind == kind and member.key == name for each in classes for member in each.members)
+
+
+def usual(connection: Connection) -> bool:
+    """Nodes send from their gateway's address, and are reached at their own."""
+    source, target = connection.source, connection.destination
+    return not (isinstance(source.who, Node) and source.address not in source.who.gateways) and not (
+        isinstance(target.who, Node) and target.address not in target.who.addresses
+    )
+
+
+def always(connection: Connection) -> bool:
+    """A pod and itself, or its node: what rows don't mean."""
+    source, target = connection.source.who, connection.destination.who
+    if isinstance(source, dict) and isinstance(target, dict):
+        return key(source) == key(target)
+    pod, node = (source, target) if isinstance(source, dict) else (target, source)
+    return isinstance(pod, dict) and isinstance(node, Node) and pod["spec"].get("nodeName") == node.name
+
+
+def check(before: Cluster, after: Cluster) -> None:
+    diff = compare(world(before), world(after))
+    now = {key(each): each for each in after.pods}
+
+    def then(end: End) -> End:
+        return End(now[key(end.who)], end.address) if isinstance(end.who, dict) else end
+
+    for connection in filter(usual, connections(before, PORTS, OUTSIDE)):
+        later = replace(connection, source=then(connection.source), destination=then(connection.destination))
+        was, is_now = verdict(before, connection).allowed, verdict(after, later).allowed
+        expected = [] if was is is_now else [is_now]
+        assert ([] if always(connection) else told(diff, connection)) == expected, str(connection)
+
+
+@given(edit=edits())
+def test_exactly_what_the_oracle_says_otherwise_is_told(edit: tuple[Cluster, Cluster]) -> None:
+    check(*edit)
+
+
+@given(cluster=clusters())
+def test_whether_a_rule_means_an_address_is_as_it_lists_them(cluster: Cluster) -> None:
+    """`means`, which the judge asks, and `networks`, which flows are made of."""
+    seen = world(cluster)
+    asked = Asked(seen)
+    groups: set[Group] = {
+        group
+        for key in seen.pods
+        for direction in Direction
+        for granted in asked.granted(key, direction)
+        for allowance in granted.allowances
+        for group in allowance.peers or ()
+    }
+    nodes = policies.node_addresses(seen.nodes).values()
+    addresses = {
+        *(ip for pod in seen.pods.values() for ip in pod.ips),
+        *(ip for node in nodes for ip in (*node.addresses, *node.gateways)),
+        *map(ipaddress.ip_address, OUTSIDE),
+    }
+    for group in groups:
+        networks = asked.networks(group)
+        for address in addresses:
+            assert asked.means(group, address) is any(address in each for each in networks), (group, address)
+
+
+# --- what is told ---
+
+POD_NODES = {"web-1": "node-a", "web-2": "node-b", "web-3": "node-b", "client-1": "node-a", "mail": "node-b"}
+NODES = tuple(
+    Node(f"node-{letter}", (f"192.168.0.{at}",), (f"10.{at}.0.1",)) for at, letter in ((1, "a"), (2, "b"))
+)
+
+
+def pod(number: int, name: str, in_namespace: str = "default") -> dict[str, Any]:
+    node = POD_NODES[name]
+    ip = f"10.{1 if node == 'node-a' else 2}.0.{number + 2}"
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": in_namespace, "labels": {"app": name.partition("-")[0]}},
+        "spec": {"nodeName": node, "containers": []},
+        "status": {"podIPs": [{"ip": ip}]},
+    }
+
+
+CLUSTER = Cluster(
+    namespaces=(namespace("default", {}),),
+    pods=tuple(pod(number, name) for number, name in enumerate(POD_NODES)),
+    nodes=NODES,
+)
+
+
+def applied(*specs: dict[str, Any], everything: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """What is told of policies that are added to a cluster without any."""
+    made = tuple(policy("default", f"p{number}", spec) for number, spec in enumerate(specs))
+    diff = compare(world(CLUSTER), world(replace(CLUSTER, policies=made)))
+    found = policydiffwords.shown(diff, everything)
+    json.dumps(found)
+    return found, list(policydiffwords.lines(found, everything))
+
+
+def test_nothing_changes_by_a_policy_that_selects_nobody() -> None:
+    found, lines = applied({"podSelector": {"matchLabels": {"app": "none"}}})
+    assert found == {"pairs": 0, "changes": [], "leftOut": {"changes": 0, "pairs": 0}}
+    assert lines == ["nothing would change"]
+
+
+def test_pods_that_are_alike_are_one_line() -> None:
+    """Each of three from four other pods, from the one node that is not its own, and from outside."""
+    found, lines = applied({"podSelector": {"matchLabels": {"app": "web"}}})
+    assert found["pairs"] == 3 * 4 + 3 + 3
+    assert lines[0].startswith("default/web-* (3 pods)  <-  all 5 pods, node node-a, node node-b, all IPv4")
+    assert lines[1] == (
+        "  everything: allowed -> DENIED, ingress: isolated by NetworkPolicy default/p0, and no rule allows this"
+    )
+
+
+@pytest.mark.parametrize(
+    ("peer", "field"),
+    [
+        ({"podSelector": {"matchLabels": {"app": "client"}}}, "pods"),
+        ({"namespaceSelector": {"matchLabels": {"team": "a"}}}, "namespaces"),
+    ],
+)
+def test_peers_that_get_other_labels_are_told_though_no_policy_selects_them(
+    peer: dict[str, Any], field: str
+) -> None:
+    spec = {"podSelector": {"matchLabels": {"app": "mail"}}, "ingress": [{"from": [peer]}]}
+    namespaces = (namespace("default", {"team": "a"}),)
+    before = replace(CLUSTER, namespaces=namespaces, policies=(policy("default", "p", spec),))
+    if field == "pods":
+        (found,) = [each for each in CLUSTER.pods if key(each) == "default/client-1"]
+        made = {**found, "metadata": {**found["metadata"], "labels": {}}}
+        after = replace(before, pods=tuple(made if each is found else each for each in before.pods))
+        expected = [key(found)]
+    else:
+        after = replace(before, namespaces=(namespace("default", {}),))
+        expected = sorted(key(each) for each in CLUSTER.pods if key(each) != "default/mail")
+    for worlds, allowed in (((before, after), False), ((after, before), True)):
+        diff = compare(*map(world, worlds))
+        (row,) = policydiffwords.shown(diff, everything=True)["changes"]
+        assert (row["from"]["pods"], row["to"]["pods"]) == (expected, ["default/mail"])
+        assert [each["allowed"] for each in row["verdicts"]] == [allowed]
+        assert diff.pairs == row["pairs"] == len(expected)
+
+
+def test_ports_and_networks_are_told_to_their_edges() -> None:
+    rule = {
+        "from": [{"ipBlock": {"cidr": "203.0.113.0/24", "except": ["203.0.113.128/25"]}}],
+        "ports": [{"port": 80}, {"port": 90, "endPort": 99}, {"protocol": "UDP"}],
+    }
+    found, lines = applied({"podSelector": {"matchLabels": {"app": "mail"}}, "ingress": [rule]})
+    allowed = {"network": "203.0.113.0/24", "without": ["203.0.113.128/25"]}
+    (row,) = [each for each in found["changes"] if allowed in each["from"]["networks"]]
+    assert row["from"]["titles"] == ["203.0.113.0/24 (but 203.0.113.128/25)"]
+    assert row["to"]["pods"] == ["default/mail"]
+    assert row["verdicts"][0]["connections"] == [
+        {"protocol": None, "ports": None},
+        {"protocol": "TCP", "ports": [[1, 79], [81, 89], [100, 65535]]},
+        {"protocol": "SCTP", "ports": [[1, 65535]]},
+    ]
+    assert any("pings; TCP all but 80, 90-99; SCTP all" in line for line in lines)
+    assert any("203.0.113.0/24 (but 203.0.113.128/25)" in line for line in lines)
+
+
+def test_what_is_much_is_left_out_and_counted() -> None:
+    """A rule for each of many networks, which differ in their ports."""
+    rules = [
+        {"from": [{"ipBlock": {"cidr": f"198.51.{number}.0/24"}}], "ports": [{"port": number + 1}]}
+        for number in range(60)
+    ]
+    spec = {"podSelector": {"matchLabels": {"app": "mail"}}, "ingress": rules}
+    found, lines = applied(spec)
+    assert len(found["changes"]) == policydiffwords.MOST
+    left = found["leftOut"]
+    assert left["pairs"] + sum(each["pairs"] for each in found["changes"]) == found["pairs"]
+    assert f"... and {left['changes']} more changes, of {left['pairs']} pairs: --all tells them" in lines
+    whole, lines = applied(spec, everything=True)
+    assert len(whole["changes"]) == policydiffwords.MOST + left["changes"]
+    assert not any("more" in line for line in lines)
+
+
+def test_regions_are_apart_and_have_an_address_of_nobody() -> None:
+    networks = [
+        ipaddress.ip_network(each) for each in ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/30", "9.9.9.9/32")
+    ]
+    inside = [ipaddress.ip_network("10.1.0.0/16")]
+    taken = {ipaddress.ip_address("9.9.9.9"), ipaddress.ip_address("10.0.0.0")}
+    found = {str(each.network): each for each in regions(networks, inside, taken)}
+    assert set(found) == {"0.0.0.0/0", "10.0.0.0/8", "::/0"}
+    assert str(found["10.0.0.0/8"].address) == "10.0.0.1"
+    assert list(map(str, found["0.0.0.0/0"].without)) == ["9.9.9.9/32", "10.0.0.0/8"]
+    narrow = Networks(networks)
+    assert str(narrow.narrowest(ipaddress.ip_address("10.1.2.3"))) == "10.1.2.0/30"
+    assert narrow.narrowest(ipaddress.ip_address("::a01:203")) is None

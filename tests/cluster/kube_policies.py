@@ -1,8 +1,7 @@
-"""The world of the policies' cases on a cluster: its pods, nodes and Services, and who is answered by whom.
+"""The world of the policies' cases on a cluster: pods, nodes, Services, policies and labels.
 
-Owns namespaces called x, y and z, of which a cluster has one set. Policies and labels change through one connection to
-the API server, and in each place one prober stays, so that a case costs neither kubectl nor the start of a program.
-Called by test_cluster_policies alone.
+Owns namespaces called x, y and z, of which a cluster has one set. Changes go through one connection to the API server,
+so that a case costs no kubectl. Who is answered by whom is asked by `policy_probes`. Called by test_cluster_policies.
 """
 
 from __future__ import annotations
@@ -12,31 +11,26 @@ import itertools
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 
 import httpx
-import policy_prober
 import service_server
 from kube_api import Api, Refused
-from kube_world import AGNHOST, READY_SECONDS, Object, by_family, started
-from lab_world import SLOWER, agent_log, eventually
+from kube_world import READY_SECONDS, Object, by_family
+from lab_world import agent_log, eventually
 from policy_cases import HOST_PODS, POD_LABELS, Labels, Situation, Step, filled, namespace, pod, policy
-from policy_matrix import FAMILIES, HOSTS, NAMESPACES, NODES, OUTSIDE, PODS, PORTS, SERVED, Table, Way
+from policy_matrix import FAMILIES, NAMESPACES, NODES, OUTSIDE, PODS, PORTS, SERVED, Way
+from policy_probes import Probes
 
 from ovsnet.host import netns
 from ovsnet.lab.kubernetes.cluster import Cluster
+from ovsnet.lab.kubernetes.images import AGNHOST
 from ovsnet.lab.spec import outside_interface
 from ovsnet.store.kubernetes.access import Source
 
-SECONDS = 10.0
-"""Within which a change is in force on all nodes."""
-LONGEST = 1.5
-"""Seconds that one round of probes waits for those who should be answered."""
 BASE = 9000
 """What Services add to the port of their endpoint."""
 FIRST_NODE_PORT = 30010
@@ -60,7 +54,9 @@ class Direct(Api):
         self.namespace = f"/proc/{control.held().pid}/ns/net"
         super().__init__(control.pki.folder / "admin.kubeconfig", lambda argv, text: "")
         access = Source(str(self.kubeconfig)).load()
-        self.client = httpx.Client(base_url=access.server, verify=access.context(), timeout=30, trust_env=False)
+        self.client = httpx.Client(
+            base_url=access.server, verify=access.context(), timeout=30, trust_env=False
+        )
 
     def call(self, method: str, path: str, body: object = None, kind: str = "application/json") -> Any:
         content = None if body is None else json.dumps(body)
@@ -74,7 +70,9 @@ class Direct(Api):
 
 def with_server(made: Object) -> Object:
     """The manifest with what answers on both ports over TCP and UDP."""
-    for container in itertools.chain(*(made["spec"].get(kind, ()) for kind in ("containers", "initContainers"))):
+    for container in itertools.chain(
+        *(made["spec"].get(kind, ()) for kind in ("containers", "initContainers"))
+    ):
         container["image"] = AGNHOST
         container["args"] = ["pause"]
     here = "hostIPs" if made["spec"].get("hostNetwork") else "podIPs"
@@ -130,11 +128,9 @@ class Policed:
         self.stack = stack
         self.api = Direct(cluster)
         self.now = Situation()
-        self.allowed: dict[Way, bool] = {}
-        """What was true at last."""
         self.book: dict[str, Mapping[int, str]] = {}
         self.cluster_addresses: dict[str, Mapping[int, str]] = {}
-        self.probers: dict[str, subprocess.Popen[str]] = {}
+        self.probes = Probes(cluster, stack, self.address)
 
     # what there is
 
@@ -206,7 +202,7 @@ class Policed:
         return found
 
     def ready_since(self, name: str) -> str:
-        """"" if it is not."""
+        """ "" if it is not."""
         for each in self.status(name).get("conditions", ()):
             if each["type"] == "Ready" and each["status"] == "True":
                 return str(each["lastTransitionTime"])
@@ -233,10 +229,15 @@ class Policed:
                 self.label(f"api/v1/namespaces/{name}", self.now.namespaces[name], labels)
         for name, spec in wanted.policies.items():
             if spec != self.now.policies.get(name):
-                self.api.apply(policy(name, filled(spec, self.book)))
+                self.put(name, spec)
         for name in {*self.now.policies} - {*wanted.policies}:
             self.api.remove(policy(name, {}))
         self.now = wanted
+
+    def put(self, name: str, spec: Object) -> None:
+        """A policy as the case says it. Raises Refused."""
+        self.api.apply(policy(name, filled(spec, self.book)))
+        self.now = replace(self.now, policies={**self.now.policies, name: spec})
 
     def label(self, path: str, before: Labels, labels: Labels) -> None:
         self.api.patch(path, {"metadata": {"labels": {**dict.fromkeys(before), **labels}}})
@@ -244,7 +245,7 @@ class Policed:
     def recreate(self, name: str, labels: Labels) -> None:
         old = self.cluster.place(name)
         self.api.remove(pod(name, {}))
-        self.end_prober(name)
+        self.probes.end(name)
         self._make(name, labels)
         self.await_ready([name])
         # The runtime may have the last one still: the prober is to be in the new one's network.
@@ -255,38 +256,6 @@ class Policed:
         """As it was in the beginning."""
         self.become(Situation())
 
-    # who is answered
-
-    def prober(self, place: str) -> subprocess.Popen[str]:
-        if place not in self.probers:
-            command = [sys.executable, "-I", "-S", str(Path(policy_prober.__file__))]
-            self.probers[place] = self.stack.enter_context(
-                started(self.cluster.command(place, command), stdin=subprocess.PIPE)
-            )
-        return self.probers[place]
-
-    def end_prober(self, place: str) -> None:
-        if place in self.probers:
-            self.probers.pop(place).kill()
-
-    def ask(self, wanted: Mapping[Way, bool]) -> dict[Way, str]:
-        """What each way was answered, all at once. wanted: and whether an answer is expected."""
-        by_source: dict[str, list[Way]] = {}
-        for way in wanted:
-            by_source.setdefault(way.source, []).append(way)
-        for source, ways in by_source.items():
-            asked = [[*self.address(way), way.protocol, wanted[way]] for way in ways]
-            stdin = self.prober(source).stdin
-            assert stdin is not None
-            stdin.write(json.dumps({"ways": asked, "seconds": LONGEST * SLOWER}) + "\n")
-            stdin.flush()
-        found: dict[Way, str] = {}
-        for source, ways in by_source.items():
-            stdout = self.prober(source).stdout
-            assert stdout is not None
-            found.update(zip(ways, json.loads(stdout.readline()), strict=True))
-        return found
-
     def address(self, way: Way) -> tuple[str, int]:
         """What is dialled."""
         if way.kind == "service":
@@ -295,103 +264,15 @@ class Policed:
             return self.book[way.entry][way.family], node_port(way.end, way.port, way.kind == "local")
         return self.book[way.target][way.family], way.port
 
-    def wrong(self, wanted: Mapping[Way, bool]) -> dict[Way, str]:
-        """Those that were answered otherwise, and how."""
-        said = self.ask(wanted)
-        return {way: word for way, word in said.items() if word != ("answered" if wanted[way] else "")}
-
-    def becomes(self, table: Table, ways: Iterable[Way]) -> None:
-        """Soon the table is true of all the ways, and then of each that is denied at the first try."""
-        wanted = {way: allowed for way, allowed in table.of(ways).items() if way.protocol != "SCTP"}
-        until = time.monotonic() + SECONDS * SLOWER
-        wrong = self.retried(self.changed(wanted), until)
-        leaks: list[Way] = []
-        if not wrong:
-            wrong = self.wrong(wanted)
-            leaks = [way for way in wrong if not wanted[way]]
-            wrong = self.retried({way: wanted[way] for way in wrong}, until)
-        if not wrong and leaks:
-            wrong = self.wrong({way: False for way, allowed in wanted.items() if not allowed})
-        assert not wrong, told(wrong, wanted)
-        self.allowed = wanted
-
-    def retried(self, wanted: Mapping[Way, bool], until: float) -> dict[Way, str]:
-        """What is still wrong then."""
-        left = dict(wanted)
-        while left:
-            wrong = self.wrong(left)
-            if time.monotonic() > until:
-                return wrong
-            left = {way: wanted[way] for way in wrong}
-        return {}
-
-    def changed(self, wanted: Mapping[Way, bool]) -> dict[Way, bool]:
-        """A few of the ways on which something else is wanted now: from each such source, to each such target."""
-        few: dict[Way, bool] = {}
-        sources, targets = set(), set()
-        for way, allowed in wanted.items():
-            if self.allowed.get(way, True) != allowed and not (way.source in sources and way.target in targets):
-                few[way] = allowed
-                sources.add(way.source)
-                targets.add(way.target)
-        if not few:
-            self.await_audits()
-        return few
-
-    def await_audits(self) -> None:
-        """Where nothing changes that can be seen: until the flows on all nodes are what the objects ask for."""
-
-        def clean() -> bool:
-            with ThreadPoolExecutor() as pool:
-                return not any(pool.map(self._audit, NODES))
-
-        eventually(clean, SECONDS)
-
-    def _audit(self, node: str) -> int:
-        return self.cluster.node(node).run(["/run/ovsnet/bin/ovsnet", "audit"]).returncode
-
-    # what ovsnet says itself
-
-    def checked(self, table: Table, ways: Iterable[Way]) -> None:
-        """Where no packet can be sent: what `ovsnet policy check` says on both ends' nodes, proven by their flows."""
-        wanted = {way: allowed for way, allowed in table.of(ways).items() if way.protocol == "SCTP"}
-        asked = {
-            (node, way.source, way.target, way.port)
-            for way in wanted
-            for node in {HOSTS[way.source], HOSTS[way.target]}
-        }
-        with ThreadPoolExecutor() as pool:
-            answers = dict(zip(sorted(asked), pool.map(lambda each: self.check(*each), sorted(asked)), strict=True))
-        wrong = [
-            f"{way} on {node}: {answers[node, way.source, way.target, way.port]}"
-            for way, allowed in wanted.items()
-            for node in {HOSTS[way.source], HOSTS[way.target]}
-            if answers[node, way.source, way.target, way.port].get(way.family) is not allowed
-        ]
-        assert not wrong, "\n".join(wrong)
-
-    def check(self, node: str, source: str, target: str, port: int) -> dict[int, bool]:
-        """By family."""
-        command = ["/run/ovsnet/bin/ovsnet", "policy", "check", source, target, "--sctp", str(port), "-o", "json"]
-        done = self.cluster.node(node).run(command)
-        assert done.returncode in (0, 1), done.stderr
-        found = json.loads(done.stdout)["connections"]
-        return {6 if ":" in each["target"] else 4: each["allowed"] for each in found}
+    def lived(self, name: str) -> tuple[str, int]:
+        """Since when a pod is ready, "" if it is not; how often its server was started again."""
+        containers = self.status(name)["containerStatuses"]
+        return self.ready_since(name), sum(each["restartCount"] for each in containers)
 
     def logged(self, words: Iterable[str]) -> bool:
         """Whether the log of some agent has a line with all of these."""
         lines = itertools.chain(*(agent_log(node).splitlines() for node in self.cluster.nodes))
         return any(all(word in line for word in words) for line in lines)
-
-
-def told(wrong: Mapping[Way, str], wanted: Mapping[Way, bool]) -> str:
-    """For people who look for the reason; the first of many."""
-    lines = [
-        f"{way} is to be {'allowed' if wanted[way] else 'denied'}, and is {word or 'not answered'}"
-        for way, word in sorted(wrong.items())
-    ]
-    more = [f"... and {len(lines) - 25} more"] if len(lines) > 25 else []
-    return "\n".join([f"{len(lines)} of {len(wanted)} ways:", *lines[:25], *more])
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ imports nothing of ovsnet. Called by tests of the files, and by those on a clust
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from oracle import Verdict, verdict
 from policy_cases import (
@@ -77,10 +78,15 @@ class Oracle:
             if way.source in PODS:
                 yield Connection(source, self.end(way.entry, way.family), protocol, NODE_PORT)
             if way.kind == "port" or way.source in PODS:
-                source = self.end(way.entry, way.family, sending=True)
+                source = self.forwarded(way.entry, way.family)
             else:
                 source = self.end(way.source, way.family)
         yield Connection(source, target, protocol, way.port)
+
+    def forwarded(self, node: str, family: int) -> End:
+        """What a node sends on for others has its address; but it is not what is always allowed to its own pods."""
+        of = self.nodes[node]
+        return End(replace(of, name=f"through {node}"), self.book[f"gateway of {node}"][family])
 
     def end(self, place: str, family: int, sending: bool = False) -> End:
         """To pods nodes send from the address that is their own pods' gateway."""

@@ -116,11 +116,11 @@ class Probe:
         """A raw socket has all that comes from there; of IPv4 with its header."""
         if self.family == socket.AF_INET:
             data = data[(data[0] & 15) * 4 :]
-        return data[0] in (0, 129) and struct.unpack("!H", data[4:6])[0] == self.identifier
+        return data[0] in (0, 129) and int.from_bytes(data[4:6], "big") == self.identifier
 
 
 def checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 

@@ -25,7 +25,7 @@ from typing import Any
 
 PATIENCE = 0.2
 AGAIN = 0.15
-"""Seconds after which a datagram is sent once more."""
+"""Seconds after which a way is tried once more; a connection only where an answer is expected."""
 BURST = 8
 PAUSE = 0.004
 """So many at once, and seconds until the next: a switch in user space has room for some 300 packets."""
@@ -89,13 +89,18 @@ class Probe:
             checked = struct.pack("!BBH", kind, 0, checksum(struct.pack("!BBH", kind, 0, 0) + body))
             self.sock.send(checked + body)  # IPv6's checksum is the kernel's business
 
-    def again(self, now: float) -> None:
-        if self.protocol != "TCP" and now > self.sent + AGAIN:
-            self.sent = now
-            try:
-                self.send()
-            except OSError as error:
-                self.answer = os.strerror(error.errno or 0)
+    def again(self) -> None:
+        """A datagram once more; a connection from another port, since the kernel would try this one after a second."""
+        if self.protocol == "TCP":
+            self.sock.close()
+            self.sock = self._socket()
+            self.begin()
+            return
+        self.sent = time.monotonic()
+        try:
+            self.send()
+        except OSError as error:
+            self.answer = os.strerror(error.errno or 0)
 
     def ready(self) -> None:
         """Something has come."""
@@ -131,7 +136,7 @@ class Round:
     def __init__(self, ways: list[Any]) -> None:
         self.probes = [Probe(*way) for way in ways]
         self.poll = select.epoll()
-        self.by_fd = {probe.sock.fileno(): probe for probe in self.probes}
+        self.by_fd: dict[int, Probe] = {}
         self.begun = time.monotonic()
 
     def run(self, longest: float) -> list[str]:
@@ -139,15 +144,19 @@ class Round:
         while batch := list(itertools.islice(queue, BURST)):
             for probe in batch:
                 probe.begin()
-                if probe.answer is None:
-                    events = select.EPOLLOUT if probe.protocol == "TCP" else select.EPOLLIN
-                    self.poll.register(probe.sock, events)
+                self.watch(probe)
             self.gather(PAUSE)
         self.wait(time.monotonic(), longest)
         for probe in self.probes:
             probe.sock.close()
         self.poll.close()
         return [probe.answer or "" for probe in self.probes]
+
+    def watch(self, probe: Probe) -> None:
+        if probe.answer is None:
+            events = select.EPOLLOUT if probe.protocol == "TCP" else select.EPOLLIN
+            self.by_fd[probe.sock.fileno()] = probe
+            self.poll.register(probe.sock, events)
 
     def gather(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -171,9 +180,16 @@ class Round:
             if now > self.begun + longest or (now > done and now > done + patience):
                 return
             for probe in self.probes:
-                if probe.answer is None:
-                    probe.again(now)
+                if probe.answer is None and now > probe.sent + AGAIN:
+                    self.again(probe)
             self.gather(0.02)
+
+    def again(self, probe: Probe) -> None:
+        if probe.protocol != "TCP":
+            probe.again()
+        elif probe.expected:
+            probe.again()  # the socket that is closed leaves the poll by itself
+            self.watch(probe)
 
 
 def main() -> None:

@@ -77,7 +77,8 @@ class Oracle:
         if way.entry and way.entry not in (way.source, HOSTS.get(way.source)):
             if way.source in PODS:
                 yield Connection(source, self.end(way.entry, way.family), protocol, NODE_PORT)
-            if way.source in NODES:  # which the node's kernel takes for its own: a gap that docs/policy.md names
+            # What comes from another node its kernel takes for its own: a gap that docs/policy.md names.
+            if way.source in NODES:
                 source = self.end(way.entry, way.family, sending=True)
             elif way.kind == "port" or way.source in PODS:
                 source = self.forwarded(way.entry, way.family)

@@ -14,6 +14,8 @@ import yaml
 PLACES = {
     "Namespace": "api/v1/namespaces",
     "Node": "api/v1/nodes",
+    "Service": "api/v1/namespaces/{namespace}/services",
+    "NetworkPolicy": "apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
     "Pod": "api/v1/namespaces/{namespace}/pods",
     "ServiceAccount": "api/v1/namespaces/{namespace}/serviceaccounts",
     "ConfigMap": "api/v1/namespaces/{namespace}/configmaps",

@@ -196,9 +196,9 @@ def traffic(world: Namespace, source: str, *targets: str) -> Iterator[Loss]:
 
 
 @contextlib.contextmanager
-def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A process that has said that it is ready; ended afterwards."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -131,7 +131,7 @@ def test_agents_follow_it(cluster: Cluster, world: Namespace) -> None:
             "spec": {"podSelector": web, "ingress": [{"from": [{"podSelector": {}}]}]},
         }
     )
-    assert all(map(reaches, address))
+    eventually(lambda: all(map(reaches, address)))
     here = {"matchLabels": {"kubernetes.io/metadata.name": world.name}}
     denying = policy(
         "shut",

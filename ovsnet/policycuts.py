@@ -87,13 +87,19 @@ def known(line: str) -> Known | None:
 
 
 class CutJudge:
-    """pods: the key of this node's pod at an address. own: the node's addresses, which its pods always reach, and which
-    always reach them."""
+    """pods: the key of this node's pod at an address. own: the node's addresses, which its pods always reach. senders:
+    those that always reach its pods, which may be more."""
 
-    def __init__(self, policies: Policies, pods: Mapping[IPAddress, str], own: Collection[IPAddress]) -> None:
+    def __init__(
+        self,
+        policies: Policies,
+        pods: Mapping[IPAddress, str],
+        own: Collection[IPAddress],
+        senders: Collection[IPAddress],
+    ) -> None:
         self._policies = policies
         self._pods = pods
-        self._own = own
+        self._free = {Direction.EGRESS: own, Direction.INGRESS: senders}
 
     def denied(self, connection: Known) -> tuple[str, Direction] | None:
         """The pod whose policies deny it, and in which direction; None: it may go on."""
@@ -110,7 +116,7 @@ class CutJudge:
             (source, Direction.EGRESS, connection.target),
             (target, Direction.INGRESS, connection.source),
         ):
-            if pod is None or other in self._own:
+            if pod is None or other in self._free[direction]:
                 continue
             if self._policies.denies(pod, direction, other, connection.protocol, connection.port):
                 return pod, direction

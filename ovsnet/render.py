@@ -216,10 +216,10 @@ def _parts(line: str) -> Iterator[str]:
     Flows of one match would be one flow. So each further one also asks for a bit of `metadata` that is never set: of
     conjunctive matches Open vSwitch takes all that a packet meets at one priority together, whatever fields they have.
     """
-    if len(line) < _CLAUSES * len(_CLAUSE):
+    match, _, actions = line.partition(" actions=")
+    if not actions.startswith(_CLAUSE) or actions.count(_CLAUSE) <= _CLAUSES:
         yield line
         return
-    match, _, actions = line.partition(" actions=")
     clauses = [_CLAUSE + each for each in actions.split(_CLAUSE)[1:]]
     for number, at in enumerate(range(0, len(clauses), _CLAUSES)):
         also = f",metadata=0/0x{number << pipeline.JUDGED_BITS:x}" if number else ""

@@ -46,7 +46,7 @@ _NAMED = 5
 class Policies(Protocol):
     """What is needed of `policing.Policing`."""
 
-    def judge(self, own: Iterable[IPAddress]) -> CutJudge | None: ...
+    def judge(self, own: Iterable[IPAddress], senders: Iterable[IPAddress]) -> CutJudge | None: ...
 
     def stricter(self) -> bool: ...
 
@@ -97,14 +97,15 @@ class Cutting:
 
     async def look(self) -> None:
         """Cuts what is denied. Raises SwitchUnavailable or OvsnetError."""
-        if (judge := self._policies.judge(self._own)) is None or self._installer.stale:
+        # The node's kernel may send from an address that the store does not know as its own.
+        judge = self._policies.judge(self._own, {*self._own, *sockets.own()})
+        if judge is None or self._installer.stale:
             return
         await self._let_go(judge)
         found: dict[Known, tuple[str, Direction]] = {}
         for each in await conntrack.policed(self._remote, self._datapath):
             denied = None if each.key in self._held else judge.denied(each)
-            # The node's kernel may send from an address that nobody knows as its own.
-            if denied is not None and not sockets.is_own(each.source):
+            if denied is not None:
                 found[each] = denied
         if not found:
             return

@@ -144,12 +144,12 @@ class Policing:
             self.older = {**older, **self.older}
             raise
 
-    def judge(self, own: Iterable[IPAddress]) -> CutJudge | None:
-        """By the policies that are known now; None while there are none. own: the node's addresses."""
+    def judge(self, own: Iterable[IPAddress], senders: Iterable[IPAddress]) -> CutJudge | None:
+        """By the policies that are known now; None while there are none. own, senders: see there."""
         if self._snapshot is None:
             return None
         pods = {ip: key for key, ips in self._local.items() for ip in ips}
-        return CutJudge(self._policies, pods, frozenset(own))
+        return CutJudge(self._policies, pods, frozenset(own), frozenset(senders))
 
     def denying(self, cookie: int, direction: Direction) -> tuple[str, list[str]] | None:
         """The key of the isolated pod whose flows have the cookie, and the policies that isolate it so; or "" and a
@@ -199,9 +199,9 @@ class Policing:
         return self._remarks
 
     def identity(self, pod: Pod) -> dict[str, str]:
-        """What the pod's row says of its policies, which `update` has just been asked for."""
-        if self._snapshot is None:
-            return {}
+        """What the pod's row says of its policies, which `update` has just been asked for.
+
+        Without a store a pod comes only where there are none."""
         isolated = (each for each in self._policies.isolated if each.key == pod_key(pod))
         return {names.KEY_POLICIES: word(next(map(isolation_of, isolated), frozenset()))}
 

@@ -7,7 +7,8 @@ ports that are taken.
 from __future__ import annotations
 
 import contextlib
-import socket
+import ipaddress
+import re
 from collections.abc import Iterator
 
 from ovsnet.model import IPAddress
@@ -16,6 +17,10 @@ from ovsnet.servicemodel import Protocol
 _LISTENING = {Protocol.TCP: "0A", Protocol.UDP: "07"}
 """The state of a socket that waits for whoever comes (enum in include/net/tcp_states.h; an unconnected UDP socket)."""
 _FOLDER = "/proc/net"
+_ADDRESSES = (
+    ("fib_trie", re.compile(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL")),
+    ("if_inet6", re.compile(r"^([0-9a-f]{32}) ", re.MULTILINE)),
+)
 
 
 def listening(folder: str = _FOLDER) -> set[tuple[int, Protocol, int]]:
@@ -25,15 +30,18 @@ def listening(folder: str = _FOLDER) -> set[tuple[int, Protocol, int]]:
     }
 
 
-def is_own(address: IPAddress) -> bool:
-    """Whether it is an address of this network namespace, on whatever interface."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as asking:
-        try:
-            asking.bind((str(address), 0))
-        except OSError:
-            return False
-    return True
+def own(folder: str = _FOLDER) -> set[IPAddress]:
+    """Addresses of this network namespace, on whatever interface."""
+    found: set[IPAddress] = set()
+    for name, pattern in _ADDRESSES:
+        with contextlib.suppress(FileNotFoundError), open(f"{folder}/{name}", encoding="ascii") as lines:
+            texts = pattern.findall(lines.read())
+            found.update(_address(each) for each in texts)
+    return found
+
+
+def _address(text: str) -> IPAddress:
+    return ipaddress.IPv4Address(text) if "." in text else ipaddress.IPv6Address(bytes.fromhex(text))
 
 
 def _read(folder: str, protocol: Protocol, version: int) -> Iterator[tuple[int, Protocol, int]]:

@@ -22,7 +22,9 @@ from ovsnet.policymodel import (
 )
 from ovsnet.servicemodel import Protocol
 
-WEB, DB, OTHER, NODE = map(ipaddress.ip_address, ("10.244.1.2", "10.244.1.3", "10.244.2.9", "10.244.1.1"))
+WEB, DB, OTHER, NODE, OWN = map(
+    ipaddress.ip_address, ("10.244.1.2", "10.244.1.3", "10.244.2.9", "10.244.1.1", "198.51.100.1")
+)
 TCP, UDP = Protocol.TCP, Protocol.UDP
 
 
@@ -74,7 +76,7 @@ def judge(
     )
     free = LabelledPod(namespace="free", name="db", ips=(DB,))
     policies.update({policy.key: policy}, {}, {free.key: free}, {"default/web": local["default/web"]}, {})
-    return CutJudge(policies, {WEB: "default/web", DB: "free/db"}, (NODE,))
+    return CutJudge(policies, {WEB: "default/web", DB: "free/db"}, (NODE,), (NODE, OWN))
 
 
 def rule(*blocks: str, port: int = 0) -> PolicyRule:
@@ -114,6 +116,8 @@ def test_the_node_and_the_pod_itself_are_always_allowed() -> None:
     assert closed.denied(tcp(NODE, WEB)) is None
     assert closed.denied(tcp(WEB, NODE)) is None
     assert closed.denied(tcp(WEB, WEB)) is None
+    assert closed.denied(tcp(OWN, WEB)) is None, "an address of the node's that the store does not know"
+    assert closed.denied(tcp(WEB, OWN)) == EGRESS
 
 
 def test_one_that_nobody_saw_begin_may_have_begun_at_the_other_end() -> None:

@@ -1,8 +1,10 @@
-"""Which ports are listened on, as the kernel tells."""
+"""Which ports are listened on, and which addresses are the node's own, as the kernel tells."""
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,18 @@ def test_a_connection_is_no_listener() -> None:
 
 def test_a_kernel_without_a_family(tmp_path: object) -> None:
     assert sockets.listening(str(tmp_path)) == set()
+
+
+def test_addresses_of_this_host_are_its_own() -> None:
+    found = sockets.own()
+    assert ipaddress.ip_address("127.0.0.1") in found
+    assert ipaddress.ip_address("192.0.2.200") not in found
+
+
+def test_addresses_of_both_families(tmp_path: Path) -> None:
+    (tmp_path / "fib_trie").write_text(
+        "Local:\n  +-- 10.0.0.0/8 2 0 2\n     |-- 10.0.0.0\n        /8 link UNICAST\n     |-- 10.0.0.7\n"
+        "        /32 host LOCAL\n     |-- 10.255.255.255\n        /32 link BROADCAST\n"
+    )
+    (tmp_path / "if_inet6").write_text("fd000000000000000000000000000007 02 40 00 80     eth0\n")
+    assert sockets.own(str(tmp_path)) == {ipaddress.ip_address("10.0.0.7"), ipaddress.ip_address("fd00::7")}

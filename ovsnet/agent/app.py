@@ -109,7 +109,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
     pods = Pods(config)
-    policing = Policing(openflow, renderer, pods.all)
+    policing = Policing(openflow, renderer, pods.policed)
     attachments = Attachments(
         config,
         pods,

@@ -27,6 +27,8 @@ SLOWER = "3"
 """How many times longer than here things may take in a guest."""
 _WHERE = "Timeout ("
 """What faulthandler begins with."""
+_STACK = 400
+"""Lines of the console in which that is, before all of its stacks."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -99,7 +101,7 @@ class Run:
     def is_the_guests(self, item: pytest.Item, guest: Guest) -> bool:
         """Whether not the test hangs but all of its guest, as a user-mode Linux does once in a while that has to share
         its processor: Python would have told where it is by then. A test that does it twice is at fault."""
-        return self.silent and _WHERE not in guest.console() and item.nodeid not in self.stopped
+        return self.silent and _WHERE not in guest.console(_STACK) and item.nodeid not in self.stopped
 
     def again(self, item: pytest.Item, why: str) -> None:
         """In a guest of its own, with a word about it."""

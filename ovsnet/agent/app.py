@@ -111,7 +111,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
     pods = Pods(config)
-    policing = Policing(openflow, renderer, pods.all, Marks(ovsdb))
+    policing = Policing(openflow, renderer, pods.policed, Marks(ovsdb))
     attachments = Attachments(
         config,
         pods,

@@ -116,9 +116,12 @@ class Attachments:
                 pod = self._pods.by_key[key_of(pod)] = msgspec.structs.replace(pod, ofport=number)
                 await self._installer.change({cookie: self._renderer.object(pod)})
         except BaseException:
-            del self._pods.by_key[key_of(pod)]
-            await asyncio.gather(flows, return_exceptions=True)
-            await self._wiring.disconnect(spec.token)
+            try:
+                await asyncio.gather(flows, return_exceptions=True)
+                await self._wiring.disconnect(spec.token)
+            finally:
+                # Its policies go last, whoever else changes some meanwhile.
+                del self._pods.by_key[key_of(pod)]
             with contextlib.suppress(OvsnetError):
                 await self._installer.change({cookie: (), **self._policing.update()})
             raise
@@ -205,7 +208,9 @@ class Attachments:
             )
         cookie = cookie_of(pod)
         self._pods.leave(pod)
-        flows = self._installer.begin({cookie: (), **self._policing.update()})
+        # Its policies stay until its port is gone: a packet that conntrack hands back after they went would be taken
+        # for one of a pod that has none.
+        flows = self._installer.begin({cookie: ()})
         try:
             # First of all, as vswitchd takes some 10 ms for each port that goes and answers nobody meanwhile; but
             # one that hangs must not keep the rest from being done.
@@ -224,13 +229,20 @@ class Attachments:
             await asyncio.gather(flows, return_exceptions=True)
             await self._undo(pod)
             raise
+        await self._gone(pod)
+
+    async def _gone(self, pod: Pod) -> None:
         self._pods.gone(pod)
+        if changed := self._policing.update():
+            # What can't be taken back now the loop will.
+            with contextlib.suppress(OvsnetError):
+                await self._installer.change(changed)
 
     async def _undo(self, pod: Pod) -> None:
         """A removal failed: as long as there is a row the pod is listed, with its flows."""
         if self._ovsdb.port(pod.port) is None:
             self._wiring.later(names.token_of(pod.port))
-            self._pods.gone(pod)
+            await self._gone(pod)
             return
         self._pods.stay(pod)
         with contextlib.suppress(OvsnetError):

@@ -82,6 +82,10 @@ class Pods:
     def all(self) -> list[Pod]:
         return list(self.by_key.values())
 
+    def policed(self) -> list[Pod]:
+        """Those whose policies shall be installed: as long as there may be a packet of theirs."""
+        return [*self.by_key.values(), *self._leaving.values()]
+
     def ports(self) -> set[str]:
         """Names of the ports that pods have, those of requests under way included."""
         return {pod.port for pod in (*self.by_key.values(), *self._leaving.values())}

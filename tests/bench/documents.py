@@ -1,7 +1,7 @@
 """docs/benchmarks.*: each environment's figures as JSON, and one page made of all that there are.
 
-So each environment writes its own file and keeps the others' parts of the page. Called by `bench`, `bench_kernel` and
-`bench_services`.
+So each environment writes its own file and keeps the others' parts of the page. Called by `bench`, `bench_kernel`,
+`bench_services` and `bench_policy`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,21 @@ what follows from it and for starting `ovs-ofctl`, whose own start and parsing a
 one.
 """,
 )
-SECTIONS = (GENERAL, KERNEL, SERVICES)
+POLICY = Section(
+    "benchmarks-policy.json",
+    "tox -e bench-policy",
+    "Many NetworkPolicies",
+    """
+One node with a hundred pods, whose store is a folder with 99 other nodes, a hundred namespaces of a hundred pods and
+of ten policies each (`tests/bench/recorded_policies.py`), on Open vSwitch's datapath in user space. A change is a file
+that is written: from then until ovs-vswitchd tells of the last flow that the change makes. A restart is one until the
+agent is ready; from nothing means that ovs-vswitchd was killed as well and has lost all flows.
+
+Packets: pktgen, as above, on the kernel's datapath of a lab of its own, whose policies come and go from round to
+round. What is sent is of a connection that an echo has established; the pod it goes to has the policies.
+""",
+)
+SECTIONS = (GENERAL, KERNEL, SERVICES, POLICY)
 
 
 def store(found: Sequence[Figure], about: dict[str, str], section: Section, folder: Path = DOCS) -> None:

@@ -19,7 +19,8 @@ from fault_world import PREFIX, World
 from ovsnet import names, pipeline
 from ovsnet.lab.node import AGENT, OVSDB, Node
 from ovsnet.lab.nsproc import start_time
-from ovsnet.lab.pods import Pod
+from ovsnet.lab.pods import IFNAME, Pod
+from ovsnet.lab.spec import DEFAULT
 from ovsnet.lab.state import Process
 from ovsnet.lab.underlay import BRIDGE, port_of
 
@@ -103,6 +104,32 @@ def kill_amid(world: World, node: int, request: str, count: int, daemon: str, mi
     time.sleep(milliseconds / 1000)
     kill(world, node, daemon, 0.5)
     runtime.join()
+
+
+def interrupt_add(world: World, node: int, milliseconds: int) -> None:
+    """The client is killed in the middle; the runtime deletes and adds again later."""
+    for pod in world.new_pods(world.at(node), 1):
+        world.lab.manifests.write_pod(pod.pod, ())
+        pod.start()
+        (pod.node.path / f"{pod.sandbox}.adding").touch()
+        kill_client("ADD", pod, milliseconds)
+
+
+def interrupt_del(world: World, node: int, milliseconds: int) -> None:
+    for pod in world.comers(world.at(node))[:1]:
+        world.leaving.add(pod.name)
+        kill_client("DEL", pod, milliseconds)
+
+
+def kill_client(command: str, pod: Pod, milliseconds: int) -> None:
+    arguments = {"K8S_POD_NAMESPACE": DEFAULT, "K8S_POD_NAME": pod.name}
+    variables = {"CNI_ARGS": ";".join(f"{key}={value}" for key, value in arguments.items())}
+    client = Cni(pod.node).process(
+        command, pod.pod.container, netns=pod.netns, ifname=IFNAME, version="1.0.0", variables=variables
+    )
+    time.sleep(milliseconds / 1000)
+    client.kill()
+    client.communicate()
 
 
 def stop(world: World, node: int, daemon: str, seconds: float) -> None:
@@ -226,7 +253,7 @@ def fill_disk(world: World, node: int, seconds: float) -> None:
 
 
 def attached(world: World, node: Node) -> list[Pod]:
-    return [pod for pod in world.pods_of(node) if pod.result() is not None]
+    return [pod for pod in world.comers(node) if pod.result() is not None]
 
 
 def tunnels(cni: Cni) -> list[str]:

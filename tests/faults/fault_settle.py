@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 from cni_world import Cni, finish, new_container, path
@@ -24,11 +25,16 @@ from ovsnet.lab.lab import node_host, outside_host, pod_host
 from ovsnet.lab.node import OVSDB, VSWITCHD, Node
 from ovsnet.lab.pods import IFNAME
 from ovsnet.lab.spec import LabError, host
+from ovsnet.lab.state import wait_for
 
 OVERHEAD = 50
 """Bytes of a tunnel over IPv4, at most."""
 LIMIT = 40.0
 """Seconds from the end of the last fault until all is well; mostly it takes two, and up to 30 where nobody tells."""
+DENIED = 0.5
+"""Seconds in which nothing gets to where policies let nobody, where they have just changed."""
+KNOCKED = 10.0
+"""Seconds in which knocks that are allowed arrive; mostly it takes one."""
 TOOLS = ("/run/ovsnet/bin/ovsnet", "audit")
 RUN = {"agent.sock", "agent.sock.lock", "bin"}
 """What ovsnet has in /run/ovsnet."""
@@ -37,7 +43,8 @@ RUN = {"agent.sock", "agent.sock.lock", "bin"}
 def settle(world: World) -> float:
     """Ends all faults and waits until all is well; the seconds that took. Fails with what still is not."""
     assert_alive(world)
-    if world.mistaken and not world.broken and not world.changing and not world.leaving:
+    changing = world.changing or world.policing.changed
+    if world.mistaken and not world.broken and not changing and not world.leaving:
         # It withdraws nothing: all goes on as before.
         wrong = world.complete() + connectivity(world)
         assert not wrong, "\n".join(["a mistake in a manifest:", *wrong])
@@ -48,6 +55,7 @@ def settle(world: World) -> float:
             raise AssertionError("\n".join([f"not well after {LIMIT * SLOWER:g} s:", *wrong]))
         time.sleep(0.1)
     world.broken = world.changing = False
+    assert_closed(world)
     assert_alive(world)
     assert_silent(world)
     return time.monotonic() - begun
@@ -156,9 +164,7 @@ def addresses(world: World) -> list[str]:
 
 def files(world: World) -> list[str]:
     found = {path.name for path in (world.lab.folder.path / "cluster").iterdir()}
-    return odd(
-        "manifest", found, {"namespace.default.yaml", *(f"{node.name}.yaml" for node in world.lab.nodes)}
-    )
+    return odd("manifest", found, {*world.policing.files, *(f"{node.name}.yaml" for node in world.lab.nodes)})
 
 
 def sizes(world: World) -> list[str]:
@@ -175,7 +181,39 @@ def sizes(world: World) -> list[str]:
 
 
 def connectivity(world: World) -> list[str]:
-    """As `ovsnet lab check`, with nodes at the addresses that they have now."""
+    """As `ovsnet lab check`, with nodes at the addresses that they have now: who may reaches whom it may, and after
+    policies or labels were changed, who may not does not."""
+    probers, targets = hosts(world)
+    verdicts = world.policing.verdicts([each.host for each in probers], targets)
+    wrong = probed(probers, targets, verdicts, allowed=True, seconds=4.0)
+    if not wrong and world.policing.changed:
+        wrong = probed(probers, targets, verdicts, allowed=False, seconds=DENIED)
+        world.policing.changed = bool(wrong)
+    return wrong
+
+
+def probed(
+    probers: list[check.Prober],
+    targets: list[check.Host],
+    verdicts: dict[tuple[str, str], bool | None],
+    *,
+    allowed: bool,
+    seconds: float,
+) -> list[str]:
+    """From all to those that they may reach, or may not: what is otherwise."""
+
+    def of(one: check.Prober) -> list[check.Result]:
+        wanted = [each for each in targets if verdicts.get((one.host.name, each.name)) is allowed]
+        return check.check([one], wanted, seconds * SLOWER).results if wanted else []
+
+    with ThreadPoolExecutor(max_workers=max(1, len(probers))) as pool:
+        results = [result for found in pool.map(of, probers) for result in found]
+    return [
+        str(each) if allowed else f"{each}, which policies deny" for each in results if each.ok is not allowed
+    ]
+
+
+def hosts(world: World) -> tuple[list[check.Prober], list[check.Host]]:
     lab, pods, nodes = world.lab, world.lab.pods, world.lab.nodes
     pod_hosts = lab.each(pod_host, pods)
     node_hosts = []
@@ -198,8 +236,7 @@ def connectivity(world: World) -> list[str]:
     ]
     probers = [check.Prober(one, place.command) for one, place in zip(pod_hosts, pods, strict=True)]
     probers += [check.Prober(one, place.command) for one, place in zip(node_hosts, nodes, strict=True)]
-    report = check.check(probers, [*pod_hosts, *node_hosts, outside_host(nodes[0].spec)], 4.0 * SLOWER)
-    return [str(failure) for failure in report.failures]
+    return probers, [*pod_hosts, *node_hosts, outside_host(nodes[0].spec)]
 
 
 def assert_alive(world: World) -> None:
@@ -207,6 +244,23 @@ def assert_alive(world: World) -> None:
     for node, daemon in itertools.product(world.lab.nodes, DAEMONS):
         if not node.daemon(daemon) and (node.name, daemon) not in world.ended:
             raise AssertionError(f"{daemon} of {node.name} ended by itself: {node.last_words(daemon, 30)}")
+
+
+def assert_closed(world: World) -> None:
+    """No packet has ever come through that policies denied all the time."""
+    arrived = world.knocks.arrived()
+    assert not arrived, "\n".join(["let through what is denied all the time:", *arrived])
+
+
+def assert_knocking(world: World) -> None:
+    """It would have been noticed: without policies every knock arrives. Called last, when all is well."""
+    wanted = world.knocks.names
+    world.policing.clear()
+
+    def met() -> bool:
+        return {line.partition(" ")[0] for line in world.knocks.arrived()} >= wanted
+
+    assert wait_for(met, KNOCKED * SLOWER, 0.1), f"of {wanted} noticed: {world.knocks.arrived()}"
 
 
 def assert_silent(world: World) -> None:

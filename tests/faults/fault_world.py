@@ -19,16 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import yaml
-from cni_world import Cni, launch_agent
+from cni_world import launch_agent
 from fault_guest import GUEST, tell
+from fault_knocks import STRANGERS, Knocks
+from fault_policies import Policing, labels
 from lab_world import SLOWER, manifest
 
 from ovsnet.lab import files
 from ovsnet.lab.cni_runner import CniError
 from ovsnet.lab.lab import Lab, silent
 from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
-from ovsnet.lab.pods import IFNAME, Pod, new_container
-from ovsnet.lab.spec import DEFAULT, LabError, LabSpec, NodeSpec, PodSpec, host, node_spec
+from ovsnet.lab.pods import Pod, new_container
+from ovsnet.lab.spec import LabError, LabSpec, NodeSpec, PodSpec, host, node_spec
 from ovsnet.lab.state import wait_for, write_atomically
 from ovsnet.store.nodes import ENCAPSULATION
 
@@ -77,9 +79,11 @@ class World:
         self._timers: list[threading.Timer] = []
         self._manifests: Callable[[], None] = _nothing
         self._cures: list[tuple[float, Callable[[], None]]] = []
+        self.policing, self.knocks = Policing(self.lab), Knocks()
         for index in range(NODES):
             self._declare(node_spec(index))
         self.lab.up()
+        self.each(self._add_stranger, self.lab.nodes)
         for number in range(NODES):
             self.add_pods(number, MOST_PODS // 2)
             tell()
@@ -88,6 +92,7 @@ class World:
         for timer in self._timers:
             timer.cancel()
             timer.join()
+        self.knocks.close()
         self.lab.down()
         atexit.unregister(self.lab.down)
 
@@ -105,6 +110,10 @@ class World:
         """Those that shall exist there."""
         return [pod for pod in self.lab.pods if pod.node.name == node.name and pod.name not in self.leaving]
 
+    def comers(self, node: Node) -> list[Pod]:
+        """Those of them that come and go; strangers stay as long as their node."""
+        return [pod for pod in self.pods_of(node) if pod.pod.namespace != STRANGERS]
+
     def each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """All at once; the results, or the first error."""
         with ThreadPoolExecutor(max_workers=8) as pool:
@@ -114,24 +123,12 @@ class World:
 
     def add_pods(self, node: int, count: int) -> None:
         """So many at once. While all is well an ADD must succeed the first time."""
-        self.each(self._attach, self._new_pods(self.at(node), count))
+        self.each(self._attach, self.new_pods(self.at(node), count))
 
     def remove_pods(self, node: int, count: int) -> None:
-        pods = self.pods_of(self.at(node))[:count]
+        pods = self.comers(self.at(node))[:count]
         self.leaving |= {pod.name for pod in pods}
         self.each(self._detach, pods)
-
-    def interrupt_add(self, node: int, milliseconds: int) -> None:
-        """The client is killed in the middle; the runtime deletes and adds again later."""
-        for pod in self._new_pods(self.at(node), 1):
-            pod.start()
-            (pod.node.path / f"{pod.sandbox}.adding").touch()
-            self._kill_client("ADD", pod, milliseconds)
-
-    def interrupt_del(self, node: int, milliseconds: int) -> None:
-        for pod in self.pods_of(self.at(node))[:1]:
-            self.leaving.add(pod.name)
-            self._kill_client("DEL", pod, milliseconds)
 
     def complete(self) -> list[str]:
         """What a runtime does again and again: the requests that have failed so far. What still fails."""
@@ -148,23 +145,52 @@ class World:
             if said
         ]
 
-    def _new_pods(self, node: Node, count: int) -> list[Pod]:
-        count = min(count, MOST_PODS - len(self.pods_of(node)))
-        with self.lab.folder.locked(silent):
+    def _add_stranger(self, node: Node) -> None:
+        self._attach(
+            self._known(
+                [
+                    PodSpec(
+                        name=f"{node.node.letter}-stranger",
+                        node=node.name,
+                        container=new_container(),
+                        namespace=STRANGERS,
+                    )
+                ]
+            )[0]
+        )
+
+    def new_pods(self, node: Node, count: int) -> list[Pod]:
+        """So many more, as far as there may be; their sandboxes are not there yet."""
+        count = max(0, min(count, MOST_PODS - len(self.comers(node))))
+        taken = self.lab.state.pods
+        numbers = [i for i in range(1, 100) if f"{node.node.letter}{i}" not in taken][:count]
+        return self._known(
+            PodSpec(
+                name=f"{node.node.letter}{i}", node=node.name, container=new_container(), labels=labels(i)
+            )
+            for i in numbers
+        )
+
+    def _known(self, pods: Iterable[PodSpec]) -> list[Pod]:
+        """They are the lab's from now on."""
+        added = {pod.name: pod for pod in pods}
+        with self._lock, self.lab.folder.locked(silent):
             state = self.lab.state
-            free = [name for i in range(1, 100) if (name := f"{node.node.letter}{i}") not in state.pods]
-            added = [
-                PodSpec(name=name, node=node.name, container=new_container())
-                for name in free[: max(0, count)]
-            ]
-            state.pods.update({pod.name: pod for pod in added})
+            state.pods.update(added)
             self.lab.folder.save(state)
-        return [self.lab.pod(pod.name) for pod in added]
+        return [self.lab.pod(name) for name in added]
+
+    def _bring(self, pod: Pod) -> None:
+        """In the order of Kubernetes: the object, the attachment, its addresses."""
+        self.lab.manifests.write_pod(pod.pod, pod.addresses)
+        pod.start()
+        pod.attach()
+        self.lab.manifests.write_pod(pod.pod, pod.addresses)
+        self.knocks.begin(pod)
 
     def _attach(self, pod: Pod) -> None:
         try:
-            pod.start()
-            pod.attach()
+            self._bring(pod)
         except CniError:
             if not self.broken:
                 raise
@@ -178,8 +204,7 @@ class World:
 
     def _try_attach(self, pod: Pod) -> str:
         try:
-            pod.start()
-            pod.attach()
+            self._bring(pod)
             self.remade.discard(pod.name)
         except LabError as error:
             return f"ADD of {pod.name}: {error}"
@@ -193,7 +218,9 @@ class World:
         return ""
 
     def _remove(self, pod: Pod) -> None:
+        self.knocks.end([pod.name])
         pod.down()
+        self.lab.manifests.pod(pod.name).unlink(missing_ok=True)
         with self._lock, self.lab.folder.locked(silent):
             state = self.lab.state
             del state.pods[pod.name]
@@ -201,15 +228,10 @@ class World:
             self.leaving.discard(pod.name)
             self.remade.discard(pod.name)
 
-    def _kill_client(self, command: str, pod: Pod, milliseconds: int) -> None:
-        arguments = {"K8S_POD_NAMESPACE": DEFAULT, "K8S_POD_NAME": pod.name}
-        variables = {"CNI_ARGS": ";".join(f"{key}={value}" for key, value in arguments.items())}
-        client = Cni(pod.node).process(
-            command, pod.pod.container, netns=pod.netns, ifname=IFNAME, version="1.0.0", variables=variables
-        )
-        time.sleep(milliseconds / 1000)
-        client.kill()
-        client.communicate()
+    def relabel(self, node: int, known: bool) -> None:
+        """The node's first pod; so that the guard knows it, or no longer."""
+        for pod in self.comers(self.at(node))[:1]:
+            self.policing.relabel(pod, known)
 
     # nodes and their manifests
 
@@ -217,13 +239,14 @@ class World:
         self.changing = True
         used = {node.node.index for node in self.lab.nodes}
         self._declare(node_spec(next(index for index in itertools.count() if index not in used)))
-        self.lab.add_node()
+        self._add_stranger(self.lab.add_node())
 
     def remove_node(self, node: int) -> None:
         """As one that loses power and never returns."""
         self.changing = True
         gone = self.at(node)
         pods = {pod.name for pod in self.lab.pods if pod.node.name == gone.name}
+        self.knocks.end(pods)
         self.lab.remove_node(gone.name)
         self.leaving -= pods
         self.remade -= pods

@@ -223,6 +223,8 @@ class Policed(Cluster):
             good = self._all(stack, "load", allowed, gap=gap, seconds=seconds)
             bad = self._all(stack, "knock", denied, gap=gap, seconds=1.0)
             yield figures
+            for load in (*good.values(), *bad.values()):
+                load.end()
             for pair, load in bad.items():
                 done = load.stop()
                 figures["denied"] += done["count"]
@@ -264,7 +266,7 @@ class Policed(Cluster):
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
                 yield
-                sent, _ = process.communicate(timeout=20)
+                sent, _ = process.communicate(timeout=20 * SLOWER)
                 assert int(sent) > 20
             finally:
                 process.kill()

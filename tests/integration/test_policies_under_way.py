@@ -175,6 +175,20 @@ def test_a_pod_that_comes_is_isolated_from_its_first_moment(cluster: Policed, de
     assert counts == [0] * 5 if denied else counts[0] > 100, counts
 
 
+def test_a_pod_that_goes_is_isolated_until_its_last_moment(cluster: Policed) -> None:
+    """What conntrack hands back when the policies were taken away is for nobody either: not a packet gets out."""
+    targets = {name: cluster.received(name) for name in ("a-free", "b-free")}
+    hosts = [cluster.address(name, version) for name in targets for version in FAMILIES]
+    with cluster.policies({"ingress": [], "egress": []}):
+        cluster.expect("a-web", ["a-free"], ())
+        for _ in range(8):
+            cluster.lab.add_pod("node-a", "gone", namespace="shop")
+            with cluster.flood("gone", hosts):
+                time.sleep(0.5)
+                cluster.lab.remove_pod("gone")
+        assert {name: cluster.received(name) for name in targets} == targets
+
+
 @KERNEL
 def test_what_a_pod_was_allowed_goes_with_it(cluster: Policed) -> None:
     """Its addresses are another pod's soon."""

@@ -1,7 +1,8 @@
 """Policies and labels that change many times a second under many new connections: none fails that is allowed all the
 time, and none passes that is denied all the time.
 
-OVSNET_FLIP_SECONDS says how long; 20 unless it is set.
+OVSNET_FLIP_SECONDS says how long; unless it is set 20, in the guest of the kernel tier half of that.
+OVSNET_FLIP_CONNECTIONS how many connections a second there are at most, of those allowed; unless it is set 400.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 import pytest
 from lab_world import SLOWER
 from policies_world import API, DB, GUEST, WEB, Pair, Policed, app, policed_cluster, port
-from services_world import PORT
+from services_world import FAMILIES, PORT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.kernel]
 
-SECONDS = float(os.environ.get("OVSNET_FLIP_SECONDS", "20"))
+SECONDS = float(os.environ.get("OVSNET_FLIP_SECONDS", "20" if SLOWER == 1 else "10"))
 PER_SECOND = 20
+CONNECTIONS = float(os.environ.get("OVSNET_FLIP_CONNECTIONS", "400")) / SLOWER
 TO_PORT = [port(PORT)]
 FROM_API = {"from": [{"podSelector": app("api")}]}
 KEPT: tuple[dict[str, Any], ...] = (
@@ -38,6 +40,9 @@ DENIED: tuple[Pair, ...] = (
     ("a-free", "b-web"),
     ("a-api", "b-db"),
 )
+
+GAP = len(ALLOWED) * len(FAMILIES) / CONNECTIONS
+"""Seconds between two connections of a pair in a family."""
 
 
 def everybody(*apps: str) -> list[dict[str, Any]]:
@@ -102,7 +107,7 @@ def test_flips_break_nothing_and_open_nothing(cluster: Policed) -> None:
         for web in WEB:
             cluster.expect(web, (*API, *DB, *GUEST), API, protocols=["tcp"])
         with (
-            cluster.watching(ALLOWED, DENIED, gap=0.02, seconds=3.0) as figures,
+            cluster.watching(ALLOWED, DENIED, gap=GAP, seconds=3.0) as figures,
             cluster.flooding(("a-guest", "b-free"), "a-web"),
             cluster.going("knock", "b-db", cluster.address("a-web", 4), PORT, seconds=1.0) as flipped,
         ):

@@ -33,6 +33,8 @@ GUESTS = 4
 """At most side by side, if not told: each takes 1.5 GB."""
 _WHERE = "Timeout ("
 """What faulthandler begins with."""
+_STACK = 400
+"""Lines of the console in which that is, before all of its stacks."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -177,10 +179,10 @@ class Lane:
         """Its test under way has failed, or is tried once more; what it was to run besides is another's."""
         guest = self.guest
         assert guest is not None
-        console = guest.console()
+        console, stacks = guest.console(), guest.console(_STACK)
         item, rest = self.current, [nodeid for nodeid in self.ordered if nodeid in self.run.waiting]
         self.__exit__()
-        if item and self.is_the_guests(item, console, silent):
+        if item and self.is_the_guests(item, stacks, silent):
             self.again(item, f"{why}, nor where it is:\n\n{console}")
         elif item:
             rest.remove(item.nodeid)
@@ -193,10 +195,10 @@ class Lane:
             self.run.modules.appendleft(rest)
         self.run.stop_if_told()
 
-    def is_the_guests(self, item: pytest.Item, console: str, silent: bool) -> bool:
+    def is_the_guests(self, item: pytest.Item, stacks: str, silent: bool) -> bool:
         """Whether not the test hangs but all of its guest, as a user-mode Linux does once in a while that has to share
         its processor: Python would have told where it is by then. A test that does it twice is at fault."""
-        return silent and _WHERE not in console and item.nodeid not in self.run.stopped
+        return silent and _WHERE not in stacks and item.nodeid not in self.run.stopped
 
     def again(self, item: pytest.Item, why: str) -> None:
         """In a guest of its own, with a word about it."""

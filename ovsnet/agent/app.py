@@ -24,6 +24,7 @@ from ovsnet.agent.agent import Agent
 from ovsnet.agent.alone import alone
 from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.cutting import Cutting
+from ovsnet.agent.entries import Entries
 from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
@@ -111,7 +112,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
     pods = Pods(config)
-    policing = Policing(openflow, renderer, pods.policed, Marks(ovsdb))
+    policing = Policing(openflow, renderer, pods.policed, Marks(ovsdb), Entries(ovsdb, config.ovsdb))
     attachments = Attachments(
         config,
         pods,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet import names, policies
 from ovsnet.agent.drift import cookie_in
+from ovsnet.agent.entries import Entries
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Directions, Marks, isolation_of, word
 from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
@@ -49,12 +50,14 @@ class Policing:
         renderer: Renderer,
         pods: Callable[[], Iterable[Pod]],
         marks: Marks,
+        entries: Entries,
         patience: float = _PATIENCE,
     ) -> None:
         self._openflow = openflow
         self._renderer = renderer
         self._pods = pods
         self._marks = marks
+        self._entries = entries
         self._patience = patience
         self._policies = Policies()
         self._snapshot: Snapshot | None = None
@@ -74,6 +77,8 @@ class Policing:
         self._remarked: tuple[object, ...] = ()
         self._remarks: list[str] = []
         """What was remarked last, and of what."""
+        self._altered = False
+        """Flows of policies are to be others than the switch has."""
         self._stricter = True
         """Policies may deny what they did not when `stricter` was asked last."""
         self._isolated: set[int] = set()
@@ -132,6 +137,7 @@ class Policing:
             await self.note()
             # As they are by now: pods come and go meanwhile.
             await installer.serve({cookie: self.rendered.get(cookie, ()) for cookie in cookies})
+            self._in_force()
 
     async def add_older(self, installer: Installer) -> None:
         """Pods that have just been isolated have connections that nobody knows. Raises like `enforce`."""
@@ -172,7 +178,8 @@ class Policing:
             await self._marks.strengthen(self._ports(self._policies.isolated), policies=policies)
 
     async def settle(self) -> None:
-        """Takes down who is isolated and who is not. Raises SwitchUnavailable or OvsnetError."""
+        """Flows are in; takes down who is isolated and who is not. Raises SwitchUnavailable or OvsnetError."""
+        self._in_force()
         snapshot = self._snapshot
         if snapshot is None or snapshot.unread:
             # What could not be read may isolate.
@@ -197,6 +204,11 @@ class Policing:
                 f"NetworkPolicy {key}: {'; '.join(lines)}" for key, lines in sorted(found.items())
             ]
         return self._remarks
+
+    def _in_force(self) -> None:
+        altered, self._altered = self._altered, False
+        if altered:
+            self._entries.renew()
 
     def identity(self, pod: Pod) -> dict[str, str]:
         """What the pod's row says of its policies, which `update` has just been asked for.
@@ -278,6 +290,7 @@ class Policing:
             changed[cookie] = () if item is None else self._renderer.object(item)
             if item is not None:
                 self.rendered[cookie] = changed[cookie]
+            self._altered = True
             self._stricter = self._stricter or denies_more(before, changed[cookie])
         return changed
 

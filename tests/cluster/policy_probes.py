@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +21,6 @@ from policy_matrix import HOSTS, NODES, Table, Way
 
 from ovsnet.lab.kubernetes.cluster import Cluster
 
-PURGE = "revalidator/purge"
 SECONDS = 6.0
 """Within which a change is in force on all nodes."""
 LONGEST = 1.5
@@ -84,10 +82,7 @@ class Probes:
         wrong = self.retried(self.changed(wanted), SECONDS) or self.wrong(wanted)
         if wrong:
             left = self.retried({way: wanted[way] for way in wrong}, SECONDS)
-            if left:
-                self.purge()
-                assert not self.retried({way: wanted[way] for way in left}, SECONDS), told(left, wanted)
-                warnings.warn(f"only after ovs-vswitchd had {PURGE}: {told(left, wanted)}", stacklevel=2)
+            assert not left, told(left, wanted)
             wrong = self.wrong({way: False for way, allowed in wanted.items() if not allowed})
             assert not wrong, told(wrong, wanted)
         self.allowed = wanted
@@ -102,15 +97,6 @@ class Probes:
             left = {way: wanted[way] for way in wrong}
             time.sleep(0.05 if left else 0)
         return {}
-
-    def purge(self) -> None:
-        """Have all switches make the flows of their datapath anew.
-
-        Where many flows change at once ovs-vswitchd 3.1 now and then keeps one in user space that does other than its
-        tables say, for as long as packets meet it: `ofproto/trace` and `ovsnet audit` know nothing of it.
-        """
-        for node in NODES:
-            self.cluster.node(node).run(["ovs-appctl", PURGE], check=True)
 
     def changed(self, wanted: Mapping[Way, bool]) -> dict[Way, bool]:
         """A few of the ways on which something else is wanted now: from each such source, to each such target."""

@@ -13,6 +13,7 @@ import pytest
 from ovsnet import names, resources
 from ovsnet.agent import agent as agent_module
 from ovsnet.agent.agent import Agent
+from ovsnet.agent.entries import Entries
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Marks
 from ovsnet.agent.policing import Policing
@@ -162,7 +163,13 @@ class World:
             pods=pods,
             upkeep=upkeep,
             recovery=AsyncMock(),
-            policing=Policing(openflow, renderer, pods.all, Marks(cast(Any, self.database))),
+            policing=Policing(
+                openflow,
+                renderer,
+                pods.all,
+                Marks(cast(Any, self.database)),
+                Entries(cast(Any, self.database), "unix:/nowhere/db.sock"),
+            ),
         )
 
     @property

@@ -72,14 +72,15 @@ class OpenFlow:
         await self._send(list(lines), "bundle", self._target, "-")
 
     async def replace(self, lines: Iterable[str]) -> None:
-        """Makes the bridge hold these flows and groups and no others, but for what it has learned itself.
+        """Makes the bridge hold these flows and groups and no others, but for what ends by itself.
 
         Raises like `bundle`.
 
         Flows change in one bundle, groups in one before and one after it: none is missed meanwhile.
         """
         flows, groups = flowplan.split(lines)
-        flows += await self.flows_of(names.AFFINITY)
+        for kind in names.UNRENDERED:
+            flows += await self.flows_of(kind)
         installed = await self.groups()
         if changes := flowplan.group_changes(installed, groups):
             await self.bundle(changes)

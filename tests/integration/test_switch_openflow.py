@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ovs_sandbox import Sandbox, sandbox
 
+from ovsnet import names
 from ovsnet.agent.drift import describe, remedy
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.switch import monitor
@@ -99,6 +100,20 @@ async def test_groups_are_kept_with_the_flows_that_use_them(switch: OpenFlow) ->
     assert await switch.differences(wanted) == []
     await switch.replace([])
     assert await switch.groups() == {}
+
+
+@pytest.mark.parametrize("kind", names.UNRENDERED)
+async def test_what_ends_by_itself_outlives_a_replacement_and_is_no_younger(
+    switch: OpenFlow, kind: str
+) -> None:
+    """An agent that starts anew knows nothing of it: connections that it keeps alive, or cuts, are under way."""
+    cookie = names.cookie(kind, "somebody")
+    await switch.replace(["cookie=0x1,table=1,priority=7 actions=drop"])
+    await switch.bundle([f"flow add cookie={cookie:#x},hard_timeout=300,table=2,priority=7,ip actions=drop"])
+    await asyncio.sleep(1.1)
+    await switch.replace(["cookie=0x2,table=1,priority=8 actions=drop"])
+    line = (await switch.counted(kind, 2))[-1]
+    assert float(re.findall(r"duration=([0-9.]+)s", line)[0]) > 1, line
 
 
 async def down(switch: OpenFlow, cause: Callable[[], object]) -> float:

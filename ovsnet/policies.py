@@ -149,8 +149,8 @@ class Policies:
         return self._groups.means(group, address)
 
     def spans(self, group: Group, namespace: str) -> bool:
-        """Whether the group can mean pods of the namespace; false for a block, which means addresses."""
-        return group.block is None and self._groups.spans(group, namespace)
+        """Whether the group can mean pods of the namespace; false for blocks and nodes, which mean addresses."""
+        return group.is_of_pods and self._groups.spans(group, namespace)
 
     def news(self) -> News:
         """Objects that are new or others than when this was called last, by type and key; None for one that is gone."""

@@ -34,6 +34,7 @@ APPS = st.sampled_from(({"app": "web"}, {"app": "db"}, {}))
 SUBJECTS: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.just({"namespaces": {}}), APPS.map(lambda each: {"pods": {"podSelector": {"matchLabels": each}}})
 )
+ACTIONS = st.sampled_from(("Accept", "Deny", "Pass"))
 PORTS = (79, 80, 81, 8080, 8081)
 
 
@@ -88,21 +89,31 @@ def _policies(draw: st.DrawFn, cluster: Cluster) -> Cluster:
 
 @st.composite
 def _cluster_policies(draw: st.DrawFn, cluster: Cluster) -> Cluster:
-    """Likewise; or one moves to another tier or priority as it is."""
+    """Likewise; or one moves to another tier or priority as it is, or a rule of it gets another action."""
     name = draw(st.sampled_from(("c0", "c1", "c2")))
     those = [each for each in cluster.cluster_policies if each["metadata"]["name"] == name]
     others = tuple(each for each in cluster.cluster_policies if each not in those)
-    what = draw(st.sampled_from(("anew", "anew", "gone", "moved"))) if those else "anew"
+    what = draw(st.sampled_from(("anew", "gone", "moved", "turned"))) if those else "anew"
     if what == "gone":
         return replace(cluster, cluster_policies=others)
     if what == "moved":
         spec = {**those[0]["spec"], "tier": draw(st.sampled_from(("Admin", "Baseline")))}
         spec["priority"] = draw(st.sampled_from(PRIORITIES))
+    elif what == "turned":
+        spec = _turned(those[0]["spec"], draw(st.integers(0, 2)), draw(ACTIONS))
     else:
         spec = draw(cluster_specs())
         if draw(st.booleans()):
             spec["subject"] = draw(SUBJECTS)
     return replace(cluster, cluster_policies=(*others, cluster_policy(name, spec)))
+
+
+def _turned(spec: dict[str, Any], number: int, action: str) -> dict[str, Any]:
+    """The same, but for the action of that rule in each direction."""
+    rules: dict[str, Any] = {way: list(spec[way]) for way in ("ingress", "egress") if way in spec}
+    for those in rules.values():
+        those[number : number + 1] = [{**each, "action": action} for each in those[number : number + 1]]
+    return {**spec, **rules}
 
 
 @st.composite

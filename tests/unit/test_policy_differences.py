@@ -13,7 +13,7 @@ import pytest
 from cluster_policy_parts import PRIORITIES, cluster_policy, cluster_specs
 from clusters import NODES as NODES_OF_CLUSTERS
 from clusters import addresses_at, clusters, containers, named, namespace
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import verdict
 from policy_parts import NAMESPACES, labels, policy, specs
@@ -249,6 +249,11 @@ def having(app: str) -> dict[str, Any]:
     return {"pods": {"podSelector": {"matchLabels": {"app": app}}}}
 
 
+ABOUT_WEB = {"priority": 1, "subject": having("web")}
+FROM_CLIENT = {"from": [having("client")]}
+RULES = st.tuples(st.sampled_from(("Admin", "Baseline")), ACTIONS)
+
+
 def test_tiers_come_before_and_after_policies_and_are_named() -> None:
     """A NetworkPolicy lets client-1 into web. Admin denies that, but for TCP 80, which it passes on; Baseline denies
     the others, whom no policy isolates, what it does not accept."""
@@ -308,6 +313,40 @@ def test_tiers_come_before_and_after_policies_and_are_named() -> None:
     check(after, alone)
     passed = "no policy isolates it, and ClusterNetworkPolicy lockdown ingress[0] (keep) passes it on"
     assert f"  TCP 80: denied -> ALLOWED, ingress: {passed}" in told_of(after, alone)
+
+
+@given(
+    before=st.lists(RULES, min_size=2, max_size=2),
+    after=st.lists(RULES, min_size=2, max_size=2),
+    closed=st.booleans(),
+)
+@example(
+    before=[("Admin", "Pass"), ("Baseline", "Deny")],
+    after=[("Admin", "Pass"), ("Admin", "Deny")],
+    closed=False,
+)
+@example(
+    before=[("Admin", "Deny"), ("Admin", "Pass")], after=[("Admin", "Accept"), ("Admin", "Pass")], closed=True
+)
+def test_rules_that_say_the_same_of_the_same_in_another_tier_or_with_another_action(
+    before: list[tuple[str, str]], after: list[tuple[str, str]], closed: bool
+) -> None:
+    """closed: a NetworkPolicy isolates the pods too."""
+    isolating = policy("default", "p", {"podSelector": {"matchLabels": {"app": "web"}}})
+    clusters = [
+        replace(
+            CLUSTER,
+            policies=(isolating,) if closed else (),
+            cluster_policies=tuple(
+                cluster_policy(
+                    f"c{at}", {**ABOUT_WEB, "tier": tier, "ingress": [{**FROM_CLIENT, "action": action}]}
+                )
+                for at, (tier, action) in enumerate(rules)
+            ),
+        )
+        for rules in (before, after)
+    ]
+    check(clusters[0], clusters[1])
 
 
 def told_of(before: Cluster, after: Cluster) -> list[str]:

@@ -1,7 +1,7 @@
 """The agent's configuration: every field with its type, default, limits and meaning.
 
-Owns what may stand in agent.yaml; `docs/configuration.md` is generated from the annotations here, so
-a field is described in this file and nowhere else. Never looks at the machine: what is to be found out
+Owns what may stand in agent.yaml; `docs/configuration.md` is generated from the annotations here and in
+`configaddresses`, so a field is described there and nowhere else. Never looks at the machine: what is to be found out
 there (host name, node address, ranges) stays None or empty and the agent resolves it. `load` is for
 the agent, `check` for whoever wants every mistake as data.
 """
@@ -9,13 +9,13 @@ the agent, `check` for whoever wants every mistake as data.
 from __future__ import annotations
 
 import enum
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
 from ovsnet import configcheck, configrules, strictyaml
+from ovsnet.configaddresses import HEALTHZ_PORT, HealthzAddress, MetricsAddress
 from ovsnet.configfields import (
     AbsolutePath,
     Address,
@@ -23,11 +23,12 @@ from ovsnet.configfields import (
     Interface,
     Network,
     NodeName,
+    Section,
     ServerAddress,
     SocketPath,
 )
 from ovsnet.errors import ConfigError
-from ovsnet.model import Encap, Frozen, Tunnels
+from ovsnet.model import Encap, Tunnels
 from ovsnet.strictyaml import Problem
 
 
@@ -49,10 +50,6 @@ class LogLevel(str, enum.Enum):
 class LogFormat(str, enum.Enum):
     TEXT = "text"
     JSON = "json"
-
-
-class Section(Frozen, rename="camel"):
-    """A mapping in the file: keys are camelCase, as in Kubernetes' own files."""
 
 
 class NodeAddress(Section):
@@ -158,56 +155,6 @@ class Store(Section):
     def folder(self) -> str:
         """The folder of manifests; "" if there is none."""
         return (self.file or DEFAULT_FOLDER) if self.kubernetes is None else ""
-
-
-class MetricsAddress(Section):
-    """Where the agent tells its metrics."""
-
-    port: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=65535,
-            description="The TCP port of `/metrics` in the format of Prometheus; 0: none.",
-            examples=[9477],
-        ),
-    ] = 0
-    address: Annotated[
-        Address,
-        Meta(
-            description="The address of the node that it answers on; `0.0.0.0` or `::` is every one.",
-            examples=["192.0.2.11"],
-            extra={"default": "`127.0.0.1`"},
-        ),
-    ] = ipaddress.IPv4Address("127.0.0.1")
-
-
-HEALTHZ_PORT = 10256
-"""kube-proxy's."""
-
-
-class HealthzAddress(Section):
-    """Where load balancers learn whether this node serves Services."""
-
-    port: Annotated[
-        Annotated[int, Meta(ge=0, le=65535)] | None,
-        Meta(
-            description="The TCP port of `/healthz`: 200 while the node serves Services as the cluster asks, 503 while "
-            "it does not, is being deleted, or has Cluster Autoscaler's taint `ToBeDeletedByClusterAutoscaler`; "
-            "`/livez` is the same without what becomes of the node. Controllers of load balancers ask there "
-            "as they ask kube-proxy; they expect 10256. 0: none.",
-            examples=[10256],
-            extra={"default": "10256 with the `kubernetes` store, none with a folder"},
-        ),
-    ] = None
-    address: Annotated[
-        Address | None,
-        Meta(
-            description="The address of the node that it answers on.",
-            examples=["192.0.2.11"],
-            extra={"default": "every one, as load balancers choose"},
-        ),
-    ] = None
 
 
 class Policy(Section):

@@ -1,6 +1,6 @@
-"""Types of the configuration's fields that several fields share, each with its notation.
+"""Types of the configuration's fields that several fields share, each with its notation, and what sections are.
 
-Pure. Called by `config` only.
+Pure. Called by `config` and `configaddresses` only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from ovsnet.model import AddressRange, IPAddress, IPNetwork
+from ovsnet.model import AddressRange, Frozen, IPAddress, IPNetwork
 
 # `form` names a notation of configcheck.NOTATIONS, or says what a pattern asks for.
 Address = Annotated[IPAddress, Meta(extra={"form": "address"})]
@@ -41,3 +41,7 @@ ServerAddress = Annotated[
     ),
 ]
 Addresses = Annotated[AddressRange, Meta(extra={"form": "addresses"})]
+
+
+class Section(Frozen, rename="camel"):
+    """A mapping in the file: keys are camelCase, as in Kubernetes' own files."""

@@ -1,7 +1,8 @@
 """From NetworkPolicies, ClusterNetworkPolicies, pods and namespaces to what this node programs for them.
 
-Pure. Only policies that select pods of this node cost anything. Whom rules mean is in `policygroups`, what packets are
-looked up on in `policylists`. Called by the agent and by the inspection commands.
+Pure. Only policies that select pods of this node cost anything. What one rule comes to is in `policyrules`, whom rules
+mean in `policygroups`, what packets are looked up on in `policylists`. Called by the agent and by the inspection
+commands.
 """
 
 from __future__ import annotations
@@ -21,13 +22,10 @@ from ovsnet.policymodel import (
     LabelledPod,
     Namespace,
     NetworkPolicy,
-    PolicyPeer,
-    PolicyPort,
-    PolicyRule,
-    Selector,
     Tier,
 )
-from ovsnet.policyobjects import Isolation, PolicedPod, PolicyObject, PortRange, TierRules
+from ovsnet.policyobjects import Isolation, PolicedPod, PolicyObject, TierRules
+from ovsnet.policyrules import Rules
 from ovsnet.policytiers import Ranked, Standing, Tiers, means
 from ovsnet.servicemodel import Protocol
 
@@ -65,15 +63,13 @@ class Decided(Frozen):
     allowances: tuple[Allowance, ...]
 
 
-_EVERY_POD = Group(namespaces=Selector())
-
-
 class Policies:
     """What has been derived, by object."""
 
     def __init__(self) -> None:
         self._groups = Groups()
         self._lists = Lists(self._groups)
+        self._rules = Rules(self._groups)
         self._policies: Mapping[str, NetworkPolicy] = {}
         self._pods: Mapping[str, LabelledPod] = {}
         self._local: Mapping[str, tuple[IPAddress, ...]] = {}
@@ -86,8 +82,6 @@ class Policies:
         """Of this node's pods that policies concern."""
         self._shown: dict[str, PolicedPod] = {}
         self._news: News = {}
-        self._numbers: dict[tuple[Group, str, Protocol], set[int]] = {}
-        """Of ports by name that egress rules ask for."""
 
     @property
     def objects(self) -> list[PolicyObject]:
@@ -149,8 +143,8 @@ class Policies:
         return self._groups.means(group, address)
 
     def spans(self, group: Group, namespace: str) -> bool:
-        """Whether the group can mean pods of the namespace; false for a block, which means addresses."""
-        return group.block is None and self._groups.spans(group, namespace)
+        """Whether the group can mean pods of the namespace; false for blocks and nodes, which mean addresses."""
+        return group.is_of_pods and self._groups.spans(group, namespace)
 
     def news(self) -> News:
         """Objects that are new or others than when this was called last, by type and key; None for one that is gone."""
@@ -175,7 +169,7 @@ class Policies:
         moved = different(self._groups.namespaces, namespaces)
         touched = self._tiers.update(cluster or {})
         self._groups.update(namespaces, pods, local, nodes)
-        if (relabelled or moved) and self._renamed():
+        if (relabelled or moved) and self._rules.renumbered():
             concerned |= {name for name, found in self._of.items() if any(map(_is_volatile, found.values()))}
             if self._tiers.is_volatile:
                 concerned |= {key.partition("/")[0] for key in local}
@@ -197,15 +191,6 @@ class Policies:
         self._news.update(news)
         for key in dirty | renumbered:
             self._show(key)
-
-    def _renamed(self) -> bool:
-        """Whether ports of a name that egress rules ask for have other numbers than before."""
-        now = {asked: self._groups.numbers(*asked) for asked in self._numbers}
-        if now == self._numbers:
-            return False
-        # All that ask are asked anew, and only they.
-        self._numbers = {}
-        return True
 
     def _index(self, before: NetworkPolicy | None, after: NetworkPolicy | None) -> None:
         if before is not None:
@@ -289,7 +274,7 @@ class Policies:
         for ranked in self._tiers.ranked(key, pod, self._groups.namespaces, direction, tier):
             known = self._common.get(ranked.standing)
             if known is None:
-                found = self._allowances("", direction, ranked.rule, pod)
+                found = self._rules.allowances("", direction, ranked.rule, pod)
                 known = tuple(msgspec.structs.replace(each, standing=ranked.standing) for each in found)
                 if not any(port.name for port in ranked.rule.ports or ()):
                     self._common[ranked.standing] = known
@@ -317,51 +302,8 @@ class Policies:
             # Whoever may not be meant is allowed nothing by it.
             meant = pod is not None or not policy.pods.requirements
             for index, rule in enumerate(policy.rules(direction) or ()):
-                found = self._allowances(policy.namespace, direction, rule, pod) if meant else ()
+                found = self._rules.allowances(policy.namespace, direction, rule, pod) if meant else ()
                 yield Granted(policy=policy, rule=index, allowances=tuple(found))
-
-    def _allowances(
-        self, namespace: str, direction: Direction, rule: PolicyRule, pod: LabelledPod | None
-    ) -> Iterator[Allowance]:
-        """What a rule comes to for this pod."""
-        peers = None if rule.peers is None else tuple(_group(namespace, each) for each in rule.peers)
-        ranges = {
-            PortRange(protocol=each.protocol, first=each.first, last=each.last)
-            for each in rule.ports or ()
-            if not each.name
-        }
-        named = [each for each in rule.ports or () if each.name]
-        if direction is Direction.INGRESS:
-            # The pod's own ports: other ones with other pods.
-            ranges |= {
-                PortRange(protocol=port.protocol, first=port.port, last=port.port)
-                for each in named
-                for port in (pod.ports if pod else ())
-                if (port.name, port.protocol) == (each.name, each.protocol)
-            }
-        if peers != () and (rule.ports is None or ranges):
-            yield _allowance(direction, peers, None if rule.ports is None else ranges)
-        if direction is Direction.EGRESS:
-            for each in named:
-                for group in (_EVERY_POD,) if peers is None else peers:
-                    yield from self._named(group, each)
-
-    def _named(self, group: Group, port: PolicyPort) -> Iterator[Allowance]:
-        """To a port by name: of pods whose port of that name has one number, that number."""
-        if not group.is_of_pods:
-            return
-        asked = group, port.name, port.protocol
-        if asked not in self._numbers:
-            self._numbers[asked] = self._groups.numbers(*asked)
-        for number in self._numbers[asked]:
-            only = Group(
-                namespace=group.namespace,
-                namespaces=group.namespaces,
-                pods=group.pods,
-                port=(port.name, port.protocol, number),
-            )
-            ports = PortRange(protocol=port.protocol, first=number, last=number)
-            yield _allowance(Direction.EGRESS, (only,), {ports})
 
 
 def addresses(pods: Iterable[Pod]) -> dict[str, tuple[IPAddress, ...]]:
@@ -385,27 +327,6 @@ def node_addresses(nodes: Mapping[str, Node]) -> dict[str, NodeAddresses]:
         )
         for node in nodes.values()
     }
-
-
-def _allowance(
-    direction: Direction, peers: Iterable[Group] | None, ports: Iterable[PortRange] | None
-) -> Allowance:
-    """One of all that say the same."""
-    return Allowance(
-        direction=direction,
-        peers=None if peers is None else tuple(sorted(set(peers), key=lambda each: each.text)),
-        ports=None if ports is None else tuple(sorted(set(ports), key=lambda each: each.text)),
-    )
-
-
-def _group(namespace: str, peer: PolicyPeer) -> Group:
-    if peer.block is not None or peer.nodes is not None:
-        return Group(block=peer.block, nodes=peer.nodes)
-    return Group(
-        namespace=namespace if peer.namespaces is None else "",
-        namespaces=peer.namespaces,
-        pods=peer.pods or Selector(),
-    )
 
 
 def _is_volatile(policy: NetworkPolicy) -> bool:

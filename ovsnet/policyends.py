@@ -1,12 +1,14 @@
 """Who is at the ends of today's connections, in classes that policies can't tell apart, before and after a change.
 
-Owns what makes two pods the same to policies: which of them isolate them, what these allow, which rules mean them as
-peers, and which of the networks in rules they are in. Pure; judges nothing: `policydiff` does, and calls this. What
-there is to know of rules comes from `Policies.isolating` and `Policies.granted` alone.
+Owns what makes two pods the same to policies: which of them isolate them, what these allow, what ClusterNetworkPolicies
+decide, which rules mean them as peers, and which of the networks in rules they are in. Pure; judges nothing:
+`policydiff` does, and calls this. What there is to know of rules comes from `Policies.isolating`, `granted` and
+`decided` alone.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,10 +16,10 @@ import msgspec
 
 from ovsnet import policies as deriving
 from ovsnet.model import IPAddress, IPNetwork
-from ovsnet.policies import Granted, Policies
+from ovsnet.policies import Decided, Granted, Policies
 from ovsnet.policygroups import Group
 from ovsnet.policyjudge import End, Judge, World
-from ovsnet.policymodel import Direction, LabelledPod, NetworkPolicy, Requirement
+from ovsnet.policymodel import Direction, LabelledPod, NetworkPolicy, Requirement, Tier
 from ovsnet.policynets import Networks, Region, regions
 from ovsnet.policyobjects import PortRange
 
@@ -82,9 +84,11 @@ class Asked(Policies):
             key: msgspec.structs.replace(pod, ips=world.local[key]) if key in world.local else pod
             for key, pod in world.pods.items()
         }
-        self.update(world.policies, world.namespaces, pods, {}, deriving.node_addresses(world.nodes))
+        nodes = deriving.node_addresses(world.nodes)
+        self.update(world.policies, world.namespaces, pods, {}, nodes, world.cluster_policies)
         self._asked_isolating: dict[tuple[str, Direction], list[NetworkPolicy]] = {}
         self._asked_granted: dict[tuple[str, Direction], list[Granted]] = {}
+        self._asked_decided: dict[tuple[str, Direction, Tier], list[Decided]] = {}
 
     def isolating(self, key: str, direction: Direction) -> list[NetworkPolicy]:
         asked = key, direction
@@ -97,6 +101,12 @@ class Asked(Policies):
         if asked not in self._asked_granted:
             self._asked_granted[asked] = super().granted(key, direction)
         return self._asked_granted[asked]
+
+    def decided(self, key: str, direction: Direction, tier: Tier) -> list[Decided]:
+        asked = key, direction, tier
+        if asked not in self._asked_decided:
+            self._asked_decided[asked] = super().decided(key, direction, tier)
+        return self._asked_decided[asked]
 
 
 class _Traits(NamedTuple):
@@ -124,9 +134,10 @@ class Ends:
         self._likeness = {key: self._alike(key) for key in self._pods}
         first = {like: key for key, like in reversed(self._likeness.items())}
         stances = {like: self._stances_of(key) for like, key in first.items()}
-        self._blocks = {group: number for group, number in self._groups.items() if group.block is not None}
-        self._networks = Networks(_named(self._blocks))
-        self._in_blocks: dict[object, tuple[frozenset[int], frozenset[int]]] = {}
+        self._places = {group: number for group, number in self._groups.items() if not group.is_of_pods}
+        """Blocks and nodes: groups that mean addresses, whoever has them."""
+        self._networks = Networks(_named(self._places))
+        self._in_places: dict[object, tuple[frozenset[int], frozenset[int]]] = {}
         self._spanned: dict[str, list[list[tuple[Group, int]]]] = {}
         self._traits = {like: _Traits(stances[like], self._meant(key)) for like, key in first.items()}
         self._nodes = deriving.node_addresses(before.nodes)
@@ -134,6 +145,8 @@ class Ends:
             *(ip for each in self._pods.values() for ip in each.ips),
             *(ip for each in self._nodes.values() for ip in (*each.addresses, *each.gateways)),
         }
+        self._further = {ip for each in self._nodes.values() for ip in each.others} - self._taken
+        """Addresses outside, as far as blocks are asked; who means the node means them."""
         self._outside: dict[frozenset[int], list[EndClass]] = {}
         self.classes = [*self._pod_classes(), *self._node_classes()]
 
@@ -145,7 +158,7 @@ class Ends:
     def outside(self, subject: EndClass, direction: Direction) -> Sequence[EndClass]:
         """Everybody else, as far as the subject's rules can tell."""
         groups = frozenset().union(*(stance.groups for stance in subject.stances[direction]))
-        asked = groups & frozenset(self._blocks.values())
+        asked = groups & frozenset(self._places.values())
         if asked not in self._outside:
             self._outside[asked] = list(self._regions(asked))
         return self._outside[asked]
@@ -171,14 +184,21 @@ class Ends:
         }
 
     def _stance(self, asked: Asked, key: str, direction: Direction) -> Stance:
-        granted = asked.granted(key, direction)
+        isolating, granted = asked.isolating(key, direction), asked.granted(key, direction)
+        # Of who is isolated nobody asks the Baseline tier.
+        tiers = (Tier.ADMIN,) if isolating else tuple(Tier)
+        decided = [each for tier in tiers for each in asked.decided(key, direction, tier)]
         said = (
             direction,
-            tuple(each.key for each in asked.isolating(key, direction)),
+            tuple(each.key for each in isolating),
             tuple((each.policy.key, each.rule, each.allowances) for each in granted),
+            tuple(map(_decision, decided)),
         )
         if said not in self._stances:
-            allowances = [allowance for each in granted for allowance in each.allowances]
+            allowances = [
+                *(allowance for each in granted for allowance in each.allowances),
+                *(allowance for each in decided for allowance in each.allowances),
+            ]
             groups = {group for each in allowances for group in each.peers or ()}
             self._stances[said] = Stance(
                 number=len(self._stances),
@@ -205,7 +225,7 @@ class Ends:
         found: dict[object, list[str]] = {}
         for key, end in self._pods.items():
             traits = self._traits[self._likeness[key]]
-            placed = tuple(sorted((ip.version, str(self._networks.narrowest(ip))) for ip in end.ips))
+            placed = tuple(sorted(map(self._place, end.ips)))
             numbers = tuple(each.number for pair in traits.stances.values() for each in pair)
             alike = key.partition("/")[0], numbers, traits.groups, placed
             found.setdefault(alike, []).append(key)
@@ -223,18 +243,22 @@ class Ends:
             )
 
     def _face(self, ip: IPAddress, groups: tuple[frozenset[int], frozenset[int]]) -> Face:
-        blocks = self._in(ip, (ip.version, self._networks.narrowest(ip)))
-        return Face(ip, (groups[0] | blocks[0], groups[1] | blocks[1]))
+        places = self._in(ip, self._place(ip))
+        return Face(ip, (groups[0] | places[0], groups[1] | places[1]))
+
+    def _place(self, ip: IPAddress) -> tuple[int, str]:
+        """The same for addresses of pods that all blocks treat alike."""
+        return ip.version, str(self._networks.narrowest(ip))
 
     def _in(self, ip: IPAddress, alike: object) -> tuple[frozenset[int], frozenset[int]]:
-        """Blocks that mean the address. alike: the same for addresses that all blocks treat alike."""
-        if alike not in self._in_blocks:
+        """Blocks and nodes that mean the address. alike: the same for addresses that all of these treat alike."""
+        if alike not in self._in_places:
             before, after = (
-                frozenset(number for group, number in self._blocks.items() if asked.means(group, ip))
+                frozenset(number for group, number in self._places.items() if asked.means(group, ip))
                 for asked in self._asked
             )
-            self._in_blocks[alike] = before, after
-        return self._in_blocks[alike]
+            self._in_places[alike] = before, after
+        return self._in_places[alike]
 
     # --- nodes, and those outside ---
 
@@ -269,11 +293,12 @@ class Ends:
         return tuple(Face(ip, self._in(ip, ip)) for _, ip in sorted(first.items()))
 
     def _regions(self, asked: frozenset[int]) -> Iterator[EndClass]:
-        blocks = [group for group, number in self._blocks.items() if number in asked]
+        places = [group for group, number in self._places.items() if number in asked]
         inside = [cidr for node in self._worlds[0].nodes.values() for cidr in node.pod_cidrs]
-        for region in regions(_named(blocks), inside, self._taken):
+        further = self._further if any(each.nodes is not None for each in places) else ()
+        for region in regions((*_named(places), *map(ipaddress.ip_network, further)), inside, self._taken):
             before, after = (
-                frozenset(self._blocks[group] for group in blocks if each.means(group, region.address))
+                frozenset(self._places[group] for group in places if each.means(group, region.address))
                 for each in self._asked
             )
             faces = (Face(region.address, (before, after)),)
@@ -296,6 +321,12 @@ def _pods(world: World) -> Iterator[tuple[str, End]]:
         if ips and not (pod and pod.host_network):
             node = world.node if key in world.local else pod.node if pod else ""
             yield key, End(title=f"pod {key}", ips=ips, pod=key, node=node)
+
+
+def _decision(each: Decided) -> object:
+    """What tells it from others: not at which place among all it stands, since others come and go."""
+    standing, rule = each.ranked.standing, tuple((found.peers, found.ports) for found in each.allowances)
+    return standing.title, standing.tier, standing.action, rule
 
 
 def _rules(world: World) -> list[object]:

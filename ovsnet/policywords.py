@@ -71,6 +71,16 @@ def side(found: Side) -> str:
 
 def reason(found: Side) -> str:
     """Why one side allows or denies, without whose side it is."""
+    passed = f", and {found.passed.title} passes it on" if found.passed is not None else ""
+    return f"{_decided(found)}{passed}"
+
+
+def _decided(found: Side) -> str:
+    if found.decided is not None:
+        words = {Action.ACCEPT: "accepted", Action.DENY: "denied", Action.PASS: "passed on"}
+        return (
+            f"{words[found.decided.action]} by {found.decided.title}, in the {found.decided.tier.value} tier"
+        )
     if found.why is Why.RULE and found.rule is not None:
         return f"allowed by {rule_title(found.rule, found.direction)}"
     if found.why is Why.ISOLATED:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from ovsnet.store.reading import Readable
 
 _STDIN = "-"
-_KINDS = ("NetworkPolicy", "Namespace", "Pod")
+_KINDS = ("NetworkPolicy", "ClusterNetworkPolicy", "Namespace", "Pod")
+_GROUPS = {"ClusterNetworkPolicy": ("policy.networking.k8s.io",)}
+"""API groups of a kind, if they are others than these."""
+_USUAL_GROUPS = ("", "networking.k8s.io", "extensions")
 _MAX_SIZE = 64 * 2**20
 """Bytes of a file; more is no file of policies."""
 
@@ -33,24 +36,25 @@ _MAX_SIZE = 64 * 2**20
 @click.option(
     "--delete",
     "deleted",
-    metavar="NAMESPACE/NAME",
+    metavar="[NAMESPACE/]NAME",
     multiple=True,
-    help="Take this NetworkPolicy away. May be given several times.",
+    help="Take this NetworkPolicy away, or, without a namespace, this ClusterNetworkPolicy. May be given repeatedly.",
 )
 @click.option("--all", "everything", is_flag=True, help="Print everything, however long that gets.")
 @click.argument("files", metavar="FILE...", nargs=-1)
 def diff(path: Path, output: str, deleted: tuple[str, ...], everything: bool, files: tuple[str, ...]) -> None:
     """Tell which connections FILE would newly allow or deny if it were applied.
 
-    FILE has manifests: NetworkPolicies, which are added or take the place of those of the same name, and Pods and
-    Namespaces, of which the labels count; - is standard input. Compared are all pods of all nodes as they are now, with
-    one another, with nodes and with all addresses outside, on all ports. Ends that policies can't tell apart are told
-    in one line. Exits with 0 if nothing would change, 1 if something would, 2 if nobody can tell.
+    FILE has manifests: NetworkPolicies and ClusterNetworkPolicies, which are added or take the place of those of the
+    same name, and Pods and Namespaces, of which the labels count; - is standard input. Compared are all pods of all
+    nodes as they are now, with one another, with nodes and with all addresses outside, on all ports. Ends that policies
+    can't tell apart are told in one line. Exits with 0 if nothing would change, 1 if something would, 2 if nobody can
+    tell.
     """
     from ovsnet.cli.main import report
 
     if not files and not deleted:
-        raise click.UsageError("give FILE or --delete NAMESPACE/NAME")
+        raise click.UsageError("give FILE or --delete [NAMESPACE/]NAME")
     try:
         found = _diff(path, files, deleted, everything)
     except OvsnetError as error:
@@ -159,8 +163,9 @@ def _others(text: str) -> Iterator[str]:
             if not isinstance(item, dict):
                 continue
             version, kind = str(item.get("apiVersion", "")), str(item.get("kind"))
-            group = version.rpartition("/")[0]
-            if kind not in _KINDS or group not in ("", "networking.k8s.io", "extensions"):
+            groups = _GROUPS.get(kind, _USUAL_GROUPS)
+            # Without a version it is read as the kind that it says.
+            if kind not in _KINDS or (version and version.rpartition("/")[0] not in groups):
                 metadata = item.get("metadata")
                 name = metadata.get("name", "") if isinstance(metadata, dict) else ""
                 yield f"{kind} {name}".rstrip() + (f" of {version}" if kind in _KINDS else "")
@@ -175,19 +180,30 @@ def _applied(
     """The world with the change, and what that is in words. Raises ConfigError."""
     import msgspec
 
-    from ovsnet.policymodel import NetworkPolicy
-
     problems = [*_undeletable(before, objects, deleted)]
-    words = [f"NetworkPolicy {key} is deleted" for key in deleted]
-    policies = {key: each for key, each in before.policies.items() if key not in deleted}
-    for each in objects.values():
-        if isinstance(each, NetworkPolicy):
-            words.append(f"NetworkPolicy {each.key} is {'replaced' if each.key in policies else 'added'}")
-            policies[each.key] = each
-    after = msgspec.structs.replace(_relabelled(before, objects, words, problems), policies=policies)
+    words = [f"{_kind(key)} {key} is deleted" for key in deleted]
+    known = {"NetworkPolicy": before.policies, "ClusterNetworkPolicy": before.cluster_policies}
+    policies: dict[str, dict[str, Any]] = {
+        kind: {key: each for key, each in those.items() if key not in deleted}
+        for kind, those in known.items()
+    }
+    for (kind, key), each in objects.items():
+        if kind in policies:
+            words.append(f"{kind} {key} is {'replaced' if key in policies[kind] else 'added'}")
+            policies[kind][key] = each
+    after = msgspec.structs.replace(
+        _relabelled(before, objects, words, problems),
+        policies=policies["NetworkPolicy"],
+        cluster_policies=policies["ClusterNetworkPolicy"],
+    )
     if problems:
         raise ConfigError("what would change can't be told", "correct what you ask about", problems)
     return after, words
+
+
+def _kind(key: str) -> str:
+    """Of the policy that --delete takes away."""
+    return "NetworkPolicy" if "/" in key else "ClusterNetworkPolicy"
 
 
 def _relabelled(
@@ -220,8 +236,11 @@ def _undeletable(
     before: World, objects: Mapping[tuple[str, str], Readable], deleted: Sequence[str]
 ) -> Iterator[str]:
     for key in deleted:
-        if ("NetworkPolicy", key) in objects:
-            yield f"--delete {key}: a file has this NetworkPolicy; choose one"
-        elif key not in before.policies:
-            known = ", ".join(sorted(before.policies)[:10]) or "none"
-            yield f"--delete {key}: there is no such NetworkPolicy; there are: {known}"
+        kind = _kind(key)
+        known = before.policies if kind == "NetworkPolicy" else before.cluster_policies
+        if (kind, key) in objects:
+            yield f"--delete {key}: a file has this {kind}; choose one"
+        elif key not in known:
+            some = ", ".join(sorted(known)[:10]) or "none"
+            hint = "; of a NetworkPolicy, give NAMESPACE/NAME" if kind == "ClusterNetworkPolicy" else ""
+            yield f"--delete {key}: there is no such {kind}; there are: {some}{hint}"

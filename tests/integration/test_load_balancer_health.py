@@ -13,7 +13,7 @@ import yaml
 from lab_world import eventually, manifest, ovsnet_json, reconfigure
 from services_world import Cluster, assert_clean, cluster_of
 
-from ovsnet.config import HEALTHZ_PORT
+from ovsnet.configaddresses import HEALTHZ_PORT
 from ovsnet.lab.node import VSWITCHD
 from ovsnet.lab.spec import OUTSIDE
 from ovsnet.lab.state import write_atomically

@@ -135,6 +135,64 @@ def test_what_it_says_comes_true(lab: Lab, live: Node, applied: Path) -> None:
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "nothing would change")
 
 
+def tier(name: str, tier: str, app: str, *rules: dict[str, Any]) -> dict[str, Any]:
+    """A ClusterNetworkPolicy about the ingress of pods."""
+    return {
+        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name},
+        "spec": {"tier": tier, "priority": 3, "subject": {"pods": pods(app)}, "ingress": list(rules)},
+    }
+
+
+def from_all(action: str, **more: Any) -> dict[str, Any]:
+    return {"action": action, "from": [{"namespaces": {}}], **more}
+
+
+TIERS = [
+    tier(
+        "lockdown",
+        "Admin",
+        "a1",
+        from_all("Pass", protocols=[{"tcp": {"destinationPort": {"number": 7}}}]),
+        from_all("Deny", name="shut"),
+    ),
+    tier("base", "Baseline", "b1", from_all("Deny")),
+]
+TIERS_ASKED = {
+    ("b1", "a1", "tcp", 7): True,
+    ("b1", "a1", "tcp", WEB): False,
+    ("a1", "b1", "icmp", 0): False,
+    ("198.51.100.7", "a1", "tcp", 443): True,
+}
+"""All of them are allowed without these; whether with them."""
+
+
+def test_what_it_says_of_tiers_comes_true_and_is_undone(lab: Lab, live: Node) -> None:
+    arguments = ["policy", "diff", file(lab, "tiers", *TIERS)]
+    found = answer(live, *arguments)
+    assert found["applied"] == [
+        "ClusterNetworkPolicy lockdown is added",
+        "ClusterNetworkPolicy base is added",
+    ]
+    said = ask(live, *arguments).stdout
+    for words in ("lockdown ingress[1] (shut), in the Admin tier", "base ingress[0], in the Baseline tier"):
+        assert f"allowed -> DENIED, ingress: denied by ClusterNetworkPolicy {words}" in said
+    assert all(allowed(live, *each) for each in TIERS_ASKED)
+    path = lab.folder.path / "cluster" / "tiers.yaml"
+    path.write_text(yaml.safe_dump_all(TIERS))
+    try:
+        eventually(lambda: not allowed(live, "b1", "a1", "tcp", WEB))
+        assert {each: allowed(live, *each) for each in TIERS_ASKED} == TIERS_ASKED
+        undone = answer(live, "policy", "diff", "--delete", "lockdown", "--delete", "base")
+    finally:
+        path.unlink()
+    eventually(lambda: allowed(live, "b1", "a1", "tcp", WEB))
+    for each, stays in TIERS_ASKED.items():
+        assert told(found, *each) == ([] if stays else [False]), each
+        assert told(undone, *each) == ([] if stays else [True]), each
+
+
 def test_for_people(lab: Lab, node: Node) -> None:
     """With and without the agent."""
     deny = file(lab, "deny", policy("deny", {"app": "a2"}))
@@ -179,6 +237,13 @@ BAD = policy("bad", {}, ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]
             [],
             ["Deployment d", "no object of these kinds"],
         ),
+        ([tier("odd", "Admin", "a1", from_all("Drop"))], [], ["odd", "spec.ingress[0].action"]),
+        (
+            [TIERS[0]],
+            ["--delete", "lockdown"],
+            ["--delete lockdown", "this ClusterNetworkPolicy", "choose one"],
+        ),
+        ([policy("p", {})], ["--delete", "web"], ["no such ClusterNetworkPolicy", "give NAMESPACE/NAME"]),
         ([policy("web", {})], ["--delete", "default/web"], ["--delete default/web", "choose one"]),
         ([policy("p", {})], ["--delete", "default/none"], ["default/none", "default/closed"]),
         ([policy("p", {})], ["/nowhere.yaml"], ["/nowhere.yaml", "No such file"]),
@@ -197,4 +262,4 @@ def test_what_nobody_can_tell(
 def test_it_takes_a_file_or_a_deletion(live: Node) -> None:
     done = ask(live, "policy", "diff")
     assert done.returncode == 2
-    assert "--delete NAMESPACE/NAME" in done.stderr
+    assert "--delete [NAMESPACE/]NAME" in done.stderr

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
+from cluster_policy_parts import cluster_policy, cluster_specs
+from clusters import asked, clusters
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import verdict
+from policy_world import Cluster
+from test_policy_judge import world
 
+from ovsnet import policies as deriving
 from ovsnet.model import IPAddress
 from ovsnet.policies import Policies
 from ovsnet.policycuts import CutJudge, Known, denies_more, known
@@ -135,3 +144,50 @@ def test_only_what_is_taken_away_denies_more() -> None:
     assert denies_more([few], [])
     assert denies_more([few], [few, drop])
     assert not denies_more([few, drop], [few])
+
+
+# --- all policies together ---
+
+
+@st.composite
+def with_tiers(draw: st.DrawFn) -> Cluster:
+    """Of most policies all pods are the subject, so that rules meet."""
+    cluster = draw(clusters())
+    made = []
+    for number in range(draw(st.integers(1, 4))):
+        spec = draw(cluster_specs())
+        if draw(st.booleans()):
+            spec["subject"] = {"namespaces": {}}
+        made.append(cluster_policy(f"c{number}", spec))
+    return replace(cluster, cluster_policies=tuple(made))
+
+
+@given(cluster=with_tiers())
+def test_what_it_denies_is_what_the_oracle_denies_this_nodes_pods(cluster: Cluster) -> None:
+    seen = world(cluster)
+    derived = Policies()
+    nodes = deriving.node_addresses(seen.nodes)
+    derived.update(seen.policies, seen.namespaces, seen.pods, seen.local, nodes, seen.cluster_policies)
+    pods = {ip: key for key, ips in seen.local.items() for ip in ips}
+    here = nodes[seen.node]
+    cutting = CutJudge(derived, pods, (*here.gateways, *here.addresses))
+    for connection in asked(cluster, (79, 80, 8080)):
+        source, target = (
+            ipaddress.ip_address(each.address) for each in (connection.source, connection.destination)
+        )
+        denied_by = verdict(cluster, connection).denied_by
+        expected = [
+            (pods[ip], direction)
+            for ip, direction in ((source, Direction.EGRESS), (target, Direction.INGRESS))
+            if ip in pods and direction.value.lower() in denied_by
+        ]
+        found = cutting.denied(
+            Known(
+                source=source,
+                target=target,
+                protocol=Protocol(connection.protocol) if connection.protocol else None,
+                source_port=4000 if connection.protocol else 0,
+                port=connection.port,
+            )
+        )
+        assert found == (expected[0] if expected else None), str(connection)

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
+from cluster_policy_parts import PRIORITIES, cluster_policy, cluster_specs
 from clusters import NODES as NODES_OF_CLUSTERS
 from clusters import addresses_at, clusters, containers, named, namespace
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import verdict
 from policy_parts import NAMESPACES, labels, policy, specs
@@ -22,26 +24,31 @@ from ovsnet import policies, policydiffwords
 from ovsnet.policydiff import Diff, compare
 from ovsnet.policyends import Asked, EndClass
 from ovsnet.policygroups import Group
-from ovsnet.policymodel import Direction
+from ovsnet.policymodel import Direction, Tier
 from ovsnet.policynets import Networks, regions
 
 OUTSIDE = ("203.0.113.7", "203.0.113.8", "2001:db8::7", "9.9.9.9")
 
 
 APPS = st.sampled_from(({"app": "web"}, {"app": "db"}, {}))
+SUBJECTS: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.just({"namespaces": {}}), APPS.map(lambda each: {"pods": {"podSelector": {"matchLabels": each}}})
+)
+ACTIONS = st.sampled_from(("Accept", "Deny", "Pass"))
 PORTS = (79, 80, 81, 8080, 8081)
 
 
 @st.composite
 def edits(draw: st.DrawFn) -> tuple[Cluster, Cluster]:
-    """A cluster before and after what people apply: policies, and labels of pods and namespaces.
+    """A cluster before and after what people apply: policies of both kinds, and labels of pods and namespaces.
 
     Either any cluster, or one that is crowded, of which most policies concern somebody.
     """
     before = draw(st.one_of(_crowds(), _crowds(), clusters()))
     after = before
     for _ in range(draw(st.integers(1, 3))):
-        after = draw(st.one_of(_policies(after), _policies(after), _labels(after)))
+        kinds = _policies(after), _cluster_policies(after), _cluster_policies(after), _labels(after)
+        after = draw(st.one_of(*kinds))
     return before, after
 
 
@@ -61,6 +68,8 @@ def _crowds(draw: st.DrawFn) -> Cluster:
         made = replace(made, pods=(*made.pods, named(pod, names[at % 2], f"p{at}")))
     for _ in range(draw(st.integers(0, 3))):
         made = draw(_policies(made))
+    for _ in range(draw(st.integers(0, 2))):
+        made = draw(_cluster_policies(made))
     return made
 
 
@@ -76,6 +85,35 @@ def _policies(draw: st.DrawFn, cluster: Cluster) -> Cluster:
     if draw(st.booleans()):
         spec["podSelector"] = {"matchLabels": draw(APPS)}
     return replace(cluster, policies=(*others, policy(where, name, spec)))
+
+
+@st.composite
+def _cluster_policies(draw: st.DrawFn, cluster: Cluster) -> Cluster:
+    """Likewise; or one moves to another tier or priority as it is, or a rule of it gets another action."""
+    name = draw(st.sampled_from(("c0", "c1", "c2")))
+    those = [each for each in cluster.cluster_policies if each["metadata"]["name"] == name]
+    others = tuple(each for each in cluster.cluster_policies if each not in those)
+    what = draw(st.sampled_from(("anew", "gone", "moved", "turned"))) if those else "anew"
+    if what == "gone":
+        return replace(cluster, cluster_policies=others)
+    if what == "moved":
+        spec = {**those[0]["spec"], "tier": draw(st.sampled_from(("Admin", "Baseline")))}
+        spec["priority"] = draw(st.sampled_from(PRIORITIES))
+    elif what == "turned":
+        spec = _turned(those[0]["spec"], draw(st.integers(0, 2)), draw(ACTIONS))
+    else:
+        spec = draw(cluster_specs())
+        if draw(st.booleans()):
+            spec["subject"] = draw(SUBJECTS)
+    return replace(cluster, cluster_policies=(*others, cluster_policy(name, spec)))
+
+
+def _turned(spec: dict[str, Any], number: int, action: str) -> dict[str, Any]:
+    """The same, but for the action of that rule in each direction."""
+    rules: dict[str, Any] = {way: list(spec[way]) for way in ("ingress", "egress") if way in spec}
+    for those in rules.values():
+        those[number : number + 1] = [{**each, "action": action} for each in those[number : number + 1]]
+    return {**spec, **rules}
 
 
 @st.composite
@@ -160,12 +198,13 @@ def test_whether_a_rule_means_an_address_is_as_it_lists_them(cluster: Cluster) -
     """`means`, which the judge asks, and `networks`, which flows are made of."""
     seen = world(cluster)
     asked = Asked(seen)
+    ways = [(key, direction) for key in seen.pods for direction in Direction]
+    granted = [each.allowances for way in ways for each in asked.granted(*way)]
+    decided = [each.allowances for way in ways for tier in Tier for each in asked.decided(*way, tier)]
     groups: set[Group] = {
         group
-        for key in seen.pods
-        for direction in Direction
-        for granted in asked.granted(key, direction)
-        for allowance in granted.allowances
+        for allowances in (*granted, *decided)
+        for allowance in allowances
         for group in allowance.peers or ()
     }
     nodes = policies.node_addresses(seen.nodes).values()
@@ -204,6 +243,137 @@ CLUSTER = Cluster(
     pods=tuple(pod(number, name) for number, name in enumerate(POD_NODES)),
     nodes=NODES,
 )
+
+
+def having(app: str) -> dict[str, Any]:
+    return {"pods": {"podSelector": {"matchLabels": {"app": app}}}}
+
+
+ABOUT_WEB = {"priority": 1, "subject": having("web")}
+FROM_CLIENT = {"from": [having("client")]}
+RULES = st.tuples(st.sampled_from(("Admin", "Baseline")), ACTIONS)
+
+
+def test_tiers_come_before_and_after_policies_and_are_named() -> None:
+    """A NetworkPolicy lets client-1 into web. Admin denies that, but for TCP 80, which it passes on; Baseline denies
+    the others, whom no policy isolates, what it does not accept."""
+    allowing = policy(
+        "default",
+        "p",
+        {
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}],
+        },
+    )
+    port = {"protocols": [{"tcp": {"destinationPort": {"number": 80}}}]}
+    everybody: dict[str, Any] = {"namespaces": {}}
+    admin = {
+        "tier": "Admin",
+        "priority": 5,
+        "subject": having("web"),
+        "ingress": [
+            {"name": "keep", "action": "Pass", "from": [everybody], **port},
+            {"action": "Deny", "from": [everybody]},
+        ],
+    }
+    baseline = {
+        "tier": "Baseline",
+        "priority": 5,
+        "subject": everybody,
+        "ingress": [
+            {"action": "Accept", "from": [having("client")]},
+            {"action": "Deny", "from": [everybody]},
+        ],
+    }
+    before = replace(CLUSTER, policies=(allowing,))
+    rules = (cluster_policy("lockdown", admin), cluster_policy("base", baseline))
+    after = replace(before, cluster_policies=rules)
+    check(before, after)
+    denied = (
+        "allowed -> DENIED, ingress: denied by ClusterNetworkPolicy base ingress[1], in the Baseline tier"
+    )
+    assert told_of(before, after) == [
+        "default/client-1  <-  all 4 other pods  (4 pairs)",
+        f"  everything: {denied}",
+        "default/mail  <-  default/web-* (3 pods)  (3 pairs)",
+        f"  everything: {denied}",
+        "default/web-* (3 pods)  <-  default/client-1  (3 pairs)",
+        "  pings; TCP all but 80; UDP all; SCTP all: allowed -> DENIED, ingress: denied by ClusterNetworkPolicy "
+        "lockdown ingress[1], in the Admin tier",
+        "10 pairs would change",
+    ]
+    # What has no policy any more is what the Baseline tier is for, with what Admin passes on.
+    check(after, replace(after, policies=()))
+    assert told_of(after, replace(after, policies=())) == [
+        "default/web-* (3 pods)  <-  node node-a, node node-b, all IPv4 addresses outside  (6 pairs)",
+        "  everything: denied -> ALLOWED, ingress: no policy isolates it",
+        "6 pairs would change",
+    ]
+    alone = replace(after, policies=(), cluster_policies=rules[:1])
+    check(after, alone)
+    passed = "no policy isolates it, and ClusterNetworkPolicy lockdown ingress[0] (keep) passes it on"
+    assert f"  TCP 80: denied -> ALLOWED, ingress: {passed}" in told_of(after, alone)
+
+
+@given(
+    before=st.lists(RULES, min_size=2, max_size=2),
+    after=st.lists(RULES, min_size=2, max_size=2),
+    closed=st.booleans(),
+)
+@example(
+    before=[("Admin", "Pass"), ("Baseline", "Deny")],
+    after=[("Admin", "Pass"), ("Admin", "Deny")],
+    closed=False,
+)
+@example(
+    before=[("Admin", "Deny"), ("Admin", "Pass")], after=[("Admin", "Accept"), ("Admin", "Pass")], closed=True
+)
+def test_rules_that_say_the_same_of_the_same_in_another_tier_or_with_another_action(
+    before: list[tuple[str, str]], after: list[tuple[str, str]], closed: bool
+) -> None:
+    """closed: a NetworkPolicy isolates the pods too."""
+    isolating = policy("default", "p", {"podSelector": {"matchLabels": {"app": "web"}}})
+    clusters = [
+        replace(
+            CLUSTER,
+            policies=(isolating,) if closed else (),
+            cluster_policies=tuple(
+                cluster_policy(
+                    f"c{at}", {**ABOUT_WEB, "tier": tier, "ingress": [{**FROM_CLIENT, "action": action}]}
+                )
+                for at, (tier, action) in enumerate(rules)
+            ),
+        )
+        for rules in (before, after)
+    ]
+    check(clusters[0], clusters[1])
+
+
+def told_of(before: Cluster, after: Cluster) -> list[str]:
+    found = policydiffwords.shown(compare(world(before), world(after)), everything=False)
+    return list(policydiffwords.lines(found, everything=False))
+
+
+def test_a_node_is_meant_by_its_labels_at_all_its_addresses() -> None:
+    """Those of a node that it has beside its InternalIPs are outside otherwise."""
+    nodes = (NODES[0], replace(NODES[1], labels=(("rack", "b"),)))
+    spec = {
+        "tier": "Admin",
+        "priority": 0,
+        "subject": having("client"),
+        "egress": [{"action": "Deny", "to": [{"nodes": {"matchLabels": {"rack": "b"}}}]}],
+    }
+    cluster = replace(CLUSTER, nodes=nodes)
+    denied = replace(cluster, cluster_policies=(cluster_policy("c", spec),))
+    check(cluster, denied)
+    further = ipaddress.ip_address("198.51.100.1")
+    worlds = []
+    for each in map(world, (cluster, denied)):
+        node = msgspec.structs.replace(each.nodes["node-b"], others=(further,))
+        worlds.append(msgspec.structs.replace(each, nodes={**each.nodes, "node-b": node}))
+    (row,) = policydiffwords.shown(compare(*worlds), everything=False)["changes"]
+    assert row["from"]["titles"] == ["default/client-1"]
+    assert row["to"]["titles"] == ["node node-b", "198.51.100.1/32"]
 
 
 def applied(*specs: dict[str, Any], everything: bool = False) -> tuple[dict[str, Any], list[str]]:

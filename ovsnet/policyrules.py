@@ -1,0 +1,99 @@
+"""What one rule of a policy comes to for a pod: whom it means as groups, and its ports as numbers.
+
+Pure. Owns what a port by name means: of an ingress rule the pod's own ports, of an egress rule those of the pods at the
+other end, some of which may have other numbers than others. Knows neither tiers nor isolation. Called by `policies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ovsnet.policygroups import Group, Groups
+from ovsnet.policylists import Allowance
+from ovsnet.policymodel import Direction, LabelledPod, PolicyPeer, PolicyPort, PolicyRule, Selector
+from ovsnet.policyobjects import PortRange
+from ovsnet.servicemodel import Protocol
+
+_EVERY_POD = Group(namespaces=Selector())
+
+
+class Rules:
+    """Asks the groups, and keeps which numbers they said that ports by name have."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        self._numbers: dict[tuple[Group, str, Protocol], set[int]] = {}
+        """Of ports by name that egress rules ask for."""
+
+    def renumbered(self) -> bool:
+        """Whether ports of a name that egress rules ask for have other numbers than before."""
+        now = {asked: self._groups.numbers(*asked) for asked in self._numbers}
+        if now == self._numbers:
+            return False
+        # All that ask are asked anew, and only they.
+        self._numbers = {}
+        return True
+
+    def allowances(
+        self, namespace: str, direction: Direction, rule: PolicyRule, pod: LabelledPod | None
+    ) -> Iterator[Allowance]:
+        """What a rule comes to for this pod."""
+        peers = None if rule.peers is None else tuple(_group(namespace, each) for each in rule.peers)
+        ranges = {
+            PortRange(protocol=each.protocol, first=each.first, last=each.last)
+            for each in rule.ports or ()
+            if not each.name
+        }
+        named = [each for each in rule.ports or () if each.name]
+        if direction is Direction.INGRESS:
+            # The pod's own ports: other ones with other pods.
+            ranges |= {
+                PortRange(protocol=port.protocol, first=port.port, last=port.port)
+                for each in named
+                for port in (pod.ports if pod else ())
+                if (port.name, port.protocol) == (each.name, each.protocol)
+            }
+        if peers != () and (rule.ports is None or ranges):
+            yield _allowance(direction, peers, None if rule.ports is None else ranges)
+        if direction is Direction.EGRESS:
+            for each in named:
+                for group in (_EVERY_POD,) if peers is None else peers:
+                    yield from self._named(group, each)
+
+    def _named(self, group: Group, port: PolicyPort) -> Iterator[Allowance]:
+        """To a port by name: of pods whose port of that name has one number, that number."""
+        if not group.is_of_pods:
+            return
+        asked = group, port.name, port.protocol
+        if asked not in self._numbers:
+            self._numbers[asked] = self._groups.numbers(*asked)
+        for number in self._numbers[asked]:
+            only = Group(
+                namespace=group.namespace,
+                namespaces=group.namespaces,
+                pods=group.pods,
+                port=(port.name, port.protocol, number),
+            )
+            ports = PortRange(protocol=port.protocol, first=number, last=number)
+            yield _allowance(Direction.EGRESS, (only,), {ports})
+
+
+def _allowance(
+    direction: Direction, peers: Iterable[Group] | None, ports: Iterable[PortRange] | None
+) -> Allowance:
+    """One of all that say the same."""
+    return Allowance(
+        direction=direction,
+        peers=None if peers is None else tuple(sorted(set(peers), key=lambda each: each.text)),
+        ports=None if ports is None else tuple(sorted(set(ports), key=lambda each: each.text)),
+    )
+
+
+def _group(namespace: str, peer: PolicyPeer) -> Group:
+    if peer.block is not None or peer.nodes is not None:
+        return Group(block=peer.block, nodes=peer.nodes)
+    return Group(
+        namespace=namespace if peer.namespaces is None else "",
+        namespaces=peer.namespaces,
+        pods=peer.pods or Selector(),
+    )

@@ -169,8 +169,8 @@ def test_what_it_denies_is_what_the_oracle_denies_this_nodes_pods(cluster: Clust
     nodes = deriving.node_addresses(seen.nodes)
     derived.update(seen.policies, seen.namespaces, seen.pods, seen.local, nodes, seen.cluster_policies)
     pods = {ip: key for key, ips in seen.local.items() for ip in ips}
-    here = nodes[seen.node]
-    cutting = CutJudge(derived, pods, (*here.gateways, *here.addresses))
+    own = (*nodes[seen.node].gateways, *nodes[seen.node].addresses)
+    cutting = CutJudge(derived, pods, own, own)
     for connection in asked(cluster, (79, 80, 8080)):
         source, target = (
             ipaddress.ip_address(each.address) for each in (connection.source, connection.destination)

@@ -169,7 +169,8 @@ class Policies:
         moved = different(self._groups.namespaces, namespaces)
         touched = self._tiers.update(cluster or {})
         self._groups.update(namespaces, pods, local, nodes)
-        if (relabelled or moved) and self._rules.renumbered():
+        as_were = (each for key in relabelled for each in (self._pods.get(key), pods.get(key)) if each)
+        if (relabelled or moved) and self._rules.renumbered(as_were, anywhere=bool(moved)):
             concerned |= {name for name, found in self._of.items() if any(map(_is_volatile, found.values()))}
             if self._tiers.is_volatile:
                 concerned |= {key.partition("/")[0] for key in local}
@@ -274,9 +275,13 @@ class Policies:
         for ranked in self._tiers.ranked(key, pod, self._groups.namespaces, direction, tier):
             known = self._common.get(ranked.standing)
             if known is None:
-                found = self._rules.allowances("", direction, ranked.rule, pod)
+                rule = ranked.rule
+                if pod is None and direction is Direction.INGRESS and rule.has_names:
+                    # Of which numbers nobody knows: it may be any.
+                    rule = msgspec.structs.replace(rule, ports=None)
+                found = self._rules.allowances("", direction, rule, pod)
                 known = tuple(msgspec.structs.replace(each, standing=ranked.standing) for each in found)
-                if not any(port.name for port in ranked.rule.ports or ()):
+                if not ranked.rule.has_names:
                     self._common[ranked.standing] = known
             yield Decided(ranked=ranked, allowances=known)
 

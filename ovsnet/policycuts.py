@@ -128,11 +128,11 @@ def denies_more(before: Collection[str], after: Collection[str]) -> bool:
     anything is different about rules of ClusterNetworkPolicies, which may deny as well as allow."""
     if any(map(_OF_TIERS.search, set(before) ^ set(after))):
         return True
-    return _drops(after) > _drops(before) or bool(_lists(before) - _lists(after))
+    return bool(_drops(after) - _drops(before) or _lists(before) - _lists(after))
 
 
-def _drops(lines: Collection[str]) -> int:
-    return sum(line.endswith("actions=drop") for line in lines)
+def _drops(lines: Collection[str]) -> set[str]:
+    return {line for line in lines if line.endswith("actions=drop")}
 
 
 def _lists(lines: Collection[str]) -> set[tuple[str, str]]:

@@ -90,6 +90,8 @@ class Groups:
         """Pods by namespace, label and its value."""
         self._placed: dict[str, _Placed] = {}
         self._at: dict[IPNetwork, Counter[int]] = {}
+        self._lengths: Counter[tuple[int, int]] = Counter()
+        """Of these: how many there are of each version and length."""
         self._networks: dict[int, Counter[IPNetwork]] = {}
         self._touched: set[IPNetwork] = set()
         self._having: dict[IPAddress, list[LabelledPod]] | None = None
@@ -106,16 +108,10 @@ class Groups:
 
     def around(self, address: IPAddress) -> frozenset[int]:
         """The groups that mean the address, alone or with others."""
-        whole, size = int(address), address.max_prefixlen
         found: set[int] = set()
-        for length in range(size + 1):
-            first = whole >> (size - length) << (size - length)
-            network = (
-                ipaddress.IPv4Network((first, length))
-                if size == _IPV4
-                else ipaddress.IPv6Network((first, length))
-            )
-            found.update(self.at(network))
+        for version, length in self._lengths:
+            if version == address.version:
+                found.update(self.at(ipaddress.ip_network((address, length), strict=False)))
         return frozenset(found)
 
     def networks(self, number: int) -> Iterable[IPNetwork]:
@@ -215,7 +211,7 @@ class Groups:
             self._touched.add(network)
             del self._at[network][number]
             if not self._at[network]:
-                del self._at[network]
+                self._vacate(network)
         if group.is_of_pods:
             for namespace in self._matching(group):
                 for key in self._candidates(namespace, group.pods):
@@ -342,12 +338,19 @@ class Groups:
     def _count(self, number: int, networks: Iterable[IPNetwork], by: int) -> None:
         of_group = self._networks[number]
         for network in networks:
-            at = self._at.setdefault(network, Counter())
+            at = self._at.get(network)
+            if at is None:
+                at = self._at[network] = Counter()
+                _add(self._lengths, (network.version, network.prefixlen), 1)
             _add(at, number, by)
             _add(of_group, network, by)
             if not at:
-                del self._at[network]
+                self._vacate(network)
             self._touched.add(network)
+
+    def _vacate(self, network: IPNetwork) -> None:
+        del self._at[network]
+        _add(self._lengths, (network.version, network.prefixlen), -1)
 
 
 def _add(counter: Counter[_Key], key: _Key, by: int) -> None:

@@ -148,6 +148,11 @@ class ClusterRule(PolicyRule, kw_only=True):
     action: Action
     name: str = ""
 
+    @property
+    def has_names(self) -> bool:
+        """Whether it asks for ports by name."""
+        return any(port.name for port in self.ports or ())
+
 
 class Subject(Frozen):
     """The pods that a ClusterNetworkPolicy is about."""

@@ -25,10 +25,15 @@ class Rules:
         self._numbers: dict[tuple[Group, str, Protocol], set[int]] = {}
         """Of ports by name that egress rules ask for."""
 
-    def renumbered(self) -> bool:
-        """Whether ports of a name that egress rules ask for have other numbers than before."""
-        now = {asked: self._groups.numbers(*asked) for asked in self._numbers}
-        if now == self._numbers:
+    def renumbered(self, changed: Iterable[LabelledPod], *, anywhere: bool) -> bool:
+        """Whether ports of a name that egress rules ask for have other numbers than before. changed: pods as they were
+        and as they are; anywhere: so may those of any pod be, since namespaces are others."""
+        found = {(port.name, port.protocol) for pod in changed for port in pod.ports}
+        if all(
+            self._groups.numbers(*asked) == known
+            for asked, known in self._numbers.items()
+            if anywhere or asked[1:] in found
+        ):
             return False
         # All that ask are asked anew, and only they.
         self._numbers = {}

@@ -34,7 +34,8 @@ NAME_LABEL = "kubernetes.io/metadata.name"
 
 
 class Standing(Frozen):
-    """A rule among all. rule: its place in the policy, from 0; name: what the policy calls it. priority: OpenFlow's."""
+    """A rule among all. rule: its place in the policy, from 0; name: what the policy calls it. priority: OpenFlow's.
+    doubtful: a Pass, as a Deny for pods of which nobody knows whether it is about them."""
 
     policy: str
     direction: Direction
@@ -43,11 +44,13 @@ class Standing(Frozen):
     tier: Tier
     action: Action
     priority: int
+    doubtful: bool = False
 
     @property
     def key(self) -> str:
         """lockdown ingress[0], as it stands in the manifest."""
-        return f"{self.policy} {self.direction.value.lower()}[{self.rule}]"
+        doubt = " for pods that nobody knows" if self.doubtful else ""
+        return f"{self.policy} {self.direction.value.lower()}[{self.rule}]{doubt}"
 
     @property
     def title(self) -> str:
@@ -118,7 +121,8 @@ class Tiers:
                 continue
             found = self._places[policy.name, direction]
             for index, rule in enumerate(policy.rules(direction)):
-                if not meant and rule.action is Action.ACCEPT:
+                known = meant and not (pod is None and direction is Direction.INGRESS and rule.has_names)
+                if not known and rule.action is Action.ACCEPT:
                     continue
                 yield Ranked(
                     standing=Standing(
@@ -127,16 +131,19 @@ class Tiers:
                         rule=index,
                         name=rule.name,
                         tier=tier,
-                        action=rule.action if meant else Action.DENY,
+                        action=rule.action if known else Action.DENY,
                         priority=found[index],
+                        doubtful=not known and rule.action is Action.PASS,
                     ),
                     rule=rule,
                 )
 
     def selecting_by_labels(self, namespace: str, namespaces: Mapping[str, Namespace]) -> str | None:
-        """A policy about pods of the namespace that asks for their labels; None: there is none."""
+        """A policy about pods of the namespace that asks for their labels, or for names of their ports; None: there is
+        none."""
         for policy in self._ordered:
-            if policy.subject.pods.requirements and means(policy, f"{namespace}/", namespaces, None) is False:
+            asks = policy.subject.pods.requirements or any(each.has_names for each in policy.ingress)
+            if asks and means(policy, f"{namespace}/", namespaces, None) is not None:
                 return policy.name
         return None
 

@@ -112,7 +112,8 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
     pods = Pods(config)
-    policing = Policing(openflow, renderer, pods.policed, Marks(ovsdb), Entries(ovsdb, config.ovsdb))
+    policing = Policing(openflow, renderer, pods.policed, Marks(ovsdb))
+    installer.on_policies = Entries(ovsdb, config.ovsdb).renew
     attachments = Attachments(
         config,
         pods,

@@ -41,6 +41,8 @@ _AT_ONCE = 500
 _SIDE_BY_SIDE = 4
 """Connections that conntrack forgets at the same time: each is a call of ovs-ofctl."""
 _NAMED = 5
+_TURN = 50
+"""Connections that are judged without a break."""
 
 
 class Policies(Protocol):
@@ -66,15 +68,20 @@ class Cutting:
         self._due.set()
         self._own: tuple[IPAddress, ...] = ()
         self._datapath = ""
+        self._suspect = True
+        """Policies may deny connections that go on."""
         self._held: dict[Known, float] = {}
         """Connections that were cut, and when."""
+        self._unforgotten: list[Known] = []
+        """Those of them that conntrack is still to forget."""
         self.count = 0
         """Of connections, since the start."""
 
     def tell(self, topo: Topology, datapath: str) -> None:
         """Policies are in as they are known. datapath: the bridge's datapath_type."""
         self._own, self._datapath = (*topo.gateways, *topo.addresses), datapath
-        if self._policies.stricter() or self._held:
+        self._suspect = self._policies.stricter() or self._suspect
+        if self._suspect or self._held:
             self._due.set()
 
     async def run(self) -> None:
@@ -99,21 +106,38 @@ class Cutting:
         """Cuts what is denied. Raises SwitchUnavailable or OvsnetError."""
         # The node's kernel may send from an address that the store does not know as its own.
         judge = self._policies.judge(self._own, {*self._own, *sockets.own()})
-        if judge is None or self._installer.stale:
+        if judge is None:
             return
+        if self._installer.stale:
+            raise SwitchUnavailable("the switch has lost its flows", "they come back by themselves")
         await self._let_go(judge)
+        await self._forget()
+        if not self._suspect:
+            return
+        self._suspect = False
+        try:
+            found = await self._denied(judge)
+            connections = list(found)
+            for at in range(0, len(connections), _AT_ONCE):
+                await self._cut(connections[at : at + _AT_ONCE])
+        except BaseException:
+            self._suspect = True
+            raise
+        if found:
+            _tell(found)
+            self.count += len(found)
+
+    async def _denied(self, judge: CutJudge) -> dict[Known, tuple[str, Direction]]:
+        """Connections that go on and are denied, with whose policies deny them."""
         found: dict[Known, tuple[str, Direction]] = {}
-        for each in await conntrack.policed(self._remote, self._datapath):
+        for number, each in enumerate(await conntrack.policed(self._remote, self._datapath)):
+            if number % _TURN == 0:
+                # Requests do not wait for all of a large table.
+                await asyncio.sleep(0)
             denied = None if each.key in self._held else judge.denied(each)
             if denied is not None:
                 found[each] = denied
-        if not found:
-            return
-        _tell(found)
-        self.count += len(found)
-        connections = list(found)
-        for at in range(0, len(connections), _AT_ONCE):
-            await self._cut(connections[at : at + _AT_ONCE])
+        return found
 
     async def _let_go(self, judge: CutJudge) -> None:
         """Of those that were cut, what is allowed again."""
@@ -129,11 +153,20 @@ class Cutting:
         lines = [line for each in connections for line in self._renderer.lines(each.cut)]
         await self._installer.once(lines)
         self._held |= dict.fromkeys((each.key for each in connections), time.monotonic())
-        waiting = iter([each for each in connections if each.protocol is not None])
+        self._unforgotten += [each for each in connections if each.protocol is not None]
+        await self._forget()
+
+    async def _forget(self) -> None:
+        """Whom it fails for is tried again with the next look: dropping packets alone is for a time."""
 
         async def forget() -> None:
-            for each in waiting:
-                await self._openflow.forget(POLICY_ZONE, conntrack.exactly(each))
+            while self._unforgotten:
+                each = self._unforgotten.pop()
+                try:
+                    await self._openflow.forget(POLICY_ZONE, conntrack.exactly(each))
+                except BaseException:
+                    self._unforgotten.append(each)
+                    raise
 
         await asyncio.gather(*(forget() for _ in range(_SIDE_BY_SIDE)))
 

@@ -90,6 +90,7 @@ class Denials:
 
     def _take(self, lines: Collection[str]) -> None:
         seen: dict[tuple[int, int, str], _Seen] = {}
+        rules: set[str] = set()
         for line in lines:
             flow, lasting = flowdump.flow(line), _DURATION.search(line)
             direction = _DIRECTIONS.get(flow.priority) if flow is not None else None
@@ -102,12 +103,14 @@ class Denials:
                 namespace, _, pod = found[0].partition("/")
                 denied = Denied(namespace, pod, direction.value.lower(), ",".join(sorted(found[1])))
                 self.sums[denied] = self.sums.get(denied, 0) + more
+                if not pod:
+                    rules.add(denied.policies)
         self._seen = seen
         there = set(self._there())
         self.sums = {
             each: packets
             for each, packets in self.sums.items()
-            if not each.pod or f"{each.namespace}/{each.pod}" in there
+            if (f"{each.namespace}/{each.pod}" in there if each.pod else each.policies in rules)
         }
 
     def _counted(self, key: tuple[int, int, str], now: _Seen) -> int:

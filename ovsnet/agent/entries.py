@@ -3,7 +3,7 @@
 In user space alone. Of two entries that overlap Open vSwitch 3.1.0 alters one twice and the other never (it finds the
 one to alter by a packet, which both match), and the other goes on doing what flows said before for as long as packets
 meet it: letting through what is denied by now, or dropping what is allowed. The kernel's datapath finds entries by
-their identifier. Called by `policing`; never blocks who asks.
+their identifier. Called by `installer` when flows of policies are in; never blocks who asks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from ovsnet.errors import OvsnetError
+from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.rows import BridgeRow
 from ovsnet.switch import control
 
@@ -20,6 +20,9 @@ log = logging.getLogger("ovsnet.policies")
 
 _PAUSE = 0.5
 """Seconds between two times: each costs the next packet of every connection a look at the flows."""
+
+
+_RETRY = 5.0
 
 
 class Database(Protocol):
@@ -49,9 +52,13 @@ class Entries:
     async def _run(self) -> None:
         while self._due:
             self._due = False
+            pause = _PAUSE
             try:
                 await control.renew_entries(self._remote)
+            except SwitchUnavailable:
+                # With it its datapath is away.
+                pass
             except OvsnetError as error:
-                # It is away, and its datapath with it; or it says why, and its revalidators go on by themselves.
-                log.warning("entries of the datapath may be older than policies: %s", error)
-            await asyncio.sleep(_PAUSE)
+                log.warning("entries of the datapath may be older than policies: %s; trying again", error)
+                self._due, pause = True, _RETRY
+            await asyncio.sleep(pause)

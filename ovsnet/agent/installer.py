@@ -44,6 +44,8 @@ class Installer:
         the last audit began."""
         self.on_loss: Callable[[], None] = lambda: None
         """Called when everything is to be written again."""
+        self.on_policies: Callable[[], None] = lambda: None
+        """Called when flows of policies are others than before."""
         self.refused: dict[int, OvsnetError] = {}
         """Objects whose flows the switch refused when they were last sent, with its words."""
         self.modifications = 0
@@ -139,11 +141,13 @@ class Installer:
         """Adds flows that end by themselves and belong to no state. Raises like `change`."""
         async with self._applying:
             await self._bundle([f"flow add {line}" for line in lines])
+        self.on_policies()
 
     async def end(self, cookies: Iterable[int]) -> None:
         """Removes flows that were added with `once`. Raises like `change`."""
         async with self._applying:
             await self._bundle([f"flow delete cookie=0x{each:x}/-1" for each in cookies])
+        self.on_policies()
 
     async def audit(self) -> list[str] | None:
         """How the switch differs from what was installed, as `ovs-ofctl diff-flows` says it: - has, + lacks.
@@ -200,6 +204,7 @@ class Installer:
                     self.echo.answered()
             self.installed = dict(desired)
             self._replaced = losses
+            self.on_policies()
         finally:
             held, self._held = self._held, None
             for changed, waiter in held:
@@ -268,6 +273,8 @@ class Installer:
                 self.refused |= dict.fromkeys(wanted, error)
                 return error
             self.modifications += len(lines)
+            if any(names.kind_of(key) in names.POLICIES for key in wanted):
+                self.on_policies()
         for key, value in wanted.items():
             self.refused.pop(key, None)
             if value:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet import names, policies
 from ovsnet.agent.drift import cookie_in
-from ovsnet.agent.entries import Entries
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Directions, Marks, isolation_of, word
 from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
@@ -50,14 +49,12 @@ class Policing:
         renderer: Renderer,
         pods: Callable[[], Iterable[Pod]],
         marks: Marks,
-        entries: Entries,
         patience: float = _PATIENCE,
     ) -> None:
         self._openflow = openflow
         self._renderer = renderer
         self._pods = pods
         self._marks = marks
-        self._entries = entries
         self._patience = patience
         self._policies = Policies()
         self._snapshot: Snapshot | None = None
@@ -77,10 +74,10 @@ class Policing:
         self._remarked: tuple[object, ...] = ()
         self._remarks: list[str] = []
         """What was remarked last, and of what."""
-        self._altered = False
-        """Flows of policies are to be others than the switch has."""
         self._stricter = True
         """Policies may deny what they did not when `stricter` was asked last."""
+        self._isolated_pods: dict[int, PolicedPod] = {}
+        """By cookie."""
         self._isolated: set[int] = set()
         """Cookies of pods that were isolated before, so that conntrack knows their connections."""
 
@@ -137,7 +134,6 @@ class Policing:
             await self.note()
             # As they are by now: pods come and go meanwhile.
             await installer.serve({cookie: self.rendered.get(cookie, ()) for cookie in cookies})
-            self._in_force()
 
     async def add_older(self, installer: Installer) -> None:
         """Pods that have just been isolated have connections that nobody knows. Raises like `enforce`."""
@@ -160,9 +156,9 @@ class Policing:
     def denying(self, cookie: int, direction: Direction) -> tuple[str, list[str]] | None:
         """The key of the isolated pod whose flows have the cookie, and the policies that isolate it so; or "" and a
         rule of a ClusterNetworkPolicy."""
-        for pod in self._policies.isolated:
-            if cookie_of(pod) == cookie:
-                return pod.key, [each.key for each in self._policies.isolating(pod.key, direction)]
+        pod = self._isolated_pods.get(cookie)
+        if pod is not None:
+            return pod.key, [each.key for each in self._policies.isolating(pod.key, direction)]
         rule = self._renderer.objects.get(cookie)
         return ("", [rule.title]) if isinstance(rule, ClusterRule) else None
 
@@ -178,8 +174,7 @@ class Policing:
             await self._marks.strengthen(self._ports(self._policies.isolated), policies=policies)
 
     async def settle(self) -> None:
-        """Flows are in; takes down who is isolated and who is not. Raises SwitchUnavailable or OvsnetError."""
-        self._in_force()
+        """Takes down who is isolated and who is not. Raises SwitchUnavailable or OvsnetError."""
         snapshot = self._snapshot
         if snapshot is None or snapshot.unread:
             # What could not be read may isolate.
@@ -204,11 +199,6 @@ class Policing:
                 f"NetworkPolicy {key}: {'; '.join(lines)}" for key, lines in sorted(found.items())
             ]
         return self._remarks
-
-    def _in_force(self) -> None:
-        altered, self._altered = self._altered, False
-        if altered:
-            self._entries.renew()
 
     def identity(self, pod: Pod) -> dict[str, str]:
         """What the pod's row says of its policies, which `update` has just been asked for.
@@ -274,7 +264,8 @@ class Policing:
         """Of this node's pods, by the Pod's key; the very same as before where they did not change."""
         found = policies.addresses(self._pods())
         before = self._local
-        self._local = {key: old if (old := before.get(key)) == ips else ips for key, ips in found.items()}
+        if found != before:
+            self._local = {key: old if (old := before.get(key)) == ips else ips for key, ips in found.items()}
         return self._local
 
     def _node_addresses(self, nodes: Mapping[str, Node]) -> dict[str, NodeAddresses]:
@@ -290,7 +281,6 @@ class Policing:
             changed[cookie] = () if item is None else self._renderer.object(item)
             if item is not None:
                 self.rendered[cookie] = changed[cookie]
-            self._altered = True
             self._stricter = self._stricter or denies_more(before, changed[cookie])
         return changed
 
@@ -299,7 +289,7 @@ class Policing:
 
         before: those that were there, by the Pod's key; None: all were.
         """
-        isolated = {cookie_of(pod): pod for pod in self._policies.isolated}
+        isolated = self._isolated_pods = {cookie_of(pod): pod for pod in self._policies.isolated}
         for cookie in isolated.keys() - self._isolated:
             pod = isolated[cookie]
             if before is None or pod.key in before:

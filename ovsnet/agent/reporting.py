@@ -35,7 +35,9 @@ def wrong(agent: Agent) -> list[str]:
     snapshot = agent.store.snapshot()
     problems = snapshot.problems if snapshot else {}
     policies = [
-        f"{source}: {text}" for source, text in problems.items() if source.startswith("NetworkPolicy ")
+        f"{source}: {text}"
+        for source, text in problems.items()
+        if source.startswith(("NetworkPolicy ", "ClusterNetworkPolicy "))
     ]
     return [*agent.complaints.current(), *policies]
 

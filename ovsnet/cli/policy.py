@@ -65,13 +65,14 @@ def _shown(end: End, view: View, world: World, names: Names) -> dict[str, Any]:
         )
     labelled = world.pods.get(end.pod)
     shown = policywords.shown(end.pod, view.policies, names)
+    rules = [each for one in shown["directions"].values() for each in (*one["admin"], *one["baseline"])]
     return {
         "pod": end.pod,
         "node": end.node,
         "addresses": [str(each) for each in world.local.get(end.pod) or end.ips],
         "labels": None if labelled is None else dict(labelled.labels),
         **shown,
-        "problems": problems_of(view, shown["policies"]),
+        "problems": problems_of(view, shown["policies"], {each["rule"].partition(" ")[0] for each in rules}),
     }
 
 

@@ -91,10 +91,11 @@ def world_of(view: View, snapshot: Snapshot) -> World:
     )
 
 
-def problems_of(view: View, policies: Iterable[str]) -> list[str]:
-    """What is wrong with these policies, as far as the store could not read them: with whatever else is in a file."""
+def problems_of(view: View, policies: Iterable[str], cluster: Iterable[str]) -> list[str]:
+    """What is wrong with these NetworkPolicies and ClusterNetworkPolicies, as far as the store could not read them:
+    with whatever else is in a file."""
     lines = [f"{subject}: {text}" for subject, text in view.problems.items()]
-    wanted = [f"NetworkPolicy {key}:" for key in policies]
+    wanted = [f"NetworkPolicy {key}:" for key in (*policies, *cluster)]
     return [line for line in lines if any(each in line for each in wanted)]
 
 
@@ -109,6 +110,7 @@ async def _check(view: View, source: str, target: str, protocol: str, port: int)
     judge = policyjudge.Judge(view.policies, world.nodes)
     connections = []
     isolating: set[str] = set()
+    deciding: set[str] = set()
     for pair in policyjudge.pairs(*ends):
         connection = policyjudge.Connection(
             source=pair[0],
@@ -118,6 +120,7 @@ async def _check(view: View, source: str, target: str, protocol: str, port: int)
         )
         sides = judge.sides(*ends, connection)
         isolating |= {policy.key for side in sides for policy in side.isolating}
+        deciding |= {each.policy for side in sides for each in (side.decided, side.passed) if each}
         connections.append(
             {
                 "source": str(pair[0]),
@@ -134,7 +137,7 @@ async def _check(view: View, source: str, target: str, protocol: str, port: int)
         "port": port or None,
         "allowed": all(each["allowed"] for each in connections),
         "connections": connections,
-        "problems": problems_of(view, isolating),
+        "problems": problems_of(view, isolating, deciding),
     }
 
 

@@ -301,12 +301,11 @@ def _number(value: object, path: str) -> int:
 def _network(text: object, path: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     if isinstance(text, str) and _CIDR.match(text):
         try:
-            return ipaddress.ip_network(text)
+            # Not every CRD of the kind refuses host bits, and a NetworkPolicy may have them.
+            return ipaddress.ip_network(text, strict=False)
         except ValueError:
             pass
-    raise _Unreadable(
-        path, f"{shown(text)} is not a network such as 192.0.2.0/24 or 2001:db8::/32, without host bits"
-    )
+    raise _Unreadable(path, f"{shown(text)} is not a network such as 192.0.2.0/24 or 2001:db8::/32")
 
 
 def _selector(value: object, path: str) -> Selector:

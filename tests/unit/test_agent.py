@@ -13,7 +13,6 @@ import pytest
 from ovsnet import names, resources
 from ovsnet.agent import agent as agent_module
 from ovsnet.agent.agent import Agent
-from ovsnet.agent.entries import Entries
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Marks
 from ovsnet.agent.policing import Policing
@@ -163,13 +162,7 @@ class World:
             pods=pods,
             upkeep=upkeep,
             recovery=AsyncMock(),
-            policing=Policing(
-                openflow,
-                renderer,
-                pods.all,
-                Marks(cast(Any, self.database)),
-                Entries(cast(Any, self.database), "unix:/nowhere/db.sock"),
-            ),
+            policing=Policing(openflow, renderer, pods.all, Marks(cast(Any, self.database))),
         )
 
     @property

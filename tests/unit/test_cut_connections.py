@@ -144,6 +144,7 @@ def test_only_what_is_taken_away_denies_more() -> None:
     assert denies_more([few], [])
     assert denies_more([few], [few, drop])
     assert not denies_more([few, drop], [few])
+    assert denies_more([few, drop], [few, drop.replace("table=47", "table=46")])
 
 
 # --- all policies together ---

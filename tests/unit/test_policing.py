@@ -11,7 +11,6 @@ import pytest
 from policy_rows import Rows
 
 from ovsnet import names, resources
-from ovsnet.agent.entries import Entries
 from ovsnet.agent.marks import Marks
 from ovsnet.agent.policing import Policing
 from ovsnet.errors import SwitchUnavailable, TryAgain
@@ -73,7 +72,6 @@ class World:
             Renderer(resources.flows_dir()),
             lambda: self.pods,
             Marks(self.rows),
-            Entries(self.rows, "unix:/nowhere/db.sock"),
             patience=0.05,
         )
 

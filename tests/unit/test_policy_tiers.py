@@ -31,6 +31,7 @@ from ovsnet.policyobjects import ClusterRule as Rendered
 from ovsnet.policyobjects import PolicedPod
 from ovsnet.policytiers import FIRST, PLACES, places
 from ovsnet.render import Renderer
+from ovsnet.servicemodel import Protocol
 
 DEFAULT = Namespace(name="default", labels={"kubernetes.io/metadata.name": "default"})
 EVERY_POD: dict[str, Any] = {"namespaces": {}}
@@ -177,9 +178,50 @@ def test_labels_that_nobody_knows_are_accepted_nothing_and_denied_what_is_passed
     del world.pods["default/web"]
     world.follow(made("rules", ACCEPT, PASS, subject=Subject(pods=_having("web"))))
     (rule,) = (each for each in world.policies.objects if isinstance(each, Rendered))
-    assert (rule.key, rule.action) == ("rules ingress[1]", Action.DENY)
+    assert (rule.key, rule.action) == ("rules ingress[1] for pods that nobody knows", Action.DENY)
     assert world.policed() == {"default/web"}
     assert world.policies.asks_for_labels("default") == "rules"
+
+
+def test_whom_nobody_knows_decides_for_nobody_else() -> None:
+    world = World(labelled("web", 5, app="web"), labelled("gone", 7, app="web"))
+    del world.pods["default/gone"]
+    world.follow(made("rules", PASS, DENY, subject=Subject(pods=_having("web"))))
+    found = {each.key: each for each in world.policies.objects if isinstance(each, Rendered)}
+    assert {key: each.action for key, each in found.items()} == {
+        "rules ingress[0]": Action.PASS,
+        "rules ingress[0] for pods that nobody knows": Action.DENY,
+        "rules ingress[1]": Action.DENY,
+    }
+    numbers = [set(each.numbers) for each in found.values()]
+    assert sum(map(len, numbers)) == len(set().union(*numbers))
+
+
+def test_of_a_port_by_name_that_nobody_knows_all_are_denied() -> None:
+    world = World()
+    del world.pods["default/web"]
+    world.follow(
+        cluster_policy(
+            {
+                "tier": "Admin",
+                "priority": 0,
+                "subject": EVERY_POD,
+                "ingress": [
+                    {
+                        "action": "Deny",
+                        "from": [EVERY_POD],
+                        "protocols": [{"destinationNamedPort": "admin"}],
+                    }
+                ],
+            }
+        )
+    )
+    # The other has no such port.
+    assert world.policed() == {"default/web"}
+    assert world.policies.denies(
+        "default/web", Direction.INGRESS, ipaddress.ip_address("10.244.1.6"), Protocol.TCP, 22
+    )
+    assert world.policies.asks_for_labels("default") is not None
 
 
 def test_a_namespace_that_nobody_knows_has_its_name_and_perhaps_any_label() -> None:

@@ -23,7 +23,7 @@ from ovsnet.store.kubernetes.client import Client, Refused
 log = logging.getLogger("ovsnet.store")
 
 _PATH = "/apis/events.k8s.io/v1/namespaces/{}/events"
-_POLICY = re.compile(r"NetworkPolicy ([a-z0-9.-]+)/([a-z0-9.-]+): ")
+_POLICY = re.compile(r"(?:NetworkPolicy ([a-z0-9.-]+)/|ClusterNetworkPolicy )([a-z0-9.-]+): ")
 """How what is about a policy begins. Every node of its pods says the same: the Event has the same name on all, so that
 it is one, and is not counted."""
 _LOOK = 1.0
@@ -41,6 +41,22 @@ _NOTE = 1024
 _NOT_FOUND, _EXISTS = 404, 409
 
 
+def _regarding(namespace: str | None, name: str) -> dict[str, str]:
+    """The policy; without a namespace it is one of the cluster."""
+    if namespace is None:
+        return {
+            "apiVersion": "policy.networking.k8s.io/v1alpha2",
+            "kind": "ClusterNetworkPolicy",
+            "name": name,
+        }
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "namespace": namespace,
+        "name": name,
+    }
+
+
 class _Series:
     def __init__(self, node: str, note: str, now: float) -> None:
         self.policy = _POLICY.match(note)
@@ -50,15 +66,11 @@ class _Series:
         """Where those of objects without a namespace are kept."""
         self.regarding = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node}
         if self.policy is not None:
-            self.namespace, name = self.policy.groups()
+            namespace, name = self.policy.groups()
+            self.namespace = namespace or self.namespace
             digest = hashlib.blake2b(note.encode(), digest_size=8).hexdigest()
             self.name = f"{name[:200]}.{digest}"
-            self.regarding = {
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "NetworkPolicy",
-                "namespace": self.namespace,
-                "name": name,
-            }
+            self.regarding = _regarding(namespace, name)
         self.exists = False
         self.count = 1
         self.written = 0

@@ -17,7 +17,6 @@ from policies_world import API, DB, WEB, ZONE, Pair, Policed, app, policed_clust
 from prometheus_client.parser import text_string_to_metric_families
 from services_world import FAMILIES, PORT, Load, vip
 
-KERNEL = pytest.mark.kernel
 pytestmark = pytest.mark.slow
 METRICS = 9477
 
@@ -91,7 +90,6 @@ def known(cluster: Policed, *words: str) -> list[str]:
     return cluster.connections("node-a", f"zone={ZONE}", *words)
 
 
-@KERNEL
 def test_what_is_denied_by_now_ends_and_the_rest_goes_on(cluster: Policed) -> None:
     with cluster.policies(OPEN):
         for web in WEB:
@@ -151,7 +149,6 @@ def test_who_is_allowed_again_goes_on_at_once(cluster: Policed) -> None:
         assert 0 < lost < 50 * (time.monotonic() - begun + 20 * SLOWER)
 
 
-@KERNEL
 def test_the_direction_of_a_connection_counts(cluster: Policed) -> None:
     """What a pod began ends when its egress is denied; what others began at it does not, and the other way round."""
     both: dict[str, Any] = {

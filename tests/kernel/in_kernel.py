@@ -2,8 +2,8 @@
 
 That is here, if this machine's kernel has it. Elsewhere the tests are collected here as usual and run in guests, each a
 user-mode Linux with a processor of its own: they get the tests' names, a module at a time as each comes to need one,
-and send each report back, so that whatever pytest makes of reports (-v, -x, junit) works as ever. A guest that hangs or
-dies costs the test under way, but for one that stops as a whole, whose test is tried once more; another one goes on
+and send each report back, so that whatever pytest makes of reports (-v, -x, junit) works as ever. Modules with the mark
+`alone` come first, in one guest with none beside it. A guest that hangs or dies costs the test under way, but for one that stops as a whole, whose test is tried once more; another one goes on
 with the rest. How a guest is booted is `guest`'s, what runs in it `in_guest`'s. Loaded by tests/conftest.py.
 """
 
@@ -89,19 +89,26 @@ class Run:
         self.config = session.config
         self.waiting = {item.nodeid: item for item in session.items}
         """What has not ended."""
-        self.modules = deque(
-            [item.nodeid for item in group]
-            for _path, group in itertools.groupby(session.items, lambda item: item.path)
-        )
-        """What no guest was told to run."""
+        self.modules: deque[list[str]] = deque()
+        """What no guest was told to run, of what is to be run now."""
         self.stopped: set[str] = set()
         """Tests whose guest stopped as a whole."""
 
     def all(self) -> None:
-        count = max(1, min(self.config.option.guests, len(self.modules)))
+        """Those that measure come first, with no guest beside theirs."""
+        groups = [list(group) for _, group in itertools.groupby(self.session.items, lambda item: item.path)]
+        for guests, alone in ((1, True), (self.config.option.guests, False)):
+            those = [each for each in groups if bool(each[0].get_closest_marker("alone")) is alone]
+            self.side_by_side([[item.nodeid for item in each] for each in those], guests)
+
+    def side_by_side(self, modules: list[list[str]], guests: int) -> None:
+        self.modules.extend(modules)
+        rest = {nodeid for module in modules for nodeid in module}
         with contextlib.ExitStack() as stack:
-            lanes = [stack.enter_context(Lane(self, number)) for number in range(count)]
-            while self.waiting:
+            lanes = [
+                stack.enter_context(Lane(self, number)) for number in range(min(max(guests, 1), len(modules)))
+            ]
+            while not rest.isdisjoint(self.waiting):
                 heard = [lane.step() for lane in lanes]
                 if not any(heard):
                     time.sleep(POLL)

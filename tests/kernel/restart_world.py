@@ -25,6 +25,7 @@ from ovsnet.lab.node import Node
 
 MARKS = [
     pytest.mark.kernel,
+    pytest.mark.alone,
     pytest.mark.skipif(
         not kernel_has_openvswitch(), reason="this kernel has no openvswitch; see --in-kernel"
     ),

@@ -25,6 +25,7 @@ import socket
 import struct
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,8 @@ _NUMBER = struct.Struct("!Q")
 _EVERY = float(os.environ.get("OVSNET_PROBE_EVERY", "0.001"))
 _CONNECT_EVERY, _PAIR_EVERY, _PATIENCE = 20 * _EVERY, 0.2, 1.0
 """Seconds: between datagrams, connections, pairs; until a connection or a pair's datagram has failed."""
+KNOCK = 0.1
+"""Seconds: seldom enough not to get in the way of what is measured."""
 _ROOM = 8 << 20
 """Bytes of a socket's buffer: what arrives while its process waits for a processor was not lost on the way."""
 _TAIL = _PATIENCE + 0.1
@@ -257,6 +260,23 @@ def pairs(limit: float, named: list[str]) -> None:
     print(json.dumps({path: tries.result() for path, tries in by_path.items()}), flush=True)
 
 
+def knock(hosts: list[str]) -> None:
+    sent: deque[socket.socket] = deque(maxlen=50 * len(hosts))
+    print("ready", flush=True)
+    while True:
+        for host in hosts:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                sock = socket.socket(family, kind)
+                sock.setblocking(False)
+                with contextlib.suppress(OSError):
+                    sock.connect((host, PORT))
+                    if kind == socket.SOCK_DGRAM:
+                        sock.send(_NUMBER.pack(_GREETING))
+                sent.append(sock)
+        time.sleep(KNOCK)
+
+
 def first_words(pair: str) -> socket.socket:
     source, _, host = pair.partition(">")
     udp = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
@@ -278,4 +298,6 @@ if __name__ == "__main__":
     many_files()
     if sys.argv[1] == "serve":
         serve()
+    if sys.argv[1] == "knock":
+        knock(sys.argv[2:])
     {"probe": probe, "pairs": pairs}[sys.argv[1]](float(sys.argv[2]), sys.argv[3:])

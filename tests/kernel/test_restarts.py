@@ -1,8 +1,8 @@
 """What a daemon's restart costs, in datagrams and connections, on the kernel's datapath: docs/reliability.md has it.
 
 Established: a datagram every millisecond and its echo. New: a connection every 20 ms from a fresh source port. Between
-pods of one node and of two nodes, IPv4 and IPv6, while something dies and comes back. What happens to the state that
-daemons go by is in `test_losses`.
+pods of one node and of two nodes, IPv4 and IPv6, while something dies and comes back; the last ones with policies that
+allow this and nothing else. What happens to the state that daemons go by is in `test_losses`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from cni_world import launch_agent
 from lab_world import agent_log, dump, eventually
+from restart_policies import Denied, policed
 from restart_world import (
     BACK,
     MARKS,
@@ -65,6 +66,12 @@ def test_nothing_happens(lab: Lab, seen: Seen) -> None:
     with probing(lab, seen):
         pass
     nothing(seen)
+
+
+def bounds_kept(seen: Seen) -> None:
+    assert seen.worst("lost") <= RESTART, seen.by_path
+    assert seen.lost("one node") == 0, seen.by_path
+    back_within(seen, BACK)
 
 
 # --- the agent -----------------------------------------------------------------------------------
@@ -152,9 +159,7 @@ def test_ovs_vswitchd_is_away_for_five_seconds(lab: Lab, node: Node, seen: Seen)
         eventually(lambda: devices_kept(node) == KEPT)
         seen.begins()
         node.start(VSWITCHD)
-    assert seen.worst("lost") <= RESTART, seen.by_path
-    assert seen.lost("one node") == 0, seen.by_path
-    back_within(seen, BACK)
+    bounds_kept(seen)
     eventually(lambda: armed(node))
     eventually(lambda: bridges(node) == ["br-int"])
     assert "may handle new connections" in agent_log(node)[mark:]
@@ -185,9 +190,7 @@ def test_ovs_vswitchd_and_the_agent_die_together(
             seen.begins()
             node.start(VSWITCHD)
             eventually(lambda: dump(node) == flows)
-    assert seen.worst("lost") <= RESTART, seen.by_path
-    assert seen.lost("one node") == 0, seen.by_path
-    back_within(seen, BACK)
+    bounds_kept(seen)
     eventually(lambda: dump(node) == flows)
 
 
@@ -229,3 +232,75 @@ def test_pairs_speak_for_the_first_time_without_ovs_vswitchd(lab: Lab, node: Nod
         seen.begins()
         node.start(VSWITCHD)
     back_within(seen, BACK)
+
+
+# --- with policies -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def denied(lab: Lab) -> Iterator[Denied]:
+    with policed(lab) as denied:
+        yield denied
+
+
+@contextlib.contextmanager
+def nothing_denied_comes(denied: Denied) -> Iterator[None]:
+    denied.again()
+    yield
+    came = denied.came()
+    assert not any(map(any, came.values())), came
+
+
+@pytest.mark.event("with policies; nothing")
+def test_nothing_happens_to_policies(lab: Lab, seen: Seen, denied: Denied) -> None:
+    with nothing_denied_comes(denied), probing(lab, seen):
+        pass
+    nothing(seen)
+
+
+@pytest.mark.event("with policies; agent: SIGKILL, away for 2 s, started again")
+def test_policies_stay_without_the_agent(lab: Lab, node: Node, seen: Seen, denied: Denied) -> None:
+    with nothing_denied_comes(denied), probing(lab, seen):
+        node.kill(AGENT, signal.SIGKILL)
+        time.sleep(2)
+        seen.begins()
+        node.start(AGENT)
+    nothing(seen)
+
+
+@pytest.mark.event("with policies; ovs-vswitchd: SIGKILL, away for 5 s, started again")
+def test_policies_are_back_with_ovs_vswitchd(lab: Lab, node: Node, seen: Seen, denied: Denied) -> None:
+    flows = dump(node)
+    eventually(lambda: armed(node))
+    with nothing_denied_comes(denied), probing(lab, seen, settle=3.0):
+        node.kill(VSWITCHD, signal.SIGKILL)
+        time.sleep(5)
+        seen.begins()
+        node.start(VSWITCHD)
+        eventually(lambda: lasting(dump(node)) == lasting(flows))
+    bounds_kept(seen)
+
+
+@pytest.mark.event(
+    "with policies; ovs-vswitchd and agent: SIGKILL together; agent comes 2 s after ovs-vswitchd"
+)
+def test_policies_are_back_with_ovs_vswitchd_and_the_agent(
+    lab: Lab, node: Node, seen: Seen, denied: Denied
+) -> None:
+    flows = dump(node)
+    eventually(lambda: armed(node))
+    with nothing_denied_comes(denied), probing(lab, seen, settle=3.0):
+        for daemon in (VSWITCHD, AGENT):
+            node.kill(daemon, signal.SIGKILL)
+        time.sleep(1)
+        node.start(VSWITCHD)
+        time.sleep(2)
+        seen.begins()
+        node.start(AGENT)
+        eventually(lambda: lasting(dump(node)) == lasting(flows))
+    bounds_kept(seen)
+
+
+def lasting(flows: list[str]) -> list[str]:
+    """Without those for connections that are older than policies."""
+    return [flow for flow in flows if "hard_timeout" not in flow]

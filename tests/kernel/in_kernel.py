@@ -3,8 +3,9 @@
 That is here, if this machine's kernel has it. Elsewhere the tests are collected here as usual and run in guests, each a
 user-mode Linux with a processor of its own: they get the tests' names, a module at a time as each comes to need one,
 and send each report back, so that whatever pytest makes of reports (-v, -x, junit) works as ever. Modules with the mark
-`alone` come first, in one guest with none beside it. A guest that hangs or dies costs the test under way, but for one that stops as a whole, whose test is tried once more; another one goes on
-with the rest. How a guest is booted is `guest`'s, what runs in it `in_guest`'s. Loaded by tests/conftest.py.
+`alone` come first, in one guest with none beside it. A guest that hangs or dies costs the test under way, but for one
+that stops as a whole, whose test is tried once more; another one goes on with the rest. How a guest is booted is
+`guest`'s, what runs in it `in_guest`'s. Loaded by tests/conftest.py.
 """
 
 from __future__ import annotations

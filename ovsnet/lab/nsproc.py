@@ -310,9 +310,13 @@ def execute(options: Options) -> NoReturn:
 
 def attached(options: Options, descriptors: dict[str, int]) -> NoReturn:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
+    me = os.getpid()
     child = os.fork()
     if child == 0:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() not in (me, 0):
+            # It has ended already, and sends nothing any more. 0: it is in another PID namespace.
+            os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         try:

@@ -19,8 +19,10 @@ import msgspec
 import probe
 from lab_world import SLOWER, eventually
 
+from ovsnet.lab.kubernetes import plan
 from ovsnet.lab.kubernetes.cluster import Cluster
 from ovsnet.lab.kubernetes.images import AGNHOST
+from ovsnet.lab.kubernetes.node import KUBELET
 from ovsnet.lab.spec import LabSpec
 
 Object = dict[str, Any]
@@ -90,6 +92,19 @@ class Namespace:
     def addresses(self, pod: str) -> dict[int, str]:
         """The pod's addresses by family, as Kubernetes tells them."""
         return by_family(each["ip"] for each in self.get("pod", pod)["status"]["podIPs"])
+
+
+def begin_anew(cluster: Cluster) -> None:
+    """Controllers, scheduler and kubelets: who missed the API server asks again after up to minutes, who starts anew
+    asks at once."""
+    for daemon in (plan.CONTROLLERS, plan.SCHEDULER):
+        cluster.control.kill(daemon)
+        cluster.control.start(daemon)
+    for name in NODES:
+        node = cluster.node(name)
+        node.kill(KUBELET)
+        node.start(KUBELET)
+    cluster.kubectl("wait", "--for=condition=Ready", f"--timeout={60 * SLOWER:.0f}s", "nodes", "--all")
 
 
 def by_family(addresses: Any) -> dict[int, str]:

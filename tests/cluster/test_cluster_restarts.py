@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from kube_world import NODES, Namespace, curl, server, traffic
+from kube_world import NODES, Namespace, begin_anew, curl, server, traffic
 from lab_world import SLOWER, eventually
 
 from ovsnet.lab.kubernetes import plan
@@ -75,7 +75,7 @@ def test_the_api_server_is_away_and_an_agent_starts_meanwhile(
         node.await_agent(30.0 * SLOWER)
         time.sleep(1.0)
     assert loss.none, str(loss)
-    cluster.kubectl("wait", "--for=condition=Ready", f"--timeout={60 * SLOWER:.0f}s", "nodes", "--all")
+    begin_anew(cluster)
     for place in ("node-b", "node-c"):
         assert_new_pods_talk(world, f"after-api-{place}", place)
 

@@ -45,7 +45,11 @@ try:
         code, text = answer.status, answer.read()
 except urllib.error.HTTPError as error:
     code, text = error.code, error.read()
-print(json.dumps([code, json.loads(text)]))
+try:
+    said = json.loads(text)
+except ValueError:
+    said = text.decode()  # who has no such path says it in plain words
+print(json.dumps([code, said]))
 """
 
 

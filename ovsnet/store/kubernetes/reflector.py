@@ -96,6 +96,8 @@ class Reflector:
         self._shorts = 0
         self._misses = 0
         self._backoff = Backoff()
+        self._unreachable = False
+        """The last attempt found no server."""
         self._retry = asyncio.Event()
 
     @property
@@ -130,7 +132,11 @@ class Reflector:
                     await asyncio.sleep(self._backoff.next())
                     continue
                 self._trouble(self, error)
+                found, self._unreachable = self._unreachable, isinstance(error, Unreachable)
                 if isinstance(error, Refused):
+                    if found:
+                        # It is there again, and refuses while it starts: how long it was away says nothing of that.
+                        self._backoff.reset()
                     await asyncio.sleep(self._backoff.next(error.retry_after))
                 else:
                     await self._pause()

@@ -48,7 +48,7 @@ except urllib.error.HTTPError as error:
 try:
     said = json.loads(text)
 except ValueError:
-    said = text.decode()  # who has no such path says it in plain words
+    said = {"message": text.decode()}  # who has no such path says it in plain words
 print(json.dumps([code, said]))
 """
 

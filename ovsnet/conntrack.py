@@ -1,7 +1,8 @@
-"""Connections that conntrack follows for Services: what Open vSwitch prints of them, and which lead nowhere any more.
+"""Connections that conntrack follows for Services and policies: what Open vSwitch prints of them, and which of the
+Services' lead nowhere any more.
 
 Pure. A UDP "connection" lives as long as packets come: a client that keeps sending would never leave an endpoint that
-is gone; those of TCP end by themselves. Called by `services`, the agent, and `ovsnet conntrack`.
+is gone; those of TCP end by themselves. Called by `services`, `policycuts`, the agent, and `ovsnet conntrack`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from ovsnet.servicemodel import Protocol
 
 _TUPLE = r"\(src=(\S+?),dst=(\S+?),sport=(\d+),dport=(\d+)\)"
 _ENTRY = re.compile(rf"(tcp|udp|sctp),orig={_TUPLE},reply={_TUPLE}")
+_BEGUN = re.compile(
+    r"(tcp|udp|sctp|icmp|icmpv6),orig=\(src=([0-9a-f.:]+),dst=([0-9a-f.:]+)(?:,sport=(\d+),dport=(\d+))?"
+)
+_PROTOCOLS = {each.value.lower(): each for each in Protocol}
+_UNSEEN = 1
+"""The bit of a policed connection's mark: the first packet was not the first of the connection, see table 48."""
 _FIELD = re.compile(r"(zone|mark|state)=([^,()]+)")
 
 
@@ -58,8 +65,56 @@ def connection(line: str) -> Connection | None:
         client=ipaddress.ip_address(src),
         client_port=int(sport),
         way=way,
-        mark=int(fields.get("mark", "0")),
+        mark=int(fields.get("mark", "0"), 0),
         state=fields.get("state", ""),
+    )
+
+
+class Known(Frozen):
+    """One that policies have allowed, as it was begun. protocol None: a ping, which has no ports. unseen: nobody saw it
+    begin, so that it may have been the other way round."""
+
+    source: IPAddress
+    target: IPAddress
+    protocol: Protocol | None = None
+    source_port: int = 0
+    port: int = 0
+    unseen: bool = False
+
+    @property
+    def key(self) -> Known:
+        """The same, whoever saw it begin."""
+        return self.reverse.reverse
+
+    @property
+    def reverse(self) -> Known:
+        return Known(
+            source=self.target,
+            target=self.source,
+            protocol=self.protocol,
+            source_port=self.port,
+            port=self.source_port,
+        )
+
+
+def known(line: str) -> Known | None:
+    """What a line of `dpctl/dump-conntrack` says. None: it has another protocol, or no ports though its protocol has,
+    as SCTP in user space: nobody can tell then what it is."""
+    found = _BEGUN.match(line)
+    if found is None:
+        return None
+    word, source, target, source_port, port = found.groups()
+    protocol = _PROTOCOLS.get(word)
+    if protocol is not None and not int(port or 0):
+        return None
+    mark = int(dict(_FIELD.findall(line)).get("mark", "0"), 0)
+    return Known(
+        source=ipaddress.ip_address(source),
+        target=ipaddress.ip_address(target),
+        protocol=protocol,
+        source_port=int(source_port or 0) if protocol else 0,
+        port=int(port or 0) if protocol else 0,
+        unseen=protocol is not None and bool(mark & _UNSEEN),
     )
 
 

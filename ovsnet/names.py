@@ -53,7 +53,8 @@ CUT = "cut"
 UNRENDERED = (AFFINITY, OLDER, CUT)
 """Of flows that are on the switch for a time, and that no state is rendered to: audits pass over them."""
 KINDS = ("node", "pod", "peer", "service", "endpointslice", AFFINITY, *_POLICIES, OLDER, "clusterrule", CUT)
-"""Kinds of object that templates have macros for, and what flows learn; the index + 1 is the top byte of a cookie."""
+"""Kinds of object that templates have macros for, and what flows learn; the index + 1 is the top byte of a cookie. New
+ones come last: flows that an earlier agent has installed keep their meaning."""
 
 SERVED = ("service", "endpointslice")
 """Those that may be missing, and pods still have their network."""

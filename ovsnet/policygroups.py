@@ -14,6 +14,7 @@ from typing import TypeVar
 from ovsnet.mappings import different
 from ovsnet.model import Frozen, IPAddress, IPNetwork
 from ovsnet.policymodel import Block, LabelledPod, Labels, Namespace, Operator, Selector
+from ovsnet.policynets import of_length, parts
 from ovsnet.servicemodel import Protocol
 
 _IPV4 = 32
@@ -111,7 +112,7 @@ class Groups:
         found: set[int] = set()
         for version, length in self._lengths:
             if version == address.version:
-                found.update(self.at(ipaddress.ip_network((address, length), strict=False)))
+                found.update(self.at(of_length(address, length)))
         return frozenset(found)
 
     def networks(self, number: int) -> Iterable[IPNetwork]:
@@ -308,7 +309,7 @@ class Groups:
 
     def _of_block(self, block: Block) -> set[IPNetwork]:
         """Nodes have two sorts of addresses: who means one means the other."""
-        wanted = set(_parts(block))
+        wanted = set(parts(block))
         for node in self._nodes.values():
             versions = {address.version for address in node.addresses if address in block}
             wanted |= {
@@ -374,27 +375,3 @@ def _means(group: Group, pod: LabelledPod) -> bool:
         return True
     name, protocol, number = group.port
     return any((each.name, each.protocol, each.port) == (name, protocol, number) for each in pod.ports)
-
-
-def _parts(block: Block) -> Iterator[IPNetwork]:
-    """The block without its excepts, as networks."""
-    last = int(block.cidr.broadcast_address)
-    at = int(block.cidr.network_address)
-    for part in sorted(block.excepts, key=lambda each: int(each.network_address)):
-        if int(part.network_address) > at:
-            yield from _networks(block.cidr.version, at, int(part.network_address) - 1)
-        at = max(at, int(part.broadcast_address) + 1)
-    if at <= last:
-        yield from _networks(block.cidr.version, at, last)
-
-
-def _networks(version: int, first: int, last: int) -> Iterator[IPNetwork]:
-    """As few as make up the addresses from `first` to `last`."""
-    if version == 4:
-        yield from ipaddress.summarize_address_range(
-            ipaddress.IPv4Address(first), ipaddress.IPv4Address(last)
-        )
-    else:
-        yield from ipaddress.summarize_address_range(
-            ipaddress.IPv6Address(first), ipaddress.IPv6Address(last)
-        )

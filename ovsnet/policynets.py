@@ -1,6 +1,7 @@
-"""Addresses that blocks can't tell apart: the networks that rules name, each without those within it.
+"""Networks that rules name: blocks as networks, and which addresses these can't tell apart.
 
-Pure. Networks are nested or apart, so that an address is told by the narrowest one that has it. Called by `policyends`.
+Pure. Networks are nested or apart, so that an address is told by the narrowest one that has it. Called by
+`policygroups` and `policyends`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ipaddress
 from collections.abc import Collection, Iterable, Iterator
 
 from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.policymodel import Block
 
 WHOLE: tuple[IPNetwork, ...] = (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
 
@@ -98,3 +100,38 @@ def _free(network: IPNetwork, children: list[IPNetwork], taken: Collection[IPAdd
         else:
             return address
     return None
+
+
+def of_length(address: IPAddress, length: int) -> IPNetwork:
+    """The network of that prefix's length that has the address."""
+    shift = address.max_prefixlen - length
+    first = int(address) >> shift << shift
+    return (
+        ipaddress.IPv4Network((first, length))
+        if address.version == 4
+        else ipaddress.IPv6Network((first, length))
+    )
+
+
+def parts(block: Block) -> Iterator[IPNetwork]:
+    """The block without its excepts, as networks."""
+    last = int(block.cidr.broadcast_address)
+    at = int(block.cidr.network_address)
+    for part in sorted(block.excepts, key=lambda each: int(each.network_address)):
+        if int(part.network_address) > at:
+            yield from _summed(block.cidr.version, at, int(part.network_address) - 1)
+        at = max(at, int(part.broadcast_address) + 1)
+    if at <= last:
+        yield from _summed(block.cidr.version, at, last)
+
+
+def _summed(version: int, first: int, last: int) -> Iterator[IPNetwork]:
+    """As few as make up the addresses from `first` to `last`."""
+    if version == 4:
+        yield from ipaddress.summarize_address_range(
+            ipaddress.IPv4Address(first), ipaddress.IPv4Address(last)
+        )
+    else:
+        yield from ipaddress.summarize_address_range(
+            ipaddress.IPv6Address(first), ipaddress.IPv6Address(last)
+        )

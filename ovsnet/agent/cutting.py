@@ -17,11 +17,12 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ovsnet.agent.installer import Installer
+from ovsnet.conntrack import Known
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.host import sockets
 from ovsnet.model import IPAddress
 from ovsnet.pipeline import POLICY_ZONE
-from ovsnet.policycuts import CutJudge, Known
+from ovsnet.policycuts import CutJudge, cut
 from ovsnet.policymodel import Direction
 from ovsnet.render import Renderer, cookie_of
 from ovsnet.state import Topology
@@ -145,12 +146,12 @@ class Cutting:
         self._held = {each: since for each, since in self._held.items() if now - since < _LASTING}
         allowed = [each for each in self._held if judge.denied(each) is None]
         if allowed:
-            await self._installer.end(cookie_of(each.cut) for each in allowed)
+            await self._installer.end(cookie_of(cut(each)) for each in allowed)
             for each in allowed:
                 del self._held[each]
 
     async def _cut(self, connections: list[Known]) -> None:
-        lines = [line for each in connections for line in self._renderer.lines(each.cut)]
+        lines = [line for each in connections for line in self._renderer.lines(cut(each))]
         await self._installer.once(lines)
         self._held |= dict.fromkeys((each.key for each in connections), time.monotonic())
         self._unforgotten += [each for each in connections if each.protocol is not None]

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -123,19 +123,28 @@ def _nameless(view: View, kind: str | None) -> bool:
     return view.topology is None and kind in ("node", "peer")
 
 
-def _denied(view: View, flow: Flow) -> tuple[str, str] | None:
-    """The pod whose policies deny what the flow drops, or the rule of a ClusterNetworkPolicy, and in which direction;
-    None: it is none of these flows."""
+class _Denied(NamedTuple):
+    """What denies packets: a pod's NetworkPolicies, or a rule of a ClusterNetworkPolicy, whose title it is."""
+
+    pod: str | None
+    rule: str | None
+    direction: str
+
+
+def _denied(view: View, flow: Flow) -> _Denied | None:
+    """By what the flow's packets are denied; None: it drops none for policies."""
     from ovsnet import policywords
     from ovsnet.policyobjects import ClusterRule, PolicedPod
 
-    direction = policywords.DENIED.get(flow.priority)
-    obj = view.by_cookie.get(flow.cookie)
-    if view.tables.get(flow.table) == policywords.VERDICT and isinstance(obj, ClusterRule):
-        return obj.title, obj.direction.value.lower()
-    if view.tables.get(flow.table) != policywords.VERDICT or direction is None:
+    if view.tables.get(flow.table) != policywords.VERDICT:
         return None
-    return (obj.key, direction.value.lower()) if isinstance(obj, PolicedPod) else None
+    obj = view.by_cookie.get(flow.cookie)
+    if isinstance(obj, ClusterRule):
+        return _Denied(None, obj.title, obj.direction.value.lower())
+    direction = policywords.DENIED.get(flow.priority)
+    if isinstance(obj, PolicedPod) and direction is not None:
+        return _Denied(obj.key, None, direction.value.lower())
+    return None
 
 
 def _plain(view: View, flow: Flow) -> dict[str, object]:
@@ -150,7 +159,7 @@ def _plain(view: View, flow: Flow) -> dict[str, object]:
         "object": owner(view, flow.cookie),
         "packets": flow.packets,
         "bytes": flow.bytes,
-        "denied": None if denied is None else _plain_denied(*denied),
+        "denied": None if denied is None else denied._asdict(),
     }
 
 
@@ -177,30 +186,20 @@ def _print(view: View, found: list[Flow], *, by_table: bool) -> None:
 
 
 def _print_denied(view: View, found: list[Flow]) -> None:
-    """What policies denied each pod, over all its addresses."""
+    """What policies denied each pod, over all its addresses, and what rules of ClusterNetworkPolicies denied."""
     from collections import Counter
 
     from ovsnet.policymodel import Direction
 
-    denied: Counter[tuple[str, str]] = Counter()
+    denied: Counter[_Denied] = Counter()
     for flow in found:
-        if (found_at := _denied(view, flow)) is not None:
-            denied[found_at] += flow.packets
+        if (by := _denied(view, flow)) is not None:
+            denied[by] += flow.packets
     if denied:
         click.echo("denied by policies; `ovsnet policy show POD` tells which")
-    for (who, direction), packets in denied.most_common():
-        name, by = who, ""
-        if not _is_rule(who):
-            isolating = view.policies.isolating(who, Direction(direction.capitalize()))
-            name, by = f"pod {who}", f"  by {', '.join(each.key for each in isolating)}" if isolating else ""
-        click.echo(f"  {name:<28} {direction:<8} {packets:>8} packets{by}")
-
-
-def _is_rule(who: str) -> bool:
-    """Whether it is a rule of a ClusterNetworkPolicy that `_denied` names."""
-    return who.startswith("ClusterNetworkPolicy ")
-
-
-def _plain_denied(who: str, direction: str) -> dict[str, str | None]:
-    pod, rule = (None, who) if _is_rule(who) else (who, None)
-    return {"pod": pod, "rule": rule, "direction": direction}
+    for (pod, rule, direction), packets in denied.most_common():
+        name, names = rule, ""
+        if pod is not None:
+            isolating = view.policies.isolating(pod, Direction(direction.capitalize()))
+            name, names = f"pod {pod}", ", ".join(each.key for each in isolating)
+        click.echo(f"  {name:<28} {direction:<8} {packets:>8} packets" + (f"  by {names}" if names else ""))

@@ -5,11 +5,10 @@ Called by the agent and by `ovsnet conntrack`.
 
 from __future__ import annotations
 
-from ovsnet import conntrack, policycuts
-from ovsnet.conntrack import Connection, Way
+from ovsnet import conntrack
+from ovsnet.conntrack import Connection, Known, Way
 from ovsnet.model import IPAddress
 from ovsnet.pipeline import POLICY_ZONE, SERVICE_ZONE
-from ovsnet.policycuts import Known
 from ovsnet.servicemodel import Protocol
 from ovsnet.switch.control import appctl
 
@@ -26,7 +25,7 @@ async def connections(remote: str, datapath: str) -> list[Connection]:
 async def policed(remote: str, datapath: str) -> list[Known]:
     """Connections that policies have allowed; the rest as `connections`."""
     text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={POLICY_ZONE}")
-    return [found for line in text.splitlines() if (found := policycuts.known(line)) is not None]
+    return [found for line in text.splitlines() if (found := conntrack.known(line)) is not None]
 
 
 def exactly(known: Known) -> str:

@@ -19,6 +19,7 @@ from service_world import B1, vip
 from wire import ACK, ICMP, ICMP6, PUSH, RESET, SCTP, SYN, SYN_ACK, TCP, UDP, Arrived, Packet, Wire, about
 
 from ovsnet import names, policycuts
+from ovsnet.conntrack import known
 from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policymodel import Block, NetworkPolicy, PolicyPeer
 from ovsnet.switch import conntrack
@@ -349,10 +350,10 @@ def test_what_has_been_cut_passes_neither_way_and_nothing_else_is_dropped(
 ) -> None:
     world.apply(policy("server", SERVER, ingress=[rule(PolicyPeer(pods=CLIENT))]))
     got = world.passes("a2", first(POD_2[family], POD_1[family], protocol=protocol))
-    (entry,) = filter(None, map(policycuts.known, world.known))
+    (entry,) = filter(None, map(known, world.known))
     body = b"" if protocol == TCP else b"answer"
     world.passes("a1", got.answer(SYN_ACK, body))
-    lines = world.policed.renderer.lines(entry.cut)
+    lines = world.policed.renderer.lines(policycuts.cut(entry))
     assert all("_timeout=" in line for line in lines)
     ovs = world.wire.bridge.ovs
     ovs.ofctl("bundle", ovs.mgmt("br-wire"), "-", stdin="".join(f"flow add {line}\n" for line in lines))

@@ -16,9 +16,10 @@ from policy_world import Cluster
 from test_policy_judge import world
 
 from ovsnet import policies as deriving
+from ovsnet.conntrack import Known, known
 from ovsnet.model import IPAddress
 from ovsnet.policies import Policies
-from ovsnet.policycuts import CutJudge, Known, denies_more, known
+from ovsnet.policycuts import CutJudge, denies_more
 from ovsnet.policymodel import (
     Block,
     Direction,

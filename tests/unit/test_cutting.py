@@ -13,9 +13,9 @@ from ovsnet import resources
 from ovsnet.agent import entries
 from ovsnet.agent.cutting import Cutting
 from ovsnet.agent.entries import Entries
+from ovsnet.conntrack import Known
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.model import IPAddress
-from ovsnet.policycuts import Known
 from ovsnet.policymodel import Direction
 from ovsnet.render import Renderer
 from ovsnet.rows import BridgeRow

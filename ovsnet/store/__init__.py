@@ -6,7 +6,7 @@ object that is wrong, withdraws nothing: the last good snapshot stays.
 
     documents   text -> plain values                           pure
     reading     what the readers of all kinds share            pure
-    nodes, services, slices, policies, clusterpolicies (with selectors), namespaces, labelledpods
+    nodes, services, slices, policies, clusterpolicies (with selectors, policyfields), namespaces, labelledpods
                 plain values -> an object                      pure
     manifest    a file's text -> its objects, and problems     pure
     cluster     all files' Nodes -> those that go together     pure

@@ -13,7 +13,6 @@ this name in other API groups. Called through `manifest.READERS`.
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterator
 
 import msgspec
@@ -32,6 +31,7 @@ from ovsnet.policymodel import (
 )
 from ovsnet.servicemodel import Protocol
 from ovsnet.store import selectors
+from ovsnet.store.policyfields import Unreadable, network, only, port_number, selector
 from ovsnet.store.reading import PORT_NAME, PROTOCOLS, SUBDOMAIN, Reader, shown
 
 GROUP = "policy.networking.k8s.io"
@@ -55,15 +55,6 @@ _ACTIONS: dict[object, Action] = {each.value: each for each in Action}
 _LAST_PRIORITY = 1000
 _MANY = 5
 """Remarks on one policy; more are counted."""
-_CIDR = re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}\Z")
-
-
-class _Unreadable(Exception):
-    """What can't be understood: where, and why."""
-
-    def __init__(self, path: str, text: str) -> None:
-        super().__init__(text)
-        self.path = path
 
 
 class ClusterPolicyReader(Reader[ClusterNetworkPolicy]):
@@ -179,7 +170,7 @@ class ClusterPolicyReader(Reader[ClusterNetworkPolicy]):
             return self._in_place_of(f"{path}.action", text, Action.DENY)
         try:
             return _rule(entry, path, direction, action)
-        except _Unreadable as reason:
+        except Unreadable as reason:
             return self._in_place_of(reason.path, str(reason), action)
 
     def _in_place_of(self, path: str, text: str, action: Action) -> ClusterRule:
@@ -199,12 +190,12 @@ def _in_doubt(rule: ClusterRule) -> ClusterRule:
 
 
 def _rule(entry: dict[str, object], path: str, direction: Direction, action: Action) -> ClusterRule:
-    """Raises _Unreadable."""
+    """Raises Unreadable."""
     far = _FAR_ENDS[direction]
-    _only(entry, frozenset({"name", "action", far, "protocols"}), path)
+    only(entry, frozenset({"name", "action", far, "protocols"}), path)
     name = entry.get("name")
     if not isinstance(name, str | None):
-        raise _Unreadable(f"{path}.name", f"must be text, is {shown(name)}")
+        raise Unreadable(f"{path}.name", f"must be text, is {shown(name)}")
     peers = tuple(
         peer
         for at, each in _entries(entry.get(far), f"{path}.{far}")
@@ -218,7 +209,7 @@ def _rule(entry: dict[str, object], path: str, direction: Direction, action: Act
             for port in _ports(each, at)
         )
     if any(port.name for port in ports or ()) and any(peer.block or peer.nodes for peer in peers):
-        raise _Unreadable(f"{path}.protocols", f"{_NAMED} means nothing where a peer is by nodes or networks")
+        raise Unreadable(f"{path}.protocols", f"{_NAMED} means nothing where a peer is by nodes or networks")
     return ClusterRule(
         action=action,
         name=name or "",
@@ -228,25 +219,25 @@ def _rule(entry: dict[str, object], path: str, direction: Direction, action: Act
 
 
 def _peers(entry: dict[str, object], path: str, known: frozenset[str]) -> Iterator[PolicyPeer]:
-    """Raises _Unreadable."""
+    """Raises Unreadable."""
     field = _one_of(entry, known, path)
     at, value = f"{path}.{field}", entry[field]
     if field == "networks":
         if not isinstance(value, list) or not value:
-            raise _Unreadable(at, f"must be a list of networks, is {shown(value) if value else 'empty'}")
+            raise Unreadable(at, f"must be a list of networks, is {shown(value) if value else 'empty'}")
         for index, text in enumerate(value):
-            yield PolicyPeer(block=Block(cidr=_network(text, f"{at}[{index}]")))
+            yield PolicyPeer(block=Block(cidr=network(text, f"{at}[{index}]")))
     elif field == "nodes":
-        yield PolicyPeer(nodes=_selector(value, at))
+        yield PolicyPeer(nodes=selector(value, at))
     elif field == "namespaces":
-        yield PolicyPeer(namespaces=_selector(value, at))
+        yield PolicyPeer(namespaces=selector(value, at))
     else:
         if not isinstance(value, dict):
-            raise _Unreadable(at, f"must be a mapping, is {shown(value)}")
-        _only(value, _PODS, at)
+            raise Unreadable(at, f"must be a mapping, is {shown(value)}")
+        only(value, _PODS, at)
         yield PolicyPeer(
-            namespaces=_selector(_or_all(value), f"{at}.namespaceSelector"),
-            pods=_selector(value.get("podSelector"), f"{at}.podSelector"),
+            namespaces=selector(_or_all(value), f"{at}.namespaceSelector"),
+            pods=selector(value.get("podSelector"), f"{at}.podSelector"),
         )
 
 
@@ -257,23 +248,23 @@ def _or_all(pods: dict[str, object]) -> object:
 
 
 def _ports(entry: dict[str, object], path: str) -> Iterator[PolicyPort]:
-    """Raises _Unreadable."""
+    """Raises Unreadable."""
     field = _one_of(entry, frozenset({*_PROTOCOLS, _NAMED}), path)
     at, value = f"{path}.{field}", entry[field]
     if field == _NAMED:
         if not isinstance(value, str) or not PORT_NAME.match(value):
-            raise _Unreadable(at, f"{shown(value)} is not the name of a port")
+            raise Unreadable(at, f"{shown(value)} is not the name of a port")
         # It says no protocol: that of the port of that name counts.
         yield from (PolicyPort(protocol=each, name=value) for each in Protocol)
         return
     if not isinstance(value, dict):
-        raise _Unreadable(at, f"must be a mapping, is {shown(value)}")
+        raise Unreadable(at, f"must be a mapping, is {shown(value)}")
     _one_of(value, frozenset({"destinationPort"}), at)
     port, at = value["destinationPort"], f"{at}.destinationPort"
     if not isinstance(port, dict):
-        raise _Unreadable(at, f"must be a mapping, is {shown(port)}")
+        raise Unreadable(at, f"must be a mapping, is {shown(port)}")
     if _one_of(port, frozenset({"number", "range"}), at) == "number":
-        first = last = _number(port["number"], f"{at}.number")
+        first = last = port_number(port["number"], f"{at}.number")
     else:
         first, last = _range(port["range"], f"{at}.range")
     yield PolicyPort(protocol=_PROTOCOLS[field], first=first, last=last)
@@ -281,60 +272,29 @@ def _ports(entry: dict[str, object], path: str) -> Iterator[PolicyPort]:
 
 def _range(value: object, path: str) -> tuple[int, int]:
     if not isinstance(value, dict):
-        raise _Unreadable(path, f"must be a mapping, is {shown(value)}")
-    _only(value, frozenset({"start", "end"}), path)
-    first, last = (_number(value.get(each), f"{path}.{each}") for each in ("start", "end"))
+        raise Unreadable(path, f"must be a mapping, is {shown(value)}")
+    only(value, frozenset({"start", "end"}), path)
+    first, last = (port_number(value.get(each), f"{path}.{each}") for each in ("start", "end"))
     if first >= last:
-        raise _Unreadable(path, f"start, {first}, must be less than end, {last}")
+        raise Unreadable(path, f"start, {first}, must be less than end, {last}")
     return first, last
-
-
-def _number(value: object, path: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _Unreadable(path, f"must be a whole number from 1 to 65535, is {shown(value)}")
-    if not 1 <= value <= 65535:
-        number = value if value.bit_length() <= 64 else "the number"
-        raise _Unreadable(path, f"{number} is out of range: 1 to 65535")
-    return value
-
-
-def _network(text: object, path: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    if isinstance(text, str) and _CIDR.match(text):
-        try:
-            # Not every CRD of the kind refuses host bits, and a NetworkPolicy may have them.
-            return ipaddress.ip_network(text, strict=False)
-        except ValueError:
-            pass
-    raise _Unreadable(path, f"{shown(text)} is not a network such as 192.0.2.0/24 or 2001:db8::/32")
-
-
-def _selector(value: object, path: str) -> Selector:
-    found, faults = selectors.read(value, path)
-    for fault in faults:
-        raise _Unreadable(fault.path, fault.text)
-    return found
 
 
 def _entries(value: object, path: str) -> Iterator[tuple[str, dict[str, object]]]:
     """(path, mapping) of each entry of a list, which must have some."""
     if not isinstance(value, list) or not value:
-        raise _Unreadable(path, f"must be a list with entries, is {'empty' if value == [] else shown(value)}")
+        raise Unreadable(path, f"must be a list with entries, is {'empty' if value == [] else shown(value)}")
     for index, entry in enumerate(value):
         if not isinstance(entry, dict):
-            raise _Unreadable(f"{path}[{index}]", f"must be a mapping, is {shown(entry)}")
+            raise Unreadable(f"{path}[{index}]", f"must be a mapping, is {shown(entry)}")
         yield f"{path}[{index}]", entry
 
 
 def _one_of(entry: dict[str, object], known: frozenset[str], path: str) -> str:
-    """The one field that it has. Raises _Unreadable where there is none or more, or one that is unknown here."""
-    _only(entry, known, path)
+    """The one field that it has. Raises Unreadable where there is none or more, or one that is unknown here."""
+    only(entry, known, path)
     found = [field for field, value in entry.items() if value is not None]
     if len(found) != 1:
         words = " and ".join(sorted(found)) or "nothing"
-        raise _Unreadable(path, f"must have one of {', '.join(sorted(known))}, has {words}")
+        raise Unreadable(path, f"must have one of {', '.join(sorted(known))}, has {words}")
     return found[0]
-
-
-def _only(entry: dict[str, object], known: frozenset[str], path: str) -> None:
-    for fault in selectors.unknown_fields(entry, known, path):
-        raise _Unreadable(fault.path, fault.text)

@@ -9,8 +9,6 @@ alone, without a word: kinds of this name in other API groups. Called through `m
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Iterator
 
 from ovsnet.model import IPNetwork
@@ -25,6 +23,7 @@ from ovsnet.policymodel import (
 )
 from ovsnet.servicemodel import Protocol
 from ovsnet.store import selectors
+from ovsnet.store.policyfields import Unreadable, network, only, port_number, selector
 from ovsnet.store.reading import PORT_NAME, PROTOCOLS, SUBDOMAIN, Reader, shown
 
 _GROUPS = ("networking.k8s.io", "extensions")
@@ -36,8 +35,6 @@ _PORT = frozenset({"protocol", "port", "endPort"})
 _DIRECTIONS: dict[object, Direction] = {each.value: each for each in Direction}
 _FAR_ENDS = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 
-_CIDR = re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}\Z")
-"""ipaddress would take netmasks as well."""
 _MANY = 5
 """Remarks on one policy; more are counted."""
 
@@ -162,7 +159,7 @@ class PolicyReader(Reader[NetworkPolicy]):
         for at, entry in self._entries(value, path, _PEER, "peer"):
             try:
                 found[_peer(entry, at)] = None
-            except _Unusable as reason:
+            except Unreadable as reason:
                 self._remark(reason.path, f"{reason}; the peer is left out")
         return tuple(found)
 
@@ -173,68 +170,42 @@ class PolicyReader(Reader[NetworkPolicy]):
         for at, entry in self._entries(value, path, _PORT, "port"):
             try:
                 found[_port(entry, at)] = None
-            except _Unusable as reason:
+            except Unreadable as reason:
                 self._remark(reason.path, f"{reason}; the port is left out")
         return tuple(found)
 
 
-class _Unusable(Exception):
-    """A peer or port that can't be understood: where, and why."""
-
-    def __init__(self, path: str, text: str) -> None:
-        super().__init__(text)
-        self.path = path
-
-
 def _peer(entry: dict[str, object], path: str) -> PolicyPeer:
-    """Raises _Unusable."""
+    """Raises Unreadable."""
     pods, namespaces, block = (entry.get(each) for each in ("podSelector", "namespaceSelector", "ipBlock"))
     if block is not None:
         if pods is not None or namespaces is not None:
-            raise _Unusable(path, "has an ipBlock and a selector, of which only one can be")
+            raise Unreadable(path, "has an ipBlock and a selector, of which only one can be")
         return PolicyPeer(block=_block(block, f"{path}.ipBlock"))
     if pods is None and namespaces is None:
-        raise _Unusable(path, f"is nobody; give {', '.join(sorted(_PEER))}")
+        raise Unreadable(path, f"is nobody; give {', '.join(sorted(_PEER))}")
     return PolicyPeer(
-        pods=None if pods is None else _selector(pods, f"{path}.podSelector"),
-        namespaces=None if namespaces is None else _selector(namespaces, f"{path}.namespaceSelector"),
+        pods=None if pods is None else selector(pods, f"{path}.podSelector"),
+        namespaces=None if namespaces is None else selector(namespaces, f"{path}.namespaceSelector"),
     )
-
-
-def _selector(value: object, path: str) -> Selector:
-    found, faults = selectors.read(value, path)
-    for fault in faults:
-        raise _Unusable(fault.path, fault.text)
-    return found
 
 
 def _block(value: object, path: str) -> Block:
     if not isinstance(value, dict):
-        raise _Unusable(path, f"must be a mapping, is {shown(value)}")
-    for fault in selectors.unknown_fields(value, _BLOCK, path):
-        raise _Unusable(fault.path, fault.text)
-    cidr = _network(value.get("cidr"), f"{path}.cidr")
+        raise Unreadable(path, f"must be a mapping, is {shown(value)}")
+    only(value, _BLOCK, path)
+    cidr = network(value.get("cidr"), f"{path}.cidr")
     excepts = value.get("except")
     if not isinstance(excepts, list | None):
-        raise _Unusable(f"{path}.except", f"must be a list, is {shown(excepts)}")
+        raise Unreadable(f"{path}.except", f"must be a list, is {shown(excepts)}")
     found: set[IPNetwork] = set()
     for index, text in enumerate(excepts or ()):
         at = f"{path}.except[{index}]"
-        part = _network(text, at)
+        part = network(text, at)
         if part == cidr or not _is_within(part, cidr):
-            raise _Unusable(at, f"{text} is not a part of {cidr}")
+            raise Unreadable(at, f"{text} is not a part of {cidr}")
         found.add(part)
     return Block(cidr=cidr, excepts=tuple(sorted(found, key=_order)))
-
-
-def _network(text: object, path: str) -> IPNetwork:
-    """Host bits are ignored, as the API does."""
-    if isinstance(text, str) and _CIDR.match(text):
-        try:
-            return ipaddress.ip_network(text, strict=False)
-        except ValueError:
-            pass
-    raise _Unusable(path, f"{shown(text)} is not a range of addresses such as 192.0.2.0/24 or 2001:db8::/32")
 
 
 def _is_within(part: IPNetwork, whole: IPNetwork) -> bool:
@@ -248,34 +219,25 @@ def _order(network: IPNetwork) -> tuple[int, int]:
 
 
 def _port(entry: dict[str, object], path: str) -> PolicyPort:
-    """Raises _Unusable."""
+    """Raises Unreadable."""
     word, port, end = entry.get("protocol"), entry.get("port"), entry.get("endPort")
     protocol = Protocol.TCP if word is None or word == "" else None
     if isinstance(word, str):
         protocol = PROTOCOLS.get(word, protocol)
     if protocol is None:
-        raise _Unusable(
+        raise Unreadable(
             f"{path}.protocol", f"{shown(word)} is unknown here ({', '.join(map(str, PROTOCOLS))})"
         )
     if port is None or isinstance(port, str):
         if end is not None:
-            raise _Unusable(f"{path}.endPort", "needs a port that is a number")
+            raise Unreadable(f"{path}.endPort", "needs a port that is a number")
         if port is None:
             return PolicyPort(protocol=protocol)
         if not PORT_NAME.match(port):
-            raise _Unusable(f"{path}.port", f"{shown(port)} is not the name of a port")
+            raise Unreadable(f"{path}.port", f"{shown(port)} is not the name of a port")
         return PolicyPort(protocol=protocol, name=port)
-    first = _number(port, f"{path}.port")
-    last = first if end is None else _number(end, f"{path}.endPort")
+    first = port_number(port, f"{path}.port")
+    last = first if end is None else port_number(end, f"{path}.endPort")
     if last < first:
-        raise _Unusable(f"{path}.endPort", f"{last} is below port, {first}")
+        raise Unreadable(f"{path}.endPort", f"{last} is below port, {first}")
     return PolicyPort(protocol=protocol, first=first, last=last)
-
-
-def _number(value: object, path: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _Unusable(path, f"must be a whole number from 1 to 65535, is {shown(value)}")
-    if not 1 <= value <= 65535:
-        number = value if value.bit_length() <= 64 else "the number"
-        raise _Unusable(path, f"{number} is out of range: 1 to 65535")
-    return value

@@ -130,7 +130,7 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     ("ingress", {"from": [PODS], "to": [PODS]}, "the field 'to' is unknown here"),
     ("egress", {"to": [{"domainNames": ["example.org"]}]}, "the field 'domainNames' is unknown here"),
     ("egress", {"to": [PODS, {"networks": []}]}, "to[1].networks: must be a list of networks, is empty"),
-    ("egress", {"to": [{"networks": ["10.0.0.0/255.0.0.0"]}]}, "is not a network such as"),
+    ("egress", {"to": [{"networks": ["10.0.0.0/255.0.0.0"]}]}, "is not a range of addresses such as"),
     ("egress", {"to": [{"nodes": {"matchLabels": {"a": "b c"}}}]}, "'b c' is not a label's value"),
     (
         "egress",

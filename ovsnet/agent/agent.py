@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
 
 from ovsnet import names, pipeline, plan, state
 from ovsnet.agent import changes, drift
@@ -51,56 +52,42 @@ _PATIENCE = 5.0
 """Seconds that the store has to be read at the start."""
 
 
+@dataclass(eq=False)
 class Agent:
     """One node's agent, composed in `app`."""
 
-    def __init__(
-        self,
-        config: Config,
-        name: str,
-        *,
-        store: Store,
-        ovsdb: Ovsdb,
-        openflow: OpenFlow,
-        host: HostSide,
-        renderer: Renderer,
-        installer: Installer,
-        wiring: Wiring,
-        pods: Pods,
-        upkeep: Upkeep,
-        recovery: Recovery,
-        policing: Policing,
-        cutting: Cutting | None = None,
-    ) -> None:
-        self.config = config
-        self.name = name
-        self.store = store
-        self.ovsdb = ovsdb
-        self.openflow = openflow
-        self.host = host
-        self.renderer = renderer
-        self.installer = installer
-        self.wiring = wiring
-        self.pods = pods
-        self.upkeep = upkeep
-        self.recovery = recovery
-        self.policing = policing
-        self.cutting = cutting
-        self.serving = Serving(openflow, renderer, config.ovsdb, self._again)
+    config: Config
+    name: str
+    _: KW_ONLY
+    store: Store
+    ovsdb: Ovsdb
+    openflow: OpenFlow
+    host: HostSide
+    renderer: Renderer
+    installer: Installer
+    wiring: Wiring
+    pods: Pods
+    upkeep: Upkeep
+    recovery: Recovery
+    policing: Policing
+    cutting: Cutting | None = None
+
+    def __post_init__(self) -> None:
+        self.serving = Serving(self.openflow, self.renderer, self.config.ovsdb, self._again)
         self.topology: Topology | None = None
         self._reach = Reach()
         self._heard: float | None = None
         """When the first change of the store was heard of that is not programmed yet."""
         self._programmed: Snapshot | None = None
         self.complaints = Complaints(log)
-        self.auditor = Auditor(installer, renderer, self.complaints, self.wake)
-        installer.on_loss = self.wake
+        self.auditor = Auditor(self.installer, self.renderer, self.complaints, self.wake)
+        self.installer.on_loss = self.wake
         self.on_programmed: Callable[[Iterable[str], float], None] = lambda kinds, seconds: None
         """Called with the kinds of objects whose changes are in, and how many seconds after they were heard of."""
         self.on_ready: Callable[[], None] = lambda: None
         self._rows: Mapping[str, PortRow] = {}
         self._adopted = False
-        self._bridge = Bridge(config, ovsdb=ovsdb, openflow=openflow, host=host)
+        self._bridge = Bridge(self.config, ovsdb=self.ovsdb, openflow=self.openflow, host=self.host)
         self._bridge.on_datapath = self._use_datapath
         self._wake = asyncio.Event()
         self._due = True
@@ -111,10 +98,10 @@ class Agent:
         self._auditing: asyncio.Task[None] | None = None
         self._notices = Notices(names.GATEWAY, pipeline.ROUTER.ipv6, TABLE, self.wake, self._links_changed)
         self._deriving = Deriving(
-            config,
-            name,
-            ovsdb=ovsdb,
-            host=host,
+            self.config,
+            self.name,
+            ovsdb=self.ovsdb,
+            host=self.host,
             notices=self._notices,
             complaints=self.complaints,
         )

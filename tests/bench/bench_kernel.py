@@ -8,7 +8,6 @@ Fails only if something does not work, never because it is slow.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import os
@@ -50,15 +49,7 @@ class Options(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench_kernel")
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; nothing is written then"
-    )
-    parser.add_argument("--rounds", type=int, default=0, help="of each part; nothing is written then")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if unknown := set(given.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(unknown)}")
+    given = on_kernel.arguments("bench_kernel", PARTS)
     options = Options(given.parts, given.rounds)
     if given.inside:
         on_kernel.inside(functools.partial(measure, options))

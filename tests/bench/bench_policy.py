@@ -11,7 +11,6 @@ rendering and programming.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import os
@@ -235,15 +234,7 @@ def from_nothing(node: Node) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench_policy")
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; nothing is written then"
-    )
-    parser.add_argument("--rounds", type=int, default=0, help="of each kind; nothing is written then")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if unknown := set(given.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(unknown)}")
+    given = on_kernel.arguments("bench_policy", PARTS)
     packets = functools.partial(kernel_policy.measure, given.rounds)
     if given.inside:
         on_kernel.inside(packets)

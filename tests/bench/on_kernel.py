@@ -6,13 +6,14 @@ nothing. Called by `bench_kernel` and `bench_policy`; needs tests/kernel in PYTH
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import documents
@@ -27,6 +28,21 @@ SILENCE = 300.0
 """Seconds without a word after which a guest is given up."""
 Say = Callable[[str], None]
 Measure = Callable[[Say], Iterator[Figure]]
+
+
+def arguments(program: str, parts: Iterable[str]) -> argparse.Namespace:
+    """parts, rounds, and whether this is the program in a guest, as told on the command line."""
+    known = list(parts)
+    parser = argparse.ArgumentParser(prog=program)
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(known)}; nothing is written then"
+    )
+    parser.add_argument("--rounds", type=int, default=0, help="of each kind; nothing is written then")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(known):
+        parser.error(f"no such part: {', '.join(unknown)}")
+    return given
 
 
 def run(

@@ -82,10 +82,13 @@ async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
         await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
 
 
-async def test_what_is_wrong_with_a_policy_is_one_event_of_its_own(cluster: Cluster) -> None:
+@pytest.mark.parametrize(("kind", "namespace"), [("NetworkPolicy", "default/"), ("ClusterNetworkPolicy", "")])
+async def test_what_is_wrong_with_a_policy_is_one_event_of_its_own(
+    cluster: Cluster, kind: str, namespace: str
+) -> None:
     """Whichever nodes say so, and however long: it is there again when the API server has forgotten it."""
     policy = f"{cluster.name}-policy"
-    note = f"NetworkPolicy default/{policy}: spec.ingress[0].ports: no such port"
+    note = f"{kind} {namespace}{policy}: spec.ingress[0].ports: no such port"
     clock = [1000.0]
     nodes = [Events(cluster.admin, f"node-{each}", lambda: [note], clock=lambda: clock[0]) for each in "abc"]
 
@@ -99,8 +102,9 @@ async def test_what_is_wrong_with_a_policy_is_one_event_of_its_own(cluster: Clus
         return list(found["items"])
 
     (event,) = await tell()
-    assert (event["note"], event["regarding"]["kind"]) == (note, "NetworkPolicy")
-    assert event["regarding"]["namespace"] == event["metadata"]["namespace"] == "default"
+    assert (event["note"], event["regarding"]["kind"]) == (note, kind)
+    assert event["metadata"]["namespace"] == "default"
+    assert event["regarding"].get("namespace", "") == namespace.rstrip("/")
     assert event.get("series") is None
     assert cluster.admin.requests["patch"] == 0
     await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")

@@ -6,19 +6,17 @@ import asyncio
 import struct
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
-from typing import Any
 
 import pytest
-from flow_world import A1, A2, NODE, WITH_SERVICES
 from msgspec.structs import replace
 from ovs_sandbox import Sandbox, installed
-from packets import ROUTER
-from policed_world import PODS, Policed, policy, rule, selector
-from service_cases import GATEWAY, MACS, NODE_PORT, OUTSIDE, PEER_POD, POD_1, POD_2
+from policed_world import PODS, policy, rule, selector
+from policies_wire import World
+from service_cases import GATEWAY, NODE_PORT, OUTSIDE, PEER_POD, POD_1, POD_2
 from service_world import B1, vip
-from wire import ACK, ICMP, ICMP6, PUSH, RESET, SCTP, SYN, SYN_ACK, TCP, UDP, Arrived, Packet, Wire, about
+from wire import ACK, ICMP, ICMP6, PUSH, RESET, SCTP, SYN, SYN_ACK, TCP, UDP, Packet, about
 
-from ovsnet import names, policycuts
+from ovsnet import policycuts
 from ovsnet.conntrack import known
 from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policymodel import Block, NetworkPolicy, PolicyPeer
@@ -30,46 +28,6 @@ FIN = 0x11
 SERVER, CLIENT, REMOTE = selector(app="a1"), selector(app="a2"), selector(app="b")
 FROM_CLIENT = rule(PolicyPeer(pods=CLIENT), ports=[80])
 TO_SERVER = rule(PolicyPeer(pods=SERVER), ports=[80])
-
-
-class World:
-    """The bridge, its policies, and who sends what."""
-
-    def __init__(self, ovs: Sandbox) -> None:
-        self.wire = Wire(ovs, (A1, A2), ())
-        self.policed = Policed(self.wire.bridge, WITH_SERVICES)
-
-    def apply(self, *policies: NetworkPolicy, **more: Any) -> list[str]:
-        """These are the policies from now on, for the datapath too. The bundle that it took."""
-        bundle = self.policed.apply(*policies, **more)
-        self.wire.ask("revalidator/purge")
-        return bundle
-
-    def send(self, port: str, packet: Packet) -> list[Arrived]:
-        to_mac = ROUTER.mac if port in ("gateway", "peer") else NODE.mac
-        return self.wire.send(port, packet, MACS[port], to_mac)
-
-    def passes(self, port: str, packet: Packet) -> Packet:
-        """As it arrives."""
-        arrived = self.send(port, packet)
-        assert len(arrived) == 1, (packet, arrived)
-        return arrived[0].packet
-
-    def is_dropped(self, port: str, packet: Packet) -> None:
-        assert self.send(port, packet) == []
-
-    def end_of_doubt(self) -> None:
-        """As if pods had been isolated for long."""
-        cookie, mask = names.cookies_of(names.OLDER)
-        ovs = self.wire.bridge.ovs
-        ovs.ofctl("del-flows", ovs.mgmt(self.wire.bridge.name), f"cookie={cookie:#x}/{mask:#x}")
-        self.wire.ask("revalidator/purge")
-
-    @property
-    def known(self) -> list[str]:
-        """Connections that policies have allowed."""
-        lines = self.wire.ask("dpctl/dump-conntrack").splitlines()
-        return [line for line in lines if f"zone={POLICY_ZONE}" in line]
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from typing import Any
 
 from flow_world import NODE
 from policed_world import PODS, labelled, policy
+from policies_wire import World
 from service_cases import PEER_POD, POD_1, POD_2
 from test_policies_on_the_wire import (
     CLIENT,
     FAMILIES,
     FROM_CLIENT,
     SERVER,
-    World,
     establish,
     first,
     module_world,

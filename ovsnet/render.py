@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from ovsnet import names, pipeline
+from ovsnet import names, pipeline, templating
 from ovsnet.frontends import CLIENTS, ServiceObject
 from ovsnet.model import IPAddress, LocalNode, Peer, Pod
 from ovsnet.objects import Object
@@ -126,13 +124,7 @@ class Renderer:
     def __init__(self, folder: Path) -> None:
         self.tables = pipeline.tables(folder)
         self._switch = Switch()
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(folder),
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            autoescape=False,
-        )
+        environment = templating.environment(folder)
         environment.filters.update(_FILTERS)
         environment.globals.update(
             table={table.name: table.number for table in self.tables},
@@ -142,6 +134,7 @@ class Renderer:
             from_gateway=pipeline.FROM_GATEWAY,
             from_tunnel=pipeline.FROM_TUNNEL,
             client=pipeline.CLIENT,
+            port_client=pipeline.PORT_CLIENT.addresses,
             node_ports=pipeline.NODE_PORTS.addresses + pipeline.LOCAL_NODE_PORTS.addresses,
             errors=pipeline.ERRORS,
             keep_client=pipeline.KEEP_CLIENT,

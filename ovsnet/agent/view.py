@@ -13,7 +13,7 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 
-from ovsnet import plan, policies, recall, resources, state
+from ovsnet import pipeline, plan, policies, recall, resources, state
 from ovsnet.agent.hostside import HostSide
 from ovsnet.cni import framing
 from ovsnet.config import Config
@@ -23,7 +23,7 @@ from ovsnet.host.nft import Ruleset
 from ovsnet.model import Frozen, Node
 from ovsnet.objects import Object
 from ovsnet.policies import Policies
-from ovsnet.render import Renderer, cookie_of
+from ovsnet.render import cookie_of
 from ovsnet.rows import BridgeRow, PortRow
 from ovsnet.services import Reach, Services
 from ovsnet.state import Topology
@@ -109,7 +109,7 @@ async def look(config: Config) -> View:
         reach=services.reach,
         snapshot=snapshot,
         policies=policed,
-        tables={table.number: table.name for table in Renderer(resources.flows_dir()).tables},
+        tables={table.number: table.name for table in pipeline.tables(resources.flows_dir())},
         health=await health(config),
         problems=dict(snapshot.problems) if snapshot else {},
     )

@@ -1,8 +1,8 @@
-"""An rtnetlink socket of pyroute2's, used in batches.
+"""An rtnetlink socket, used in batches, with pyroute2's messages.
 
 Owns how answers are matched with requests, and nothing about why something is asked for. pyroute2's IPRoute
 runs an event loop of its own and its AsyncIPRoute gives way at every request, neither of which will do while
-the thread is in a pod's namespace; hence this layer over IPRSocket, which starts neither thread nor loop. The
+the thread is in a pod's namespace; hence a plain socket, and pyroute2's Marshal to read it. The
 kernel carries out a request inside the `send` that brings it: nothing here waits, so nothing is a coroutine.
 """
 
@@ -10,12 +10,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, nlmsg, nlmsgerr
-from pyroute2.netlink.rtnl.iprsocket import IPRSocket
+from pyroute2.netlink import (
+    NETLINK_EXT_ACK,
+    NETLINK_GET_STRICT_CHK,
+    NETLINK_ROUTE,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    SOL_NETLINK,
+    nlmsg,
+    nlmsgerr,
+    rtnl,
+)
+from pyroute2.netlink.marshal import Marshal
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from ovsnet.errors import HostFailure
 from ovsnet.host import netns
@@ -26,8 +42,16 @@ _STAMP, _STAMP_AT = struct.Struct("=HHI"), 4
 """Type, flags and sequence number follow the length (struct nlmsghdr)."""
 _BATCH = 64
 """Requests in one send: under 10 KiB, and about 1 ms of the kernel's time when they are routes."""
+_BUFFER = 1 << 20
+"""Bytes that the kernel keeps for us, either way."""
 _RECEIVE = 1 << 17
 """Bytes; the kernel fills at most 32 KiB at a time when it dumps, and a refusal quotes one request."""
+
+
+class _Marshal(Marshal):  # type: ignore[misc]  # untyped
+    """msg_map: what `get` is answered with; what dumps bring is decoded by who asks for it."""
+
+    msg_map = {rtnl.RTM_NEWLINK: ifinfmsg, rtnl.RTM_NEWROUTE: rtmsg}
 
 
 class Netlink(contextlib.AbstractContextManager["Netlink"]):
@@ -36,11 +60,14 @@ class Netlink(contextlib.AbstractContextManager["Netlink"]):
     def __init__(self, namespace: int | None = None) -> None:
         """In our namespace, or in that of the descriptor. Raises HostFailure."""
         with _kernel(), netns.entered(namespace) if namespace is not None else contextlib.nullcontext():
-            sock = IPRSocket(ext_ack=True, strict_check=True)
-            # pyroute2 makes it at the first touch.
-            self._socket = sock.socket
-        self.close = sock.close
-        self._marshal = sock.marshal
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE)
+            self._socket.bind((0, 0))
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+            for option in (NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+                self._socket.setsockopt(SOL_NETLINK, option, 1)
+        self.close = self._socket.close
+        self._marshal = _Marshal()
         self._sequence = 0
 
     def __exit__(self, *_: object) -> None:

@@ -12,13 +12,12 @@ import ctypes
 import os
 from collections.abc import Iterator
 
-from pyroute2 import netns as namespaces
-
 from ovsnet.errors import HostFailure
 
 _OURS = "/proc/thread-self/ns/net"
 _LIBC = ctypes.CDLL(None, use_errno=True)
-"""Left to itself pyroute2 runs ldconfig or a compiler to find the C library."""
+_NETWORK = 0x40000000
+"""CLONE_NEWNET: another kind of namespace is refused."""
 
 
 @contextlib.contextmanager
@@ -36,10 +35,8 @@ def entered(fd: int) -> Iterator[None]:
 
 
 def _setns(fd: int) -> None:
-    try:
-        namespaces.setns(fd, libc=_LIBC)
-    except OSError as error:
+    if _LIBC.setns(fd, _NETWORK) != 0:
         raise HostFailure(
-            f"cannot enter a network namespace: {os.strerror(error.errno or 0)}",
+            f"cannot enter a network namespace: {os.strerror(ctypes.get_errno())}",
             "the agent needs CAP_SYS_ADMIN",
-        ) from error
+        )

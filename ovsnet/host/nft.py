@@ -15,13 +15,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jinja2
-
+from ovsnet import templating
 from ovsnet.errors import HostFailure
 from ovsnet.host import tracked
 from ovsnet.host.types import STEERED_MARK, EgressSpec
 from ovsnet.model import IPAddress, IPNetwork
-from ovsnet.pipeline import CLIENT, LOCAL_NODE_PORTS, NODE_MASQUERADE_PORTS, NODE_PORTS
+from ovsnet.pipeline import CLIENT, LOCAL_NODE_PORTS, NODE_PORTS, PORT_CLIENT
 
 log = logging.getLogger("ovsnet.host")
 
@@ -37,14 +36,7 @@ class Ruleset:
     """The table as this process applied it last. `templates`: the folder that holds the template."""
 
     def __init__(self, templates: Path) -> None:
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(templates),
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            autoescape=False,
-        )
-        self._environment = environment
+        self._environment = templating.environment(templates)
         self._applied = ""
         self._listing = ""
         self._translated: tracked.NodePorts | None = None
@@ -62,8 +54,12 @@ class Ruleset:
             local_node_ports=_ports(egress.local_node_ports),
             external=_endpoints(egress.external),
             mark={"set": f"{STEERED_MARK:#x}", "others": f"{0xFFFFFFFF ^ STEERED_MARK:#x}"},
-            node_ports_of_its_own=NODE_MASQUERADE_PORTS,
-            translator={"client": CLIENT, "node_ports": NODE_PORTS, "local_node_ports": LOCAL_NODE_PORTS},
+            translator={
+                "client": CLIENT,
+                "node_ports": NODE_PORTS,
+                "local_node_ports": LOCAL_NODE_PORTS,
+                "port_client": PORT_CLIENT,
+            },
         )
 
     async def reconcile(self, egress: EgressSpec, verify: bool = False) -> list[str]:

@@ -17,29 +17,29 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Collection, Iterator
 from typing import NamedTuple
 
 from pyroute2.netlink import NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, rtnl
-from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_CTNETLINK, nfctsocket
+from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_CTNETLINK
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from ovsnet.errors import HostFailure
-from ovsnet.host.messages import HEADER, attribute, attributes, encoded, headed, split
+from ovsnet.host.messages import attribute, attributes, encoded, headed, split
 from ovsnet.host.netlink import Netlink
 from ovsnet.model import Frozen
 from ovsnet.pipeline import LOCAL_NODE_PORTS, NODE_PORTS
 
 _NFNETLINK = 12
 """NETLINK_NETFILTER"""
-_GET, _DELETE = (
-    NFNL_SUBSYS_CTNETLINK << 8 | kind
-    for kind in (nfctsocket.IPCTNL_MSG_CT_GET, nfctsocket.IPCTNL_MSG_CT_DELETE)
-)
-_CTA = {name: number for number, (name, _) in enumerate(nfctsocket.nfct_msg.nla_map)}
+_GET, _DELETE = (NFNL_SUBSYS_CTNETLINK << 8 | kind for kind in (1, 2))
+_ORIGINAL, _REPLY, _STATUS, _ID, _ZONE, _FILTER = 1, 2, 3, 12, 18, 25
 _TUPLE_IP, _TUPLE_PROTO, _SRC, _DST = 1, 2, {4: 1, 6: 3}, {4: 2, 6: 4}
 _PROTO, _DPORT = 1, 3
-"""CTA_TUPLE_*, CTA_IP_V4_* and CTA_IP_V6_*, CTA_PROTO_* (linux/netfilter/nfnetlink_conntrack.h)"""
+"""IPCTNL_MSG_CT_*, CTA_*, CTA_TUPLE_*, CTA_IP_V4_*, CTA_IP_V6_*, CTA_PROTO_* (linux/netfilter/nfnetlink_conntrack.h)"""
+_FILTER_ORIGINAL, _BY_PROTO, _BY_DPORT = 1, 1 << 3, 1 << 5
+"""CTA_FILTER_ORIG_FLAGS; which parts of a tuple count (net/netfilter/nf_conntrack_netlink.c)."""
 _DST_NAT = 1 << 5
 """IPS_DST_NAT: its destination is translated."""
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -156,29 +156,25 @@ async def _entries(asking: socket.socket, ports: Collection[tuple[int, int]] | N
 
 def _request(version: int, port: int) -> bytes:
     """For a dump of UDP connections; before Linux 5.8 the kernel leaves nothing out. port: 0 is every one."""
-    flags = nfctsocket.FILTER_FLAG_CTA_PROTO_NUM
-    protocol: list[tuple[str, object]] = [("CTA_PROTO_NUM", socket.IPPROTO_UDP)]
+    flags, protocol = _BY_PROTO, attribute(_PROTO, bytes([socket.IPPROTO_UDP]))
     if port:
-        flags |= nfctsocket.FILTER_FLAG_CTA_PROTO_DST_PORT
-        protocol.append(("CTA_PROTO_DST_PORT", port))
-    return encoded(
-        nfctsocket.nfct_msg,
-        [
-            ("CTA_TUPLE_ORIG", {"attrs": [("CTA_TUPLE_PROTO", {"attrs": protocol})]}),
-            ("CTA_FILTER", {"attrs": [("CTA_FILTER_ORIG_FLAGS", flags)]}),
-        ],
-        nfgen_family=_FAMILY[version],
-    )[HEADER:]
+        flags |= _BY_DPORT
+        protocol += attribute(_DPORT, port.to_bytes(2, "big"))
+    return (
+        _GENERAL.pack(_FAMILY[version], 0, 0)
+        + attribute(_ORIGINAL | NLA_F_NESTED, attribute(_TUPLE_PROTO | NLA_F_NESTED, protocol))
+        + attribute(_FILTER | NLA_F_NESTED, attribute(_FILTER_ORIGINAL, flags.to_bytes(4, sys.byteorder)))
+    )
 
 
 def _entry(version: int, content: bytes) -> _Entry | None:
     """What concerns us of a connection: with all its attributes one takes pyroute2 a millisecond, and there may be
     thousands."""
     found = attributes(content[_GENERAL.size :])
-    original, reply = found.get(_CTA["CTA_TUPLE_ORIG"], b""), found.get(_CTA["CTA_TUPLE_REPLY"], b"")
+    original, reply = found.get(_ORIGINAL, b""), found.get(_REPLY, b"")
     parts = attributes(original)
     protocol = attributes(parts.get(_TUPLE_PROTO, b""))
-    if any(found.get(_CTA["CTA_ZONE"], b"")) or protocol.get(_PROTO) != bytes([socket.IPPROTO_UDP]):
+    if any(found.get(_ZONE, b"")) or protocol.get(_PROTO) != bytes([socket.IPPROTO_UDP]):
         return None
     destination = attributes(parts.get(_TUPLE_IP, b"")).get(_DST[version])
     source = attributes(attributes(reply).get(_TUPLE_IP, b"")).get(_SRC[version])
@@ -189,9 +185,9 @@ def _entry(version: int, content: bytes) -> _Entry | None:
         destination=destination,
         port=int.from_bytes(protocol.get(_DPORT, b""), "big"),
         answered_by=source,
-        translated=bool(int.from_bytes(found.get(_CTA["CTA_STATUS"], b""), "big") & _DST_NAT),
+        translated=bool(int.from_bytes(found.get(_STATUS, b""), "big") & _DST_NAT),
         original=original,
-        number=found.get(_CTA["CTA_ID"], b""),
+        number=found.get(_ID, b""),
     )
 
 
@@ -200,8 +196,8 @@ def _delete(asking: socket.socket, entries: Collection[_Entry]) -> int:
     found = 0
     for entry in entries:
         body = _GENERAL.pack(_FAMILY[entry.version], 0, 0)
-        body += attribute(_CTA["CTA_TUPLE_ORIG"] | NLA_F_NESTED, entry.original)
-        body += attribute(_CTA["CTA_ID"], entry.number)
+        body += attribute(_ORIGINAL | NLA_F_NESTED, entry.original)
+        body += attribute(_ID, entry.number)
         asking.send(headed(_DELETE, NLM_F_REQUEST | NLM_F_ACK, body))
         ((_, content),) = split(asking.recv(_RECEIVE))
         found += _check(content, tolerated=errno.ENOENT)

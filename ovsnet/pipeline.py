@@ -93,11 +93,13 @@ NODE_PORTS = _translator(3)
 LOCAL_NODE_PORTS = _translator(4)
 """The same for Services that only this node's endpoints serve, if the client is outside of the cluster."""
 
+PORT_CLIENT = _translator(5)
+"""Who asks for a port of this node and has to get the answer by its kernel: another node, or a pod that calls a
+`hostPort`. Not the node itself, which no policy keeps out."""
+
 MASQUERADE_PORTS = "1024-32767"
 """Ports that a client outside gets with this node's address: below those that Linux takes for connections of its own
 (ip_local_port_range, 32768 to 60999)."""
-NODE_MASQUERADE_PORTS = "32768-65535"
-"""Ports that the node's kernel gives with the same address to what it sends to the bridge for others."""
 ERRORS = (
     *(f"icmp,icmp_type={kind}" for kind in (3, 11, 12)),
     *(f"icmp6,icmp_type={kind}" for kind in (1, 2, 3, 4)),

@@ -77,10 +77,7 @@ class Oracle:
         if way.entry and way.entry not in (way.source, HOSTS.get(way.source)):
             if way.source in PODS:
                 yield Connection(source, self.end(way.entry, way.family), protocol, NODE_PORT)
-            # What comes from another node its kernel takes for its own: a gap that docs/policy.md names.
-            if way.source in NODES:
-                source = self.end(way.entry, way.family, sending=True)
-            elif way.kind == "port" or way.source in PODS:
+            if way.kind == "port" or way.source != OUTSIDE:
                 source = self.forwarded(way.entry, way.family)
             else:
                 source = self.end(way.source, way.family)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
 import time
 from collections.abc import Iterator
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import Node
 from ovsnet.lab.pods import Pod
 from ovsnet.lab.spec import outside_interface
+from ovsnet.lab.state import write_atomically
+from ovsnet.pipeline import PORT_CLIENT
 
 HOST_PORT = 8080
 PORTS = [{"hostPort": HOST_PORT, "containerPort": 80, "protocol": "tcp"}]
@@ -62,12 +66,49 @@ def test_a_host_port_is_reached_from_elsewhere(lab: Lab, source: str, version: i
 
 @VERSIONS
 def test_who_the_pod_behind_a_host_port_sees(lab: Lab, version: int) -> None:
-    """The outside as itself. Pods and nodes as the gateway: to them the pod's answers would take the tunnel."""
+    """The outside as itself. Pods and nodes as another: to their own addresses answers would take the tunnel."""
     node = lab.node("node-b").node
     outside = seen(lab, "outside", node.address(version), port=HOST_PORT)
     assert outside == str(outside_interface(version).ip)
     for source in ("a1", "node-a", "beside"):
-        assert seen(lab, source, node.address(version), port=HOST_PORT) == str(node.gateway(version))
+        assert seen(lab, source, node.address(version), port=HOST_PORT) == str(PORT_CLIENT.of(version))
+
+
+@VERSIONS
+def test_a_host_port_is_no_way_around_policies(lab: Lab, version: int) -> None:
+    """Whoever comes through it is not the pod's own node, which reaches the pod whatever policies say."""
+    address = lab.node("node-b").node.address(version)
+    others = ("outside", "a1", "node-a", "beside")
+
+    def reached() -> set[str]:
+        found = {each: fetch(lab, each, address, port=HOST_PORT, wait=0.5) for each in (*others, "node-b")}
+        return {each for each, answer in found.items() if answer is not None}
+
+    with policy(lab, {"podSelector": {}, "policyTypes": ["Ingress"]}):
+        eventually(lambda: fetch(lab, "outside", address, port=HOST_PORT, wait=0.3) is None)
+        assert reached() == {"node-b"}
+    with policy(lab, {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": network(version)}}]}]}):
+        eventually(lambda: reached() == {"a1", "node-a", "beside", "node-b"}, 10.0)
+
+
+def network(version: int) -> str:
+    return str(ip_network(PORT_CLIENT.of(version)))
+
+
+@contextlib.contextmanager
+def policy(lab: Lab, spec: dict[str, Any]) -> Iterator[None]:
+    path = lab.folder.path / "cluster" / "policy.json"
+    document = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "closed", "namespace": "default"},
+        "spec": spec,
+    }
+    write_atomically(path, json.dumps(document))
+    try:
+        yield
+    finally:
+        path.unlink()
 
 
 @VERSIONS

@@ -87,6 +87,10 @@ class Probes:
             assert not wrong, told(wrong, wanted)
         self.allowed = wanted
 
+    def denied(self) -> set[Way]:
+        """At last."""
+        return {way for way, allowed in self.allowed.items() if not allowed}
+
     def retried(self, wanted: Mapping[Way, bool], seconds: float) -> dict[Way, str]:
         """What is still wrong then."""
         left, until = dict(wanted), time.monotonic() + seconds * SLOWER

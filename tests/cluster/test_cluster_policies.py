@@ -1,7 +1,8 @@
 """NetworkPolicies on a real cluster, by real packets: each file in policies/ is a case, which says what it shows.
 
 Nine pods in three namespaces on three nodes, the nodes and the outside: all of them ask all others over TCP and UDP, on
-two ports, in IPv4 and IPv6, before a case and after each of its steps. How a case is written: policies/README.md.
+two ports, in IPv4 and IPv6, after each of a case's steps; before it, whatever the case denies. How a case is written:
+policies/README.md.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ def shared(cluster: Cluster) -> Iterator[Policed]:
 @pytest.fixture
 def world(shared: Policed) -> Iterator[Policed]:
     """As in the beginning, also for the next test."""
-    shared.probes.becomes(OPEN, MATRIX)
     yield shared
     shared.undo()
 
@@ -41,7 +41,8 @@ def world(shared: Policed) -> Iterator[Policed]:
 @pytest.mark.parametrize("path", policy_cases.files(), ids=lambda path: path.stem)
 def test_case(world: Policed, path: Path) -> None:
     case = policy_cases.load(path)
-    world.probes.becomes(OPEN, {way for step in case.steps for way in step.ask})
+    denied = {way for step in case.steps for way in step.ways if not step.table.allows(way)}
+    world.probes.becomes(OPEN, denied | world.probes.denied())
     for step in case.steps:
         world.do(step)
         world.probes.becomes(step.table, step.ways)

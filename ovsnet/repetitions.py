@@ -48,7 +48,7 @@ class Repetitions(Generic[Subject, Example]):
         self.told = 0
         """Times that something was told, since the start."""
         self.suppressed = 0
-        """Times that subjects were met and no line was about that time alone: counted in another, or in none."""
+        """Times that a subject was met and nothing was told at once: that time counts in a later line, or in none."""
 
     def meet(self, subject: Subject, example: Example) -> Told[Example] | None:
         """What is to be told at once; None: nothing now."""

@@ -40,7 +40,7 @@ COUNTERS = {
     "flow_modifications": ("Flows and groups written or removed since the start.", ""),
     "cut_connections": ("Connections that changed policies have ended; see policy.cutDenied.", ""),
     "denied_log": (
-        "Denied packets that came to the agent: told in a line of their own, or suppressed.",
+        "Lines about denied packets (told), and packets without a line of their own (suppressed).",
         "what",
     ),
     "drift": ("What others changed and was put right, by kind.", "kind"),

@@ -95,6 +95,14 @@ def _excluded(config: Config) -> Found:
             yield f"excludedAddresses[{index}]", "lies in none of podCIDRs; correct or remove it"
 
 
+def _log_denied(config: Config) -> Found:
+    if config.policy.log_denied and config.log.level.value not in ("debug", "info"):
+        yield (
+            "policy.logDenied",
+            f"these lines are of level info, which log.level {config.log.level.value} leaves out; choose info or 0",
+        )
+
+
 def _touches(excluded: AddressRange, network: IPNetwork) -> bool:
     return (
         excluded.first.version == network.version
@@ -112,4 +120,5 @@ _RULES: tuple[tuple[Callable[[Config], Found], tuple[str, ...]], ...] = (
     (_pod_cidrs_and_node, ("podCIDRs", "nodeAddress")),
     (_mtu, ("mtu", "podCIDRs")),
     (_excluded, ("excludedAddresses", "podCIDRs")),
+    (_log_denied, ("policy", "log")),
 )

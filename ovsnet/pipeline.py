@@ -106,7 +106,12 @@ ERRORS = (
 )
 """What tells a sender that a packet did not arrive (RFC 792; RFC 4443, section 2.1)."""
 GROUPS = "groups.j2"
-"""The template of groups."""
+"""The template of groups and meters."""
+DENIED_METER = 1
+"""The meter that packets pass which policies deny, before they come to the agent to be logged."""
+DENY_AND_TELL = f"meter:{DENIED_METER},controller(max_len=128)"
+"""Actions that drop a packet, and show the agent its headers as often as the meter lets it."""
+_DROP_AND_TELL = re.compile(r"meter:\d+,(?:controller\(max_len=\d+\)|CONTROLLER:\d+)")
 _TABLE_FILE = re.compile(r"(\d{2})-([a-z_]+)\.flows\.j2")
 
 
@@ -120,6 +125,11 @@ class Table(Frozen):
 
 _HEADER = re.compile(r"\{#\n(.*?)(?:\n\n|\n#\})", re.DOTALL)
 _DROP = re.compile(r"^ {3}(?:drops)? +priority (\d+) +(\S.*)$", re.MULTILINE)
+
+
+def is_drop(actions: str) -> bool:
+    """Whether a flow drops its packets, in the words of a template or of ovs-ofctl; the agent may be told of some."""
+    return actions == "drop" or _DROP_AND_TELL.fullmatch(actions) is not None
 
 
 def drops(table: Table) -> dict[int, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
+from ovsnet import pipeline
 from ovsnet.conntrack import Known
 from ovsnet.model import IPAddress
 from ovsnet.policies import Policies
@@ -77,7 +78,7 @@ def denies_more(before: Collection[str], after: Collection[str]) -> bool:
 
 
 def _drops(lines: Collection[str]) -> set[str]:
-    return {line for line in lines if line.endswith("actions=drop")}
+    return {line for line in lines if pipeline.is_drop(line.partition(" actions=")[2])}
 
 
 def _lists(lines: Collection[str]) -> set[tuple[str, str]]:
@@ -85,6 +86,6 @@ def _lists(lines: Collection[str]) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for line in lines:
         match, _, actions = line.partition(" actions=")
-        if actions != "drop":
+        if not pipeline.is_drop(actions):
             found.update((match, each) for each in re.split(r"(?<=\)),", actions))
     return found

@@ -3,7 +3,7 @@
 Pure but for reading the templates once. A template defines a macro for each kind of object that
 its table cares about (`node`, `pod`, `peer`, `service`, ...); the renderer calls the macros named after an
 object's kind in every table and puts the object's cookie and the table's number in front of each
-line. Groups, which are in no table, are a template as well. The result is kept until the object changes.
+line. Groups and meters, which are in no table, are a template as well. The result is kept until the object changes.
 """
 
 from __future__ import annotations
@@ -107,6 +107,13 @@ class Switch:
     tells_collisions: bool = False
     """Whether nat(src) makes two connections differ that are alike on the far side. In the kernel it does; in user
     space it may end ovs-vswitchd (see 38-service)."""
+    told_a_second: int = 0
+    """Of packets that policies deny, so many each second come to the agent, which logs them."""
+
+    @property
+    def deny(self) -> str:
+        """The actions of flows of policies that drop."""
+        return pipeline.DENY_AND_TELL if self.told_a_second else "drop"
 
 
 _CLAUSE = "conjunction("
@@ -117,13 +124,15 @@ _CLAUSES = 2000
 class Renderer:
     """Renders objects with the templates of one folder, for the datapath that `use` told last, else netdev.
 
+    told_a_second: of packets that policies deny, how many are to come to the agent; see `use_meters`.
     Raises jinja2.TemplateError at construction for a template that does not compile: that is a
     fault of the installation, not of the state.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, told_a_second: int = 0) -> None:
         self.tables = pipeline.tables(folder)
-        self._switch = Switch()
+        self._told_a_second = told_a_second
+        self._switch = Switch(told_a_second=told_a_second)
         environment = templating.environment(folder)
         environment.filters.update(_FILTERS)
         environment.globals.update(
@@ -140,6 +149,7 @@ class Renderer:
             keep_client=pipeline.KEEP_CLIENT,
             masquerade_ports=pipeline.MASQUERADE_PORTS,
             clients=CLIENTS,
+            meter=pipeline.DENIED_METER,
             zone={
                 "service": pipeline.SERVICE_ZONE,
                 "back": pipeline.BACK_ZONE,
@@ -165,6 +175,27 @@ class Renderer:
         self._switch.rewrites_discovery = datapath != "system"
         self._switch.tells_collisions = datapath == "system"
         self._memo.clear()
+
+    def use_meters(self, there: bool) -> bool:
+        """Whether the datapath can limit rates: without, no packet comes to the agent. True if that is news, and the
+        node and what policies come to are to be rendered anew."""
+        told = self._told_a_second if there else 0
+        changed = told != self._switch.told_a_second
+        if changed:
+            self._switch.told_a_second = told
+            for cookie in [each for each in self._memo if names.kind_of(each) in ("node", *names.POLICIES)]:
+                del self._memo[cookie]
+        return changed
+
+    @property
+    def deny(self) -> str:
+        """The actions of flows of policies that drop."""
+        return self._switch.deny
+
+    def known(self, cookie: int) -> Object | None:
+        """The object of that cookie that was rendered last."""
+        found = self._memo.get(cookie)
+        return found[0] if found is not None else None
 
     def object(self, obj: Object) -> Lines:
         """The flow lines that serve one object, in the syntax of ovs-ofctl."""

@@ -21,6 +21,7 @@ from ovsnet.agent.auditor import Auditor
 from ovsnet.agent.bridge import Bridge
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.cutting import Cutting
+from ovsnet.agent.deniallog import DenialLog
 from ovsnet.agent.deriving import Deriving
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
@@ -71,6 +72,7 @@ class Agent:
     recovery: Recovery
     policing: Policing
     cutting: Cutting | None = None
+    denial_log: DenialLog | None = None
 
     def __post_init__(self) -> None:
         self.serving = Serving(self.openflow, self.renderer, self.config.ovsdb, self._again)
@@ -147,6 +149,8 @@ class Agent:
                 tasks.create_task(self.store.run())
                 if self.cutting is not None:
                     tasks.create_task(self.cutting.run())
+                if self.denial_log is not None:
+                    tasks.create_task(self.denial_log.run())
                 tasks.create_task(self._bridge.watch(self.wake, self.auditor.heard, self._switch_lost))
                 await self._loop(tasks)
         finally:
@@ -274,7 +278,7 @@ class Agent:
             await self.upkeep.sweep()
             await self.upkeep.follow_mtu(topo.mtu)
         if self.installer.stale:
-            await self._bridge.require()
+            await self._require_switch()
         await self._program(topo, port_plan.numbers, snapshot)
         if not self.installer.stale:
             await self._bridge.settled()
@@ -286,8 +290,16 @@ class Agent:
         self.topology = topo
         self._cut()
 
+    async def _require_switch(self) -> None:
+        """Raises like `Bridge.require`."""
+        await self._bridge.require()
+        if self.denial_log is not None:
+            await self.denial_log.look_for_meters(self.complaints)
+
     def _cut(self) -> None:
-        """Policies are in: what they deny by now may have to end."""
+        """Policies are in: what they deny by now may have to end, and who is who is known."""
+        if self.denial_log is not None:
+            self.denial_log.topology = self.topology
         if self.cutting and self.topology:
             self.cutting.tell(self.topology, self._bridge.datapath)
 

@@ -24,6 +24,7 @@ from ovsnet.agent.agent import Agent
 from ovsnet.agent.alone import alone
 from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.cutting import Cutting
+from ovsnet.agent.deniallog import DenialLog
 from ovsnet.agent.entries import Entries
 from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
@@ -108,7 +109,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     ovsdb = Ovsdb(config.ovsdb, config.bridge)
     openflow = OpenFlow(management_socket(config.ovsdb, config.bridge))
     host = HostSide(Ruleset(resources.templates_dir()))
-    renderer = Renderer(resources.flows_dir())
+    renderer = Renderer(resources.flows_dir(), config.policy.log_denied)
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
     pods = Pods(config)
@@ -140,6 +141,9 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
         policing=policing,
         cutting=Cutting(openflow, installer, renderer, policing, config.ovsdb)
         if config.policy.cut_denied
+        else None,
+        denial_log=DenialLog(openflow, renderer, config.policy.log_denied, policing, pods.policed)
+        if config.policy.log_denied
         else None,
     )
     attachments.wake = agent.wake

@@ -18,7 +18,7 @@ from ovsnet.agent.drift import Drift, Patience, describe, is_passing
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError
 from ovsnet.render import Renderer, kind_of
-from ovsnet.switch.monitor import Change, GroupChange
+from ovsnet.switch.monitor import Change, FlowChange
 
 log = logging.getLogger("ovsnet.drift")
 
@@ -60,7 +60,7 @@ class Auditor:
 
     def heard(self, change: Change) -> None:
         """vswitchd tells of a change."""
-        news = change if isinstance(change, GroupChange) else change.cookie
+        news = change.cookie if isinstance(change, FlowChange) else change
         if self._installer.echo.is_ours(news) or is_passing(change):
             return
         if self._heard is None:

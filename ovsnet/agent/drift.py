@@ -18,7 +18,9 @@ from ovsnet.model import Frozen
 from ovsnet.objects import Object
 from ovsnet.render import kind_of
 from ovsnet.rows import AddPort, Change, DeletePort, SetIdentity, SetPort
-from ovsnet.switch.monitor import FlowChange, GroupChange
+from ovsnet.switch.monitor import FlowChange, GroupChange, MeterChange
+
+Numbered = GroupChange | MeterChange
 
 _COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
 _TABLE = re.compile(r"^.table=(\d+)[ ,]")
@@ -34,7 +36,7 @@ class Echo:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._expected: collections.Counter[int | GroupChange] = collections.Counter()
+        self._expected: collections.Counter[int | Numbered] = collections.Counter()
         self._until = 0.0
         self._everything = 0.0
 
@@ -54,8 +56,8 @@ class Echo:
         self._until = min(self._until, self._clock() + _ECHO)
         self._everything = min(self._everything, self._clock() + _ECHO_OF_ALL)
 
-    def is_ours(self, news: int | GroupChange) -> bool:
-        """Whether a change, just heard of, can be one of ours: of that group, or of a flow with that cookie."""
+    def is_ours(self, news: int | Numbered) -> bool:
+        """Whether a change, just heard of, can be one of ours: of that group or meter, or of a flow of that cookie."""
         now = self._clock()
         expected = now <= self._until and self._expected[news] > 0
         if expected:
@@ -63,7 +65,7 @@ class Echo:
         return expected or now <= self._everything
 
 
-def is_passing(change: FlowChange | GroupChange) -> bool:
+def is_passing(change: FlowChange | Numbered) -> bool:
     """Whether it is about a flow that is there for a time only: the switch itself writes or removes it."""
     return isinstance(change, FlowChange) and names.kind_of(change.cookie) in names.UNRENDERED
 
@@ -74,8 +76,10 @@ def group_in(change: str) -> int | None:
     return flowplan.group_of(rest.partition(" ")[2]) if subject == "group" else None
 
 
-def _news_of(change: str) -> int | GroupChange:
+def _news_of(change: str) -> int | Numbered:
     """What is told of a line of a bundle."""
+    if change.startswith("meter "):
+        return MeterChange(flowplan.meter_of(change.split(" ", 2)[2]) or 0)
     group = group_in(change)
     return cookie_in(change) if group is None else GroupChange(group)
 
@@ -102,7 +106,7 @@ def cookie_in(line: str) -> int:
 def describe(
     differences: Iterable[str], objects: Mapping[int, Object], tables: Mapping[int, str]
 ) -> list[Drift]:
-    """Lines as of `ovs-ofctl diff-flows`, groups among them, as drifts; a flow with other actions is one.
+    """Lines as of `ovs-ofctl diff-flows`, groups and meters among them, as drifts; a flow with other actions is one.
 
     objects: by cookie. tables: names by number. Flows that nobody renders are none.
     """
@@ -122,10 +126,14 @@ def is_supplied(difference: str) -> bool:
 
 def _place(line: str) -> str:
     """What a line is about, whatever it says of it."""
-    number = flowplan.group_of(line)
-    if number is not None:
-        return f"group {number}"
-    return " ".join(_COOKIE.sub("", flowplan.match_of(line)).split())
+    return _numbered(line) or " ".join(_COOKIE.sub("", flowplan.match_of(line)).split())
+
+
+def _numbered(line: str) -> str:
+    """Which group or meter the line is; "" for a flow."""
+    if (group := flowplan.group_of(line)) is not None:
+        return f"group {group}"
+    return "" if (meter := flowplan.meter_of(line)) is None else f"meter {meter}"
 
 
 def _drift(found: Mapping[str, str], objects: Mapping[int, Object], tables: Mapping[int, str]) -> Drift:
@@ -138,9 +146,9 @@ def _drift(found: Mapping[str, str], objects: Mapping[int, Object], tables: Mapp
     else:
         who = f"an unknown {names.kind_of(cookie) or 'owner'} (cookie {cookie:#x})"
     what = "altered" if len(found) > 1 else "deleted" if "+" in found else "added"
-    group = flowplan.group_of(line[1:])
-    if group is not None:
-        return Drift(subject=f"group {group} of {who}", what=what, lines=tuple(found.values()))
+    numbered = _numbered(line[1:])
+    if numbered:
+        return Drift(subject=f"{numbered} of {who}", what=what, lines=tuple(found.values()))
     table = _TABLE.match(line)
     number = int(table[1]) if table else 0
     where = f"table {tables.get(number, str(number))}"
@@ -177,10 +185,14 @@ def _owner(ids: Mapping[str, str]) -> str:
 def remedy(drifts: Iterable[Drift]) -> list[str]:
     """The bundle that undoes them, for `ovs-ofctl bundle`."""
     groups, deletions, additions, gone = [], [], [], []
+    meters, idle = [], []
     for drift in drifts:
         has, lacks = ([line[1:] for line in drift.lines if line.startswith(sign)] for sign in "-+")
-        group = flowplan.group_of(drift.lines[0][1:])
-        if group is not None:
+        if flowplan.meter_of(drift.lines[0][1:]) is not None:
+            meters += flowplan.meter_changes(flowplan.meters(has), flowplan.meters(lacks))
+            idle += flowplan.meter_deletions(flowplan.meters(has), flowplan.meters(lacks))
+            continue
+        if flowplan.group_of(drift.lines[0][1:]) is not None:
             groups += flowplan.group_changes(flowplan.split(has)[1], flowplan.split(lacks)[1])
             gone += flowplan.group_deletions(flowplan.split(has)[1], flowplan.split(lacks)[1])
             continue
@@ -191,7 +203,7 @@ def remedy(drifts: Iterable[Drift]) -> list[str]:
             deletions.append(
                 f"flow delete_strict {_COOKIE.sub(cookie, match) if _COOKIE.search(match) else match}"
             )
-    return groups + deletions + additions + gone
+    return meters + groups + deletions + additions + gone + idle
 
 
 class Patience:

@@ -12,6 +12,9 @@ import time
 
 from ovsnet.config import Log, LogFormat
 
+FIELDS = "ovsnet_fields"
+"""In `extra` of a message: its parts as plain data, which collectors get beside the sentence."""
+
 
 class _Text(logging.Formatter):
     """2026-01-31T12:00:00.123Z info pods: default/a1 ..."""
@@ -32,6 +35,7 @@ class _Json(logging.Formatter):
             "part": _part(record),
             "message": record.getMessage(),
         }
+        entry |= getattr(record, FIELDS, {})
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry)

@@ -39,6 +39,10 @@ GAUGES = {
 COUNTERS = {
     "flow_modifications": ("Flows and groups written or removed since the start.", ""),
     "cut_connections": ("Connections that changed policies have ended; see policy.cutDenied.", ""),
+    "denied_log": (
+        "Lines about denied packets (told), and packets without a line of their own (suppressed).",
+        "what",
+    ),
     "drift": ("What others changed and was put right, by kind.", "kind"),
     "api_requests": ("Requests to the Kubernetes API, by verb.", "verb"),
     "api_received_bytes": ("Bytes of the Kubernetes API's answers.", ""),

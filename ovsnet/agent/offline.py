@@ -50,7 +50,7 @@ def render(
     here = [pod for pod in labelled.values() if pod.node == own.name and not pod.host_network]
     numbers = plan.ports(plan.desired_ports(config, topo), {}).numbers
     pods = [_pod(pod, at) for at, pod in enumerate(sorted(here, key=lambda pod: (pod.namespace, pod.name)))]
-    renderer = Renderer(resources.flows_dir())
+    renderer = Renderer(resources.flows_dir(), config.policy.log_denied)
     renderer.use(config.datapath.value)
     policed = Policies()
     policed.update(

@@ -18,14 +18,15 @@ from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Directions, Marks, isolation_of, word
 from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
 from ovsnet.model import IPAddress, Node, Pod
-from ovsnet.pipeline import POLICY_ZONE
+from ovsnet.pipeline import POLICY_ZONE, is_drop
 from ovsnet.policies import Policies
 from ovsnet.policycuts import CutJudge, denies_more
 from ovsnet.policygroups import NodeAddresses
-from ovsnet.policymodel import Direction
+from ovsnet.policymodel import Direction, LabelledPod
 from ovsnet.policyobjects import ClusterRule, OlderConnections, PolicedPod, PolicyObject
 from ovsnet.policyremarks import remarks
 from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
+from ovsnet.servicemodel import Service
 from ovsnet.store import Snapshot
 from ovsnet.switch import conntrack
 from ovsnet.switch.openflow import OpenFlow
@@ -159,8 +160,41 @@ class Policing:
         pod = self._isolated_pods.get(cookie)
         if pod is not None:
             return pod.key, [each.key for each in self._policies.isolating(pod.key, direction)]
-        rule = self._renderer.objects.get(cookie)
+        rule = self._renderer.known(cookie)
         return ("", [rule.title]) if isinstance(rule, ClusterRule) else None
+
+    def denier(self, cookie: int, source: IPAddress) -> tuple[Direction | None, list[str]]:
+        """In which direction a flow of that cookie denies a packet from that address, and which policies do, in words;
+        where nobody knows by now, none."""
+        rule = self._renderer.known(cookie)
+        if isinstance(rule, ClusterRule):
+            return rule.direction, [rule.title]
+        pod = self._isolated_pods.get(cookie)
+        if pod is None:
+            return None, []
+        direction = Direction.EGRESS if source in pod.ips else Direction.INGRESS
+        found = self._policies.isolating(pod.key, direction)
+        return direction, [f"NetworkPolicy {each.key}" for each in found]
+
+    @property
+    def known_pods(self) -> Mapping[str, LabelledPod]:
+        """Of the cluster, by key, as far as policies need them."""
+        return self._snapshot.pods if self._snapshot is not None else {}
+
+    @property
+    def known_services(self) -> Mapping[str, Service]:
+        return self._snapshot.services if self._snapshot is not None else {}
+
+    def render_anew(self) -> None:
+        """The switch takes other flows than it was thought to."""
+        for obj in self._policies.objects:
+            self.rendered[cookie_of(obj)] = self._renderer.object(obj)
+        self._kept = {cookie: tuple(map(self._as_now, lines)) for cookie, lines in self._kept.items()}
+
+    def _as_now(self, line: str) -> str:
+        """A flow that an agent has installed which may have logged what it drops, and this one not."""
+        match, _, actions = line.partition(" actions=")
+        return f"{match} actions={self._renderer.deny}" if actions != "drop" and is_drop(actions) else line
 
     def stricter(self) -> bool:
         """Whether policies may deny what they did not when this was asked last."""
@@ -302,7 +336,7 @@ class Policing:
         for kind in names.POLICIES:
             for line in await self._openflow.flows_of(kind):
                 cookie = cookie_in(line)
-                kept[cookie] = (*kept.get(cookie, ()), line)
+                kept[cookie] = (*kept.get(cookie, ()), self._as_now(line))
         if kept:
             log.warning("policies stay as an earlier agent has installed them until the store is there")
         there = {cookie_in(line) for line in await self._openflow.flows_of("pod")}

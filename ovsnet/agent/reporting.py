@@ -75,5 +75,6 @@ def figures(agent: Agent) -> dict[str, float | Mapping[str, float]]:
         **agent.serving.figures(),
         **agent.policing.figures(),
         **({"cut_connections": agent.cutting.count} if agent.cutting is not None else {}),
+        **({"denied_log": agent.denial_log.counts} if agent.denial_log is not None else {}),
         **agent.store.figures(),
     }

@@ -50,7 +50,8 @@ class Found(NamedTuple):
 @options.output_option
 @click.option("--repair", is_flag=True, help="Have the agent compare and repair at once, then look again.")
 def audit(path: Path, output: str, repair: bool) -> None:
-    """Compare what is installed with what should be: flows, groups, ports, addresses, routes, settings, nftables.
+    """Compare what is installed with what should be: flows, groups, meters, ports, addresses, routes, settings,
+    nftables.
 
     Lines are those of `ovs-ofctl diff-flows`: - is on the switch and should not be, + is missing. Exits with 1 if
     anything differs. The agent repairs by itself within a moment; what stays is a fight, or the agent is not running.
@@ -81,11 +82,13 @@ async def _compare(view: View) -> Found:
     from ovsnet.switch.openflow import OpenFlow, management_socket
 
     topo = view.known
-    renderer = Renderer(resources.flows_dir())
+    renderer = Renderer(resources.flows_dir(), view.config.policy.log_denied)
     if view.bridge is not None:
         renderer.use(view.bridge.datapath_type)
-    wanted = renderer.state(view.objects)
     openflow = OpenFlow(management_socket(view.config.ovsdb, view.config.bridge))
+    if view.config.policy.log_denied:
+        renderer.use_meters(await openflow.has_meters())
+    wanted = renderer.state(view.objects)
     lines = await openflow.differences(line for lines in wanted.values() for line in lines)
     if view.unread is not None:
         lines = [line for line in lines if not drift.is_supplied(line)]

@@ -55,7 +55,9 @@ def flows(path: Path, output: str, pod: str | None, only: str | None, drops: boo
 
 def dropping(found: list[Flow], *, every: bool) -> list[Flow]:
     """The flows that drop, those that dropped most first; unless every one is wanted only those that did."""
-    drops = (flow for flow in found if flow.actions == "drop" and (every or flow.packets))
+    from ovsnet import pipeline
+
+    drops = (flow for flow in found if pipeline.is_drop(flow.actions) and (every or flow.packets))
     return sorted(drops, key=lambda flow: -flow.packets)
 
 

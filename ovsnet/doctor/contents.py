@@ -89,7 +89,7 @@ def _switch(config: Config, control: str, management: str) -> list[Command]:
                 kind=Kind.OVSDB),
         *(
             Command(name=f"ovs/ofctl-{what}.txt", argv=(*ofctl, what, f"unix:{management}"), kind=Kind.SWITCH)
-            for what in ("dump-flows", "dump-groups", "dump-ports-desc", "dump-ports", "show")
+            for what in ("dump-flows", "dump-groups", "dump-meters", "dump-ports-desc", "dump-ports", "show")
         ),
         *(
             Command(name=f"ovs/appctl-{what.replace('/', '-')}.txt",

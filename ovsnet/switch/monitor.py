@@ -1,7 +1,7 @@
-"""vswitchd's own news of flows (a flow monitor) and groups (forwarded requests) that came, went or changed.
+"""vswitchd's own news of flows (a flow monitor), groups and meters (forwarded requests) that came, went or changed.
 
-Pure: bytes to ask with, and what the answers say. Of a flow only the table and the cookie are read, of a group its
-number: which flow it was, and what it should be, a comparison tells. Called by `openflow`.
+Pure: bytes to ask with, and what the answers say. Of a flow only the table and the cookie are read, of a group or meter
+its number: which flow it was, and what it should be, a comparison tells. Called by `openflow`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ _UPDATE = struct.Struct(">HHB11xQ")
 _ANY, _ALL_TABLES, _ADD = 0xFFFFFFFF, 0xFF, 0
 _ADDED, _REMOVED, _MODIFIED = 1, 2, 3
 _ON_ADD, _ON_REMOVAL, _ON_MODIFICATION = 2, 4, 8
-_FORWARD_TO_MASTER, _GROUPS = 11, 1 << 0
+_FORWARD_TO_MASTER, _GROUPS, _METERS = 11, 1 << 0, 1 << 1
 _PROPERTY = struct.Struct(">HHI")
 """type, length, mask of reasons (section 7.3.10)"""
-_FORWARDED = struct.Struct(">8xHxxI")
-"""The header of another's request; command, group (section 7.4.6)"""
+_FORWARDED = struct.Struct(">xB6xHxxI")
+"""The header of another's request, of which its type; command, and group or meter (section 7.4.6)"""
+_METER_MOD = 29
 _EVERYTHING = struct.pack(">HH4x", 1, 4)
 """A match without a field."""
 
@@ -45,18 +46,25 @@ class GroupChange(NamedTuple):
     group: int
 
 
-Change = FlowChange | GroupChange
+class MeterChange(NamedTuple):
+    """The same of a meter."""
+
+    meter: int
 
 
-def forward_groups() -> bytes:
-    """The body of a message of type SET_ASYNC that asks to be told of others' changes of groups."""
-    return _PROPERTY.pack(_FORWARD_TO_MASTER, _PROPERTY.size, _GROUPS)
+Change = FlowChange | GroupChange | MeterChange
 
 
-def forwarded(body: bytes) -> Iterator[GroupChange]:
+def forward_requests() -> bytes:
+    """The body of a message of type SET_ASYNC that asks to be told of others' changes of groups and meters."""
+    return _PROPERTY.pack(_FORWARD_TO_MASTER, _PROPERTY.size, _GROUPS | _METERS)
+
+
+def forwarded(body: bytes) -> Iterator[GroupChange | MeterChange]:
     """What the body of a message of type REQUEST_FORWARD tells."""
     if len(body) >= _FORWARDED.size:
-        yield GroupChange(_FORWARDED.unpack_from(body)[1])
+        kind, _, number = _FORWARDED.unpack_from(body)
+        yield MeterChange(number) if kind == _METER_MOD else GroupChange(number)
 
 
 def request() -> bytes:

@@ -34,6 +34,8 @@ _LINE = re.compile(r"-:(\d+):")
 _HEADER = struct.Struct(">BBHI")
 """version, type, length, transaction (OpenFlow 1.5, section 7.1.1)"""
 _OPENFLOW_15, _HELLO, _ECHO_REQUEST, _ECHO_REPLY = 6, 0, 2, 3
+_SET_METER, _NO_SUCH_METER = "meter set ", "OFPMMFC_UNKNOWN_METER"
+_MAX_METER = re.compile(r"max_meter:(\d+)")
 _PART = 10_000
 """Flows that vswitchd is asked for at once."""
 _DIFFERENT = 2
@@ -64,21 +66,37 @@ class OpenFlow:
         # To take names, ovs-ofctl would ask vswitchd for the features of all tables first: 15 ms a call.
         self._ofctl = ("ovs-ofctl", "-O", PROTOCOL, "--no-names", f"--timeout={patience}")
 
+    @property
+    def path(self) -> str:
+        """Of the management socket."""
+        return self._path
+
     async def bundle(self, lines: Iterable[str]) -> None:
-        """Applies changes (`flow add ...`, `flow delete_strict ...`) all or none.
+        """Applies changes (`flow add ...`, `flow delete_strict ...`) all or none, but for meters (`meter set ...`,
+        `meter delete ...`): these are made before and removed after all else.
 
         Raises SwitchUnavailable, or OvsnetError with ovs-ofctl's words and the line that was refused.
         """
-        await self._send(list(lines), "bundle", self._target, "-")
+        meters: list[str] = []
+        rest: list[str] = []
+        for line in lines:
+            (meters if line.startswith("meter ") else rest).append(line)
+        await self._change_meters(line for line in meters if line.startswith(_SET_METER))
+        if rest:
+            await self._send(rest, "bundle", self._target, "-")
+        await self._change_meters(line for line in meters if not line.startswith(_SET_METER))
 
     async def replace(self, lines: Iterable[str]) -> None:
-        """Makes the bridge hold these flows and groups and no others, but for what ends by itself.
+        """Makes the bridge hold these flows, groups and meters and no others, but for what ends by itself.
 
         Raises like `bundle`.
 
-        Flows change in one bundle, groups in one before and one after it: none is missed meanwhile.
+        Flows change in one bundle, groups and meters before and after it: none is missed meanwhile.
         """
+        lines = list(lines)
         flows, groups = flowplan.split(lines)
+        meters, meters_before = flowplan.meters(lines), await self.meters()
+        await self._change_meters(flowplan.meter_changes(meters_before, meters))
         for kind in names.UNRENDERED:
             flows += await self.flows_of(kind)
         installed = await self.groups()
@@ -87,16 +105,18 @@ class OpenFlow:
         await self._send(flows, "--bundle", "replace-flows", self._target, "-")
         if deletions := flowplan.group_deletions(installed, groups):
             await self.bundle(deletions)
+        await self._change_meters(flowplan.meter_deletions(meters_before, meters))
 
     async def differences(self, lines: Iterable[str]) -> list[str]:
-        """How the bridge's flows and groups differ from these, as `ovs-ofctl diff-flows` prints it: - has, + lacks.
+        """How the bridge's flows, groups and meters differ from these, as of `ovs-ofctl diff-flows`: - has, + lacks.
 
         While vswitchd answers a dump it does nothing else, 15 ms for 10,000 flows: of many it is asked in parts, by
         the cookies' last bits. Lines are taken one by one meanwhile, with other work of the loop in between.
         """
         groups: dict[int, str] = {}
+        meters: dict[int, str] = {}
         with command.file() as wanted, command.file() as installed:
-            count = await command.write(wanted, _flows(lines, groups))
+            count = await command.write(wanted, _flows(lines, groups, meters))
             parts = 1 << max(0, (count - 1) // _PART).bit_length()
             for number in range(parts if parts > 1 else 0):
                 match = f"cookie={number:#x}/{parts - 1:#x}"
@@ -107,7 +127,11 @@ class OpenFlow:
             finished = await command.run(argv, keep=[wanted, installed])
         if finished.code != _DIFFERENT:
             self._check(finished, [])
-        return finished.out.splitlines() + flowplan.group_differences(await self.groups(), groups)
+        return [
+            *finished.out.splitlines(),
+            *flowplan.group_differences(await self.groups(), groups),
+            *flowplan.group_differences(await self.meters(), meters),
+        ]
 
     async def groups(self) -> dict[int, str]:
         """All groups by number, as ovs-ofctl prints them."""
@@ -115,6 +139,28 @@ class OpenFlow:
         self._check(finished, [])
         found = map(str.strip, finished.out.splitlines())
         return flowplan.split(line for line in found if line.startswith("group_id="))[1]
+
+    async def meters(self) -> dict[int, str]:
+        """All meters by number, each in one line as ovs-ofctl prints it in several. Raises SwitchUnavailable."""
+        finished = await self._ask_for_meters("dump-meters")
+        found = (f"meter={' '.join(each.split())}" for each in finished.split("meter=")[1:])
+        return flowplan.meters(each.replace("bands= ", "bands=") for each in found)
+
+    async def has_meters(self) -> bool:
+        """Whether the datapath can limit rates (of Linux's, those before 4.18 can't). Raises SwitchUnavailable."""
+        found = _MAX_METER.search(await self._ask_for_meters("meter-features"))
+        return found is not None and int(found[1]) > 0
+
+    async def _ask_for_meters(self, what: str) -> str:
+        """The answer; "" of a switch that refuses to speak of meters, which is no reason to have no flows."""
+        finished = await command.run([*self._ofctl, what, self._target])
+        try:
+            self._check(finished, [])
+        except SwitchUnavailable:
+            raise
+        except OvsnetError:
+            return ""
+        return finished.out
 
     async def flows_of(self, kind: str) -> list[str]:
         """Flows of all objects of a kind, as ovs-ofctl reads them. Raises SwitchUnavailable."""
@@ -181,7 +227,7 @@ class OpenFlow:
         try:
             opening = (
                 _message(_HELLO, 1)
-                + _message(monitor.SET_ASYNC, 3, monitor.forward_groups())
+                + _message(monitor.SET_ASYNC, 3, monitor.forward_requests())
                 + _message(monitor.MULTIPART_REQUEST, 4, monitor.request())
             )
             await loop.sock_sendall(connection, opening)
@@ -247,6 +293,17 @@ class OpenFlow:
             return None
         return connection
 
+    async def _change_meters(self, changes: Iterable[str]) -> None:
+        for line in changes:
+            meter = line.partition(" meter=")[2]
+            if line.startswith(_SET_METER):
+                finished = await command.run([*self._ofctl, "mod-meter", self._target, f"meter={meter}"])
+                if _NO_SUCH_METER in finished.err:
+                    finished = await command.run([*self._ofctl, "add-meter", self._target, f"meter={meter}"])
+            else:
+                finished = await command.run([*self._ofctl, "del-meter", self._target, f"meter={meter}"])
+            self._check(finished, [])
+
     async def _send(self, lines: list[str], *arguments: str) -> None:
         finished = await command.run([*self._ofctl, *arguments], "\n".join(lines) + "\n")
         self._check(finished, lines)
@@ -275,11 +332,12 @@ def _message(kind: int, transaction: int, body: bytes = b"") -> bytes:
     return _HEADER.pack(_OPENFLOW_15, kind, _HEADER.size + len(body), transaction) + body
 
 
-def _flows(lines: Iterable[str], groups: dict[int, str]) -> Iterator[str]:
-    """The flows among the lines, one by one; the others come to `groups`."""
+def _flows(lines: Iterable[str], groups: dict[int, str], meters: dict[int, str]) -> Iterator[str]:
+    """The flows among the lines, one by one; the others come to `groups` and `meters`."""
     for line in lines:
-        number = flowplan.group_of(line)
-        if number is None:
-            yield line
-        else:
+        if (number := flowplan.group_of(line)) is not None:
             groups[number] = line
+        elif (number := flowplan.meter_of(line)) is not None:
+            meters[number] = line
+        else:
+            yield line

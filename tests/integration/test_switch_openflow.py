@@ -70,6 +70,53 @@ async def test_differences_are_found_among_few_and_many(switch: OpenFlow, count:
     )
 
 
+async def test_meters_are_kept_with_the_flows_that_use_them(switch: OpenFlow) -> None:
+    """Made before, removed after them; found when they are foreign, missing or altered."""
+    assert await switch.has_meters()
+    meter = "meter={} pktps burst bands=type=drop rate=10 burst_size=20"
+    wanted = [
+        f"cookie=0x1,{meter.format(1)}",
+        "cookie=0x1,table=1,priority=7 actions=meter:1,controller(max_len=128)",
+        f"cookie=0x1,{meter.format(2)}",
+    ]
+    await switch.replace(wanted)
+    assert await switch.differences(wanted) == []
+    # With a meter go its flows.
+    await switch.bundle(
+        [
+            f"meter set {meter.format(3)}",
+            f"meter set {meter.format(2).replace('rate=10', 'rate=11')}",
+            "meter delete meter=1",
+        ]
+    )
+    found = await switch.differences(wanted)
+    assert sorted(found) == sorted(
+        [
+            "+table=1 priority=7 cookie=0x1 actions=meter:1,CONTROLLER:128",
+            f"+{wanted[0]}",
+            f"-{meter.format(2).replace('rate=10', 'rate=11')}",
+            f"+{wanted[2]}",
+            f"-{meter.format(3)}",
+        ]
+    )
+    await switch.bundle(remedy(describe(found, {}, {})))
+    assert await switch.differences(wanted) == []
+    await switch.replace(["priority=1,actions=drop"])
+    assert await switch.meters() == {}
+    with pytest.raises(OvsnetError, match="INVALID_METER"):
+        await switch.bundle([f"flow add {wanted[1]}"])
+
+
+async def test_others_changes_of_meters_are_news(switch: OpenFlow, sandbox: Sandbox) -> None:
+    heard = asyncio.get_running_loop().create_future()
+    watching = asyncio.create_task(switch.wait_down(heard.set_result))
+    await asyncio.sleep(0.3)
+    sandbox.ofctl("add-meter", sandbox.mgmt("br-int"), "meter=5 pktps bands=type=drop rate=10")
+    async with asyncio.timeout(10):
+        assert await heard == monitor.MeterChange(5)
+    watching.cancel()
+
+
 async def test_groups_are_kept_with_the_flows_that_use_them(switch: OpenFlow) -> None:
     """Written before, deleted after them; found when they are foreign, missing or altered."""
     group = "group_id={},type=select,selection_method=dp_hash,bucket=bucket_id:0,weight:3,actions=drop"
@@ -223,7 +270,7 @@ async def test_the_watch_answers_probes(tmp_path: Path) -> None:
 
     async def probe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         hello = await reader.readexactly(8)
-        await reader.readexactly(8 + len(monitor.forward_groups()))
+        await reader.readexactly(8 + len(monitor.forward_requests()))
         asked = await reader.readexactly(8 + len(monitor.request()))  # for news of flows
         assert asked[1] == monitor.MULTIPART_REQUEST
         for byte in hello[:1] + b"\0\0\x08\0\0\0\1" + echo + echo:

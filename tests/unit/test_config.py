@@ -126,6 +126,12 @@ MISTAKES = {
     ),
     "small mtu": ("mtu: 575", "mtu", "auto or a whole number from 576 to 65535"),
     "mtu below IPv6": ('{mtu: 1279, podCIDRs: ["fd00::/64"]}', "mtu", "at least 1280"),
+    "more than anybody reads": ("policy: {logDenied: 101}", "policy.logDenied", "from 0 to 100"),
+    "logged and left out": (
+        "{policy: {logDenied: 10}, log: {level: warning}}",
+        "policy.logDenied",
+        "log.level warning leaves out",
+    ),
     "yes": ("egress: {masquerade: 'yes'}", "egress.masquerade", "true or false"),
     "relative": ("store: {file: cluster}", "store.file", "an absolute path"),
     "two stores": ("store: {file: /a, kubernetes: {}}", "store", "file and kubernetes exclude one another"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 
 from ovsnet import names
-from ovsnet.agent.drift import Drift, Echo, Patience, describe, ports, remedy
+from ovsnet.agent.drift import Drift, Echo, Patience, describe, is_supplied, ports, remedy
 from ovsnet.model import Pod
 from ovsnet.rows import AddPort, Change, DeletePort, PortSpec, SetPort
-from ovsnet.switch.monitor import GroupChange
+from ovsnet.switch.monitor import GroupChange, MeterChange
 
 A1 = Pod(
     namespace="default",
@@ -189,3 +189,29 @@ def test_a_drift_reads_as_a_sentence() -> None:
     assert str(Drift(subject="flow of node node-a in table arp", what="deleted", lines=())) == (
         "flow of node node-a in table arp deleted"
     )
+
+
+def test_meters_are_named_and_put_right_before_flows_that_need_them() -> None:
+    mine = f"cookie={COOKIE:#x},meter=1 pktps burst bands=type=drop rate=5 burst_size=5"
+    has = "meter=1 pktps bands=type=drop rate=9"
+    flow = f"+{GUARD} actions=meter:1,controller(max_len=128)"
+    assert said(f"+{mine}") == ["meter 1 of pod default/a1 deleted"]
+    assert said(f"-{has}", f"+{mine}") == ["meter 1 of pod default/a1 altered"]
+    assert said("-meter=7 pktps bands=type=drop rate=9") == ["meter 7 of an unknown owner (cookie 0x0) added"]
+    found = describe([flow, f"+{mine}", "-meter=7 pktps bands=type=drop rate=9"], OBJECTS, TABLES)
+    assert remedy(found) == [
+        "meter set meter=1 pktps burst bands=type=drop rate=5 burst_size=5",
+        f"flow add {flow[1:]}",
+        "meter delete meter=7",
+    ]
+    assert not is_supplied(f"+{mine}")
+    echo = Echo(Clock())
+    echo.sent(["meter set meter=1 pktps", "meter delete meter=7"])
+    assert [
+        echo.is_ours(each) for each in (MeterChange(1), MeterChange(7), MeterChange(1), GroupChange(7))
+    ] == [
+        True,
+        True,
+        False,
+        False,
+    ]

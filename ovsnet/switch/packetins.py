@@ -1,0 +1,119 @@
+"""Packets that flows send to the controller: one OpenFlow connection that asks for them, made again when it ends.
+
+Owns that connection, and reading what comes on it (OpenFlow 1.5, sections 7.4.1 and 7.3.2). Understands no packet. A
+connection is told of packets only if it asks (`miss_send_len`), so no other of the agent's is. ovs-vswitchd keeps some
+hundred messages for who does not read, and drops the others: there is nothing here that grows. Anything but OpenFlow
+ends the connection, and another is made. Called by the agent's log of what policies deny, where that is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+log = logging.getLogger("ovsnet.denied")
+
+_HEADER = struct.Struct(">BBHI")
+"""version, type, length, transaction (section 7.1.1)"""
+_VERSION = 6
+_HELLO, _ECHO_REQUEST, _ECHO_REPLY, _SET_CONFIG, _PACKET_IN = 0, 2, 3, 9, 10
+_SETTINGS = struct.Struct(">HH")
+"""flags, miss_send_len"""
+_BYTES = 128
+"""Of a packet; those of flows say themselves how many, and any number asks for them."""
+_FIXED = struct.Struct(">IHBBQHH")
+"""buffer, length, reason, table, cookie; type and length of the match, which includes these two"""
+_MATCH = 4
+_FIRST, _LONGEST = 0.1, 5.0
+"""Seconds until the next connection after one that ended; doubles while none lasts."""
+_AT_ONCE = 65536
+
+
+class PacketIn(NamedTuple):
+    """cookie: of the flow that sent the packet. frame: its first bytes."""
+
+    cookie: int
+    table: int
+    frame: bytes
+
+
+def read(body: bytes) -> PacketIn | None:
+    """What the body of a message of type PACKET_IN tells; None if it is none."""
+    if len(body) < _FIXED.size:
+        return None
+    _, _, _, table, cookie, _, length = _FIXED.unpack_from(body)
+    # The match is filled up to a multiple of 8 bytes, and two more put the packet's addresses behind a multiple of 4.
+    at = _FIXED.size - _MATCH + (length + 7) // 8 * 8 + 2
+    if length < _MATCH or at > len(body):
+        return None
+    return PacketIn(cookie, table, body[at:])
+
+
+class PacketIns:
+    """path: of the bridge's management socket."""
+
+    def __init__(self, path: str, came: Callable[[PacketIn], None]) -> None:
+        self._path = path
+        self._came = came
+
+    async def run(self) -> None:
+        """Hands packets on until cancelled."""
+        wait = _FIRST
+        while True:
+            heard = await self._follow()
+            wait = _FIRST if heard else min(2 * wait, _LONGEST)
+            await asyncio.sleep(wait)
+
+    async def _follow(self) -> bool:
+        """One connection, until it ends; whether vswitchd spoke on it."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        loop = asyncio.get_running_loop()
+        heard = False
+        try:
+            await loop.sock_connect(connection, self._path)
+            await loop.sock_sendall(
+                connection, _message(_HELLO, 1) + _message(_SET_CONFIG, 2, _SETTINGS.pack(0, _BYTES))
+            )
+            buffer = b""
+            while data := await loop.sock_recv(connection, _AT_ONCE):
+                heard = True
+                buffer, answers = self._take(buffer + data)
+                if answers:
+                    await loop.sock_sendall(connection, answers)
+        except OSError as error:
+            log.debug("no packets from %s for now: %s", self._path, error)
+        except _Garbage as error:
+            log.warning("what comes from %s is no OpenFlow: %s; asking again", self._path, error)
+            heard = False
+        finally:
+            connection.close()
+        return heard
+
+    def _take(self, buffer: bytes) -> tuple[bytes, bytes]:
+        """Hands on what is complete in the buffer; the rest of it, and what to answer."""
+        at, answers = 0, b""
+        while len(buffer) - at >= _HEADER.size:
+            version, kind, length, transaction = _HEADER.unpack_from(buffer, at)
+            if length < _HEADER.size or version != _VERSION:
+                raise _Garbage(buffer[at : at + _HEADER.size].hex(" "))
+            if len(buffer) - at < length:
+                break
+            body = buffer[at + _HEADER.size : at + length]
+            if kind == _ECHO_REQUEST:
+                answers += _message(_ECHO_REPLY, transaction, body)
+            elif kind == _PACKET_IN and (packet := read(body)) is not None:
+                self._came(packet)
+            at += length
+        return buffer[at:], answers
+
+
+class _Garbage(Exception):
+    """A message's header that makes no sense."""
+
+
+def _message(kind: int, transaction: int, body: bytes = b"") -> bytes:
+    return _HEADER.pack(_VERSION, kind, _HEADER.size + len(body), transaction) + body

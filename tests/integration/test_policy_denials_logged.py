@@ -1,0 +1,305 @@
+"""`policy.logDenied`: what policies deny is in the log, with names and never more lines than allowed; and it is denied
+all the same, whatever becomes of the meter, the log or ovs-vswitchd."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from lab_world import SLOWER, agent_log, eventually, reconfigure
+from policies_world import API, DB, Policed, app, policed_cluster
+from prometheus_client.parser import text_string_to_metric_families
+from services_world import FAMILIES, PORT, vip
+
+from ovsnet.lab.node import VSWITCHD, Node
+
+pytestmark = pytest.mark.slow
+KERNEL = pytest.mark.kernel
+RATE = 20
+METRICS = 9479
+OVSNET = "/run/ovsnet/bin/ovsnet"
+ONLY_API: dict[str, Any] = {"podSelector": app("web"), "ingress": [{"from": [{"podSelector": app("api")}]}]}
+DB_SAYS_NOTHING: dict[str, Any] = {"podSelector": app("db"), "egress": []}
+LINE = re.compile(r" info denied: (.*)$", re.MULTILINE)
+
+FLOOD = """
+import socket, sys, time
+host, seconds, per_second = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+begun, sent = time.monotonic(), 0
+while (passed := time.monotonic() - begun) < seconds:
+    while sent < passed * per_second:
+        sock.sendto(b"flood", (host, 1000 + sent % 50000)); sent += 1
+    time.sleep(0.001)
+print(sent)
+"""
+"""Datagrams of which each is another's port."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Policed]:
+    with policed_cluster() as cluster:
+        for node in cluster.lab.nodes:
+            reconfigure(node, policy={"logDenied": RATE}, metrics={"port": METRICS})
+        for node in cluster.lab.nodes:
+            node.await_agent(30 * SLOWER)
+        yield cluster
+
+
+def lines(node: Node) -> list[str]:
+    return LINE.findall(agent_log(node))
+
+
+def told(node: Node, pattern: str, since: int = 0) -> list[str]:
+    return [each for each in lines(node)[since:] if re.fullmatch(pattern, each)]
+
+
+def ofctl(node: Node, *arguments: str) -> str:
+    return node.run(["ovs-ofctl", "-O", "OpenFlow15", *arguments], check=True).stdout
+
+
+def ask(node: Node, *arguments: str) -> str:
+    done = node.run([OVSNET, *arguments])
+    assert "Traceback" not in done.stderr, done.stderr
+    return f"{done.returncode}: {done.stdout}"
+
+
+def pod(cluster: Policed, name: str, version: int, port: str = r":\d+") -> str:
+    """As a line names it; port: a pattern, "" for none."""
+    address = re.escape(cluster.address(name, version))
+    end = f"\\[{address}\\]{port}" if version == 6 and port else f"{address}{port}"
+    return f"pod shop/{name} {end}"
+
+
+@KERNEL
+@pytest.mark.parametrize("version", FAMILIES)
+def test_a_line_has_the_names_and_the_policy(cluster: Policed, version: int) -> None:
+    a, b = (cluster.lab.node(f"node-{letter}") for letter in "ab")
+    web = cluster.address("a-web", version)
+    with cluster.policies(ONLY_API, {**ONLY_API, "ingress": []}):
+        cluster.expect("a-web", (*API, *DB), API)
+        cluster.probe("b-db", [(web, PORT, "tcp")])
+        line = (
+            f"{pod(cluster, 'b-db', version)} -> {pod(cluster, 'a-web', version, f':{PORT}')} "
+            "tcp, ingress, by NetworkPolicy shop/p0, shop/p1(, and \\d+ more)?"
+        )
+        eventually(lambda: told(a, line))
+        ping = "icmp echo request" if version == 4 else "icmp6 echo request"
+        cluster.lab.exec("b-db", ["ping", "-c", "2", "-i", "0.2", "-W", "1", web])
+        pinged = (
+            f"{pod(cluster, 'b-db', version, '')} -> {pod(cluster, 'a-web', version, '')} "
+            f"{ping}, ingress, by NetworkPolicy shop/p0, shop/p1(, and \\d+ more)?"
+        )
+        eventually(lambda: told(a, pinged))
+        # The other node has nothing to do with these.
+        assert not told(b, line)
+    with cluster.policies(DB_SAYS_NOTHING):
+        cluster.expect("a-api", DB, ())
+        cluster.probe("b-db", [(web, PORT, "tcp")])
+        line = (
+            f"{pod(cluster, 'b-db', version)} -> {pod(cluster, 'a-web', version, f':{PORT}')} "
+            "tcp, egress, by NetworkPolicy shop/p0(, and \\d+ more)?"
+        )
+        eventually(lambda: told(b, line))
+        assert not told(a, line)
+        # Nobody's, and a Service's on a port that it does not have.
+        cluster.put("web", ["a-web"], 1)
+        eventually(lambda: cluster.ask("a-free", vip(1, version), count=1)[0].get("name") == "a-web")
+        nobody = "192.0.2.77" if version == 4 else "2001:db8::77"
+        cluster.probe("b-db", [(nobody, PORT, "udp"), (vip(1, version), 81, "tcp")])
+        source = pod(cluster, "b-db", version)
+        for who in (
+            f"\\[?{re.escape(nobody)}\\]?:{PORT} udp",
+            f"Service \\S+/\\S+ \\S*{vip(1, version)}\\S*:81 tcp",
+        ):
+            line = f"{source} -> {who}, egress, by NetworkPolicy shop/p0(, and \\d+ more)?"
+            eventually(lambda line=line: told(b, line))  # type: ignore[misc]
+
+
+def test_a_rule_of_the_cluster_and_a_node(cluster: Policed) -> None:
+    a = cluster.lab.node("node-a")
+    cluster.decree(
+        "lockdown",
+        "Admin",
+        1,
+        {"kubernetes.io/metadata.name": "shop"},
+        ingress=[{"action": "Deny", "name": "no pods", "from": [{"namespaces": {}}]}],
+    )
+    try:
+        cluster.expect("a-web", (*API, *DB), ())
+        line = (
+            f"{pod(cluster, 'b-api', 4)} -> {pod(cluster, 'a-web', 4, f':{PORT}')} "
+            r"tcp, ingress, by ClusterNetworkPolicy lockdown ingress\[0\] \(no pods\)(, and \d+ more)?"
+        )
+        eventually(lambda: told(a, line))
+    finally:
+        cluster.disallow("lockdown", "cluster")
+    with cluster.policies({**ONLY_API, "ingress": []}):
+        cluster.expect("a-web", ["node-b", "b-api"], ())
+        line = (
+            rf"node node-b \S+:\d+ -> {pod(cluster, 'a-web', 4, f':{PORT}')} "
+            r"tcp, ingress, by NetworkPolicy shop/p0(, and \d+ more)?"
+        )
+        eventually(lambda: told(a, line))
+
+
+def test_audits_are_clean_and_commands_say_the_same_words(cluster: Policed) -> None:
+    a = cluster.lab.node("node-a")
+    with cluster.policies(ONLY_API):
+        cluster.expect("a-web", (*API, *DB), API)
+        assert "meter:1,CONTROLLER:128" in ofctl(a, "dump-flows", "br-int", "table=48")
+        assert ask(a, "audit").startswith("0: all is as it should be")
+        found = ask(a, "policy", "check", "shop/b-db", "shop/a-web", "--tcp", str(PORT))
+        assert found.startswith("1: ")
+        assert "denied: ingress of pod shop/a-web is isolated by NetworkPolicy shop/p0" in found
+        assert "the flows of this node agree: DROPPED in table verdict: denied: ingress of pod" in found
+        found = ask(a, "trace", cluster.address("b-db", 4), "a-web", "--tcp", str(PORT))
+        assert "DROPPED in table verdict: denied: ingress of pod shop/a-web is isolated by" in found
+        cluster.lab.exec("b-db", ["ping", "-c", "5", "-i", "0.05", "-W", "1", cluster.address("a-web", 4)])
+        eventually(
+            lambda: re.search(
+                r"pod shop/a-web +ingress +\d+ packets  by shop/p0\n", ask(a, "flows", "--drops")
+            )
+        )
+        assert '"denied_log"' not in ask(a, "show", "-o", "json")
+
+
+def test_what_is_alike_is_one_line_in_ten_seconds(cluster: Policed) -> None:
+    a, web = cluster.lab.node("node-a"), cluster.address("a-web", 4)
+    with cluster.policies({**ONLY_API, "ingress": []}):
+        cluster.expect("a-web", ["a-db"], ())
+        # Who has pinged nobody yet.
+        since, address = len(lines(a)), re.escape(cluster.address("a-guest", 4))
+        cluster.lab.exec("a-guest", ["ping", "-c", "30", "-i", "0.1", "-W", "1", web])
+        alike = (
+            f"pod other/a-guest {address} -> {pod(cluster, 'a-web', 4, '')} icmp echo request, ingress, .*"
+        )
+        first = told(a, alike, since)
+        assert len(first) == 1, first
+        assert "more" not in first[0]
+        eventually(lambda: len(told(a, alike, since)) == 2, 15.0)
+        assert told(a, alike, since)[1].endswith(", and 28 more"), told(a, alike, since)
+
+
+@KERNEL
+def test_a_flood_is_told_of_as_often_as_allowed(cluster: Policed) -> None:
+    """And none of it arrives."""
+    a, seconds = cluster.lab.node("node-a"), 5.0
+    with cluster.policies({**ONLY_API, "ingress": []}):
+        cluster.expect("a-web", ["a-db"], ())
+        time.sleep(2.0)
+        since, before, begun = len(lines(a)), cluster.received("a-web"), time.monotonic()
+        command = [sys.executable, "-I", "-S", "-c", FLOOD, cluster.address("a-web", 4), str(seconds), "2000"]
+        sent = int(cluster.lab.exec("a-db", command).stdout)
+        passed = time.monotonic() - begun
+        assert sent > 1000 * seconds / SLOWER
+        count = len(lines(a)) - since
+        assert RATE * seconds * 0.5 / SLOWER < count <= RATE * (passed + 1), (count, passed)
+        assert cluster.received("a-web") == before
+        assert figure(a, "told") >= count
+        # What the meter dropped is counted as well.
+        who = r"pod shop/a-web +ingress +(\d+) packets"
+        eventually(lambda: (found := re.search(who, ask(a, "flows", "--drops"))) and int(found[1]) >= sent)
+        assert ask(a, "audit").startswith("0: ")
+
+
+def figure(node: Node, what: str) -> float:
+    text = node.run([sys.executable, "-I", "-S", "-c", SCRAPE, str(METRICS)], check=True).stdout
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "ovsnet_denied_log_total" and sample.labels == {"what": what}
+    )
+
+
+SCRAPE = """
+import sys, urllib.request
+print(urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/metrics").read().decode())
+"""
+
+
+def knocked(cluster: Policed, node: Node) -> bool:
+    """Whether a new denied connection comes to be told of."""
+    since = len(lines(node))
+    port = 20000 + int(time.monotonic() * 50) % 10000
+    cluster.probe("b-db", [(cluster.address("a-web", 4), port, "tcp")])
+    return any(f":{port} tcp, ingress" in each for each in lines(node)[since:])
+
+
+@KERNEL
+def test_it_goes_on_after_vswitchd_was_killed(cluster: Policed) -> None:
+    a = cluster.lab.node("node-a")
+    with cluster.policies(ONLY_API):
+        cluster.expect("a-web", (*API, *DB), API)
+        eventually(lambda: knocked(cluster, a))
+        a.kill(VSWITCHD, signal.SIGKILL)
+        a.start(VSWITCHD)
+        eventually(lambda: "rate=20" in ofctl(a, "dump-meters", "br-int"), 20.0)
+        eventually(lambda: knocked(cluster, a), 20.0)
+        eventually(lambda: ask(a, "audit").startswith("0: "))
+        cluster.expect("a-web", (*API, *DB), API)
+
+
+def test_the_meter_is_put_right_and_denies_meanwhile(cluster: Policed) -> None:
+    a = cluster.lab.node("node-a")
+    with cluster.policies(ONLY_API):
+        cluster.expect("a-web", (*API, *DB), API)
+        with cluster.watching([], [("b-db", "a-web"), ("a-db", "a-web")]):
+            time.sleep(1.0)
+            # With the meter go its flows.
+            ofctl(a, "del-meter", "br-int", "meter=1")
+            eventually(lambda: "meter 1 of node node-a deleted by someone else; restored" in agent_log(a))
+            eventually(lambda: ask(a, "audit").startswith("0: "))
+            ofctl(a, "mod-meter", "br-int", "meter=1 pktps bands=type=drop rate=100000")
+            eventually(lambda: "meter 1 of node node-a altered by someone else; restored" in agent_log(a))
+            ofctl(a, "add-meter", "br-int", "meter=7 pktps bands=type=drop rate=5")
+            eventually(lambda: "meter=7" not in ofctl(a, "dump-meters", "br-int"))
+        eventually(lambda: ask(a, "audit").startswith("0: "))
+        eventually(lambda: knocked(cluster, a))
+
+
+def test_collectors_get_the_parts(cluster: Policed) -> None:
+    b = cluster.lab.node("node-b")
+    reconfigure(b, log={"format": "json"})
+    b.await_agent(30 * SLOWER)
+    try:
+        with cluster.policies(DB_SAYS_NOTHING):
+            cluster.expect("a-api", DB, ())
+            entries = [json.loads(line) for line in agent_log(b).splitlines() if line.startswith("{")]
+            found = next(
+                each["denied"]
+                for each in entries
+                if "denied" in each and each["denied"]["source"] == cluster.address("b-db", 4)
+            )
+            assert found["sourceName"] == "pod shop/b-db"
+            assert found["destinationName"] == "pod shop/a-api"
+            assert (found["port"], found["direction"]) == (PORT, "egress")
+            assert found["by"] == ["NetworkPolicy shop/p0"]
+    finally:
+        reconfigure(b, log={"format": "text"})
+        b.await_agent(30 * SLOWER)
+
+
+def test_switched_off_it_leaves_nothing(cluster: Policed) -> None:
+    """Last: also what an agent finds of an earlier one that logged, while its store is away."""
+    a = cluster.lab.node("node-a")
+    with cluster.policies(ONLY_API):
+        cluster.expect("a-web", (*API, *DB), API)
+        assert "CONTROLLER" in ofctl(a, "dump-flows", "br-int")
+        for store in ({"file": "/nowhere"}, {"file": "/etc/ovsnet/cluster"}):
+            reconfigure(a, policy={"logDenied": 0}, store=store)
+            a.await_agent(30 * SLOWER)
+            assert "CONTROLLER" not in ofctl(a, "dump-flows", "br-int")
+            assert "meter=" not in ofctl(a, "dump-meters", "br-int")
+            assert ask(a, "audit").startswith("0: ")
+            cluster.expect("a-web", (*API, *DB), API)
+        since = len(lines(a))
+        assert not knocked(cluster, a)
+        assert len(lines(a)) == since

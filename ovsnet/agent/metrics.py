@@ -31,6 +31,7 @@ GAUGES = {
     "services": "Services with flows on this node.",
     "endpoints": "Endpoints whose answers this node translates.",
     "policies": "NetworkPolicies of the cluster.",
+    "cluster_policies": "ClusterNetworkPolicies of the cluster.",
     "policed_pods": "Pods of this node that policies isolate.",
     "policy_flows": "Flows of policies, of those of ovsnet_flows.",
     "flows": "OpenFlow flows and groups of ovsnet's.",

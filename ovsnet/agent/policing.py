@@ -272,6 +272,7 @@ class Policing:
         """For `metrics`."""
         return {
             "policies": len(self._snapshot.policies) if self._snapshot else 0,
+            "cluster_policies": len(self._snapshot.cluster_policies) if self._snapshot else 0,
             "policed_pods": len(self._policies.isolated),
             "policy_flows": sum(map(len, self.rendered.values())),
         }

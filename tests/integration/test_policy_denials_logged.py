@@ -138,6 +138,7 @@ def test_a_rule_of_the_cluster_and_a_node(cluster: Policed) -> None:
             r"tcp, ingress, by ClusterNetworkPolicy lockdown ingress\[0\] \(no pods\)(, and \d+ more)?"
         )
         eventually(lambda: told(a, line))
+        assert (figure(a, "ovsnet_cluster_policies"), figure(a, "ovsnet_policies")) == (1, 0)
     finally:
         cluster.disallow("lockdown", "cluster")
     with cluster.policies({**ONLY_API, "ingress": []}):
@@ -202,20 +203,20 @@ def test_a_flood_is_told_of_as_often_as_allowed(cluster: Policed) -> None:
         count = len(lines(a)) - since
         assert RATE * seconds * 0.5 / SLOWER < count <= RATE * (passed + 1), (count, passed)
         assert cluster.received("a-web") == before
-        assert figure(a, "told") >= count
+        assert figure(a, "ovsnet_denied_log_total", what="told") >= count
         # What the meter dropped is counted as well.
         who = r"pod shop/a-web +ingress +(\d+) packets"
         eventually(lambda: (found := re.search(who, ask(a, "flows", "--drops"))) and int(found[1]) >= sent)
         assert ask(a, "audit").startswith("0: ")
 
 
-def figure(node: Node, what: str) -> float:
+def figure(node: Node, name: str, **labels: str) -> float:
     text = node.run([sys.executable, "-I", "-S", "-c", SCRAPE, str(METRICS)], check=True).stdout
     return sum(
         sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name == "ovsnet_denied_log_total" and sample.labels == {"what": what}
+        if sample.name == name and sample.labels == labels
     )
 
 

@@ -45,14 +45,16 @@ def service(version: int) -> str:
 
 
 @contextlib.contextmanager
-def under_way(cluster: Policed, pairs: Sequence[Pair]) -> Iterator[dict[str, list[Load]]]:
-    """Connections of each pair in both families, over TCP and UDP, and one of each client through the Service."""
+def under_way(
+    cluster: Policed, pairs: Sequence[Pair], families: Sequence[int] = FAMILIES
+) -> Iterator[dict[str, list[Load]]]:
+    """Connections of each pair in each family, over TCP and UDP, and one of each client through the Service."""
     with contextlib.ExitStack() as stack:
         targets = [
-            (source, cluster.address(target, version)) for source, target in pairs for version in FAMILIES
+            (source, cluster.address(target, version)) for source, target in pairs for version in families
         ]
         clients = dict.fromkeys(source for source, target in pairs if target == "a-web")
-        services = [(source, service(version)) for source in clients for version in FAMILIES]
+        services = [(source, service(version)) for source in clients for version in families]
         tcp = [
             stack.enter_context(cluster.going("hold", source, host, number, up=3000, down=3000, seconds=1.0))
             for some, number in ((targets, PORT), (services, 80))
@@ -102,6 +104,25 @@ def test_what_is_denied_by_now_ends_and_the_rest_goes_on(cluster: Policed) -> No
             time.sleep(6.0 * SLOWER)
             assert not known(cluster, cluster.address("a-db", 4), "tcp"), "conntrack has forgotten it"
             ended(bad, 100)
+            went_on(good)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("version", FAMILIES)
+def test_one_ends_and_the_one_beside_it_goes_on(cluster: Policed, version: int) -> None:
+    with cluster.policies(OPEN):
+        cluster.expect("a-web", ["b-api", "b-db"], ["b-api", "b-db"])
+        with (
+            under_way(cluster, [("b-db", "a-web")], [version]) as bad,
+            under_way(cluster, [("b-api", "a-web")], [version]) as good,
+        ):
+            time.sleep(1.0)
+            cluster.allow("p0", **ONLY_API)
+            cluster.expect("a-web", ["b-api", "b-db"], ["b-api"])
+            time.sleep(5.0 * SLOWER)
+            source, target = (f"={cluster.address(name, version)}," for name in ("b-db", "a-web"))
+            assert not known(cluster, source, target), "conntrack has forgotten them"
+            ended(bad, 80)
             went_on(good)
 
 

@@ -63,6 +63,7 @@ def make(target: Path, name: str, cache: Path, scratch: Path) -> None:
     application.install(where, dependencies, own)
     say(f"CNI executable {application.cni_executable(own)}")
     application.compile_modules(system / "usr/lib", dependencies / where, own / where)
+    application.compile_templates(own / where, dependencies / where)
     layers = [
         oci.layer(system, scratch / "0.tar.gz", "Debian packages: image/packages"),
         oci.layer(dependencies, scratch / "1.tar.gz", "what ovsnet imports"),

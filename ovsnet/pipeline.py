@@ -22,7 +22,8 @@ BACK = "reg2"
 """Register: 1 if it leaves by the port that it came from, translated, so that the receiver is not its own client."""
 OUTSIDE = "reg3"
 """Register: 1 if the node's kernel forwards it for a client outside of the cluster, 2 if it is the node's own packet
-and has one of its addresses on the underlay, 4 if it forwards it for one of this node's pods, through a node port."""
+and has one of its addresses on the underlay, 4 if it forwards it for one of this node's pods, through a node port,
+8 if it comes from PORT_CLIENT."""
 ANSWER = "reg4"
 """Register: 1 for an answer in a connection that conntrack follows."""
 ENDPOINT_PORT, GROUP, LEARNED, ENDPOINT = "reg5", "reg6", "reg7", "reg8"
@@ -100,6 +101,8 @@ PORT_CLIENT = _translator(5)
 MASQUERADE_PORTS = "1024-32767"
 """Ports that a client outside gets with this node's address: below those that Linux takes for connections of its own
 (ip_local_port_range, 32768 to 60999)."""
+NODE_MASQUERADE_PORTS = "32768-65535"
+"""Ports that the node's kernel gives with the same address to what it sends to other nodes' pods for others."""
 ERRORS = (
     *(f"icmp,icmp_type={kind}" for kind in (3, 11, 12)),
     *(f"icmp6,icmp_type={kind}" for kind in (1, 2, 3, 4)),

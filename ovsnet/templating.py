@@ -1,14 +1,14 @@
 """How templates of flows and of nftables are read.
 
-What they compile to is kept where Python keeps what modules compile to: compiling takes as long as all else that an
-agent does until its flows are in. Pure but for these files. Called by `render` and `host.nft`.
+What they compile to is kept where Python keeps what modules compile to: compiling takes an agent as long as all else
+that it does until its flows are in. Reads and writes no other files. Called by `render` and `host.nft`; who installs
+ovsnet where agents can't write makes a `Renderer` once, beside compiling modules.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import pickle
 import secrets
 import sys
 from pathlib import Path
@@ -19,23 +19,28 @@ from jinja2.bccache import Bucket
 
 class _Compiled(jinja2.BytecodeCache):
     """In __pycache__ beside the folder's templates, or below PYTHONPYCACHEPREFIX. A file is good for the very text that
-    it was made of; where none can be read or written, everything works as without."""
+    it was made of and one version of Jinja; where none can be read or written, everything works as without."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    def get_cache_key(self, name: str, filename: str | None = None) -> str:
+        """By name: a folder may be compiled in one place and be used in another."""
+        return f"{name}.jinja{jinja2.__version__}"
 
     def _path(self, bucket: Bucket) -> Path:
         return Path(importlib.util.cache_from_source(str(self._folder / f"{bucket.key}.py")))
 
     def load_bytecode(self, bucket: Bucket) -> None:
-        with contextlib.suppress(OSError, pickle.UnpicklingError), self._path(bucket).open("rb") as file:
+        # Whatever is wrong with the file, the template is there.
+        with contextlib.suppress(Exception), self._path(bucket).open("rb") as file:
             bucket.load_bytecode(file)
 
     def dump_bytecode(self, bucket: Bucket) -> None:
         if sys.dont_write_bytecode:
             return
         path = self._path(bucket)
-        whole = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        whole = path.with_name(f"{path.stem}.{secrets.token_hex(4)}{path.suffix}")
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:

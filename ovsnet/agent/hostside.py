@@ -36,10 +36,10 @@ log = logging.getLogger("ovsnet.host")
 _ANYWHERE: dict[int, IPNetwork] = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 _TRANSLATED = tuple(
     ipaddress.ip_network(address)
-    for each in (pipeline.CLIENT, pipeline.NODE_PORTS, pipeline.LOCAL_NODE_PORTS)
+    for each in (pipeline.CLIENT, pipeline.NODE_PORTS, pipeline.LOCAL_NODE_PORTS, pipeline.PORT_CLIENT)
     for address in each.addresses
 )
-"""Addresses that are the bridge's alone."""
+"""Addresses that are the bridge's alone, or that nobody has: what comes back to them too late has to be refused."""
 
 
 class HostSide:

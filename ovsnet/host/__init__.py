@@ -23,12 +23,17 @@ def _place(name: str) -> None:
     package, loader = importlib.util.module_from_spec(spec), spec.loader
 
     def find(wanted: str) -> object:
-        if wanted.startswith("__"):
+        # The machinery of imports asks for others, and goes without.
+        if wanted.startswith("__") and wanted not in ("__all__", "__version__"):
             raise AttributeError(wanted)
         if importlib.util.find_spec(f"{name}.{wanted}") is not None:
             return importlib.import_module(f"{name}.{wanted}")
         del package.__dict__["__getattr__"]
-        loader.exec_module(package)
+        try:
+            loader.exec_module(package)
+        except BaseException:
+            package.__dict__["__getattr__"] = find
+            raise
         return getattr(package, wanted)
 
     package.__dict__["__getattr__"] = find

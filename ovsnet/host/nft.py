@@ -20,7 +20,7 @@ from ovsnet.errors import HostFailure
 from ovsnet.host import tracked
 from ovsnet.host.types import STEERED_MARK, EgressSpec
 from ovsnet.model import IPAddress, IPNetwork
-from ovsnet.pipeline import CLIENT, LOCAL_NODE_PORTS, NODE_PORTS, PORT_CLIENT
+from ovsnet.pipeline import CLIENT, LOCAL_NODE_PORTS, NODE_MASQUERADE_PORTS, NODE_PORTS, PORT_CLIENT
 
 log = logging.getLogger("ovsnet.host")
 
@@ -54,6 +54,7 @@ class Ruleset:
             local_node_ports=_ports(egress.local_node_ports),
             external=_endpoints(egress.external),
             mark={"set": f"{STEERED_MARK:#x}", "others": f"{0xFFFFFFFF ^ STEERED_MARK:#x}"},
+            node_ports_of_its_own=NODE_MASQUERADE_PORTS,
             translator={
                 "client": CLIENT,
                 "node_ports": NODE_PORTS,

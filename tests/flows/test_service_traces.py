@@ -56,6 +56,7 @@ class Row(Frozen):
 A2_4, A2_6, B1_4, B1_6 = "10.244.1.3", "fd00:1::3", "10.244.2.5", "fd00:2::5"
 GATEWAY, OUT = "10.244.1.1", "198.51.100.7"
 NODE_PORT, LOCAL_NODE_PORT, BACK = "169.254.77.3", "169.254.77.4", "169.254.77.2"
+PORT_CLIENT = "169.254.77.5"
 
 ERROR = (
     f"{entrance(A2)},dl_src={A2.mac},dl_dst={NODE.mac},icmp,nw_src={A2_4},nw_dst=10.244.2.9,nw_ttl=64,"
@@ -125,6 +126,20 @@ ROWS = (
         states=(NEW, DNAT),
         to=A1,
         datapath="nat(dst=10.244.1.2:8080)",
+    ),
+    Row(
+        shows="another node by a port of this one is masqueraded too",
+        packet=packet(NODE, PORT_CLIENT, NODE_PORT, 30014),
+        states=("trk,new,snat", NEW, DNAT),
+        to=B,
+        datapath="nat(src=10.244.1.1:1024-32767)",
+    ),
+    Row(
+        shows="it finds an endpoint elsewhere whatever the policy",
+        packet=packet(NODE, PORT_CLIENT, LOCAL_NODE_PORT, 30015),
+        states=("trk,new,snat", NEW, DNAT),
+        to=B,
+        datapath="nat(src=10.244.1.1:1024-32767)",
     ),
     Row(
         shows="answer to a masqueraded client, by the kernel's word",

@@ -87,7 +87,7 @@ def behind_a_gateway() -> Iterator[World]:
         run("ip addr add 10.244.1.1/24 dev ovsnet0")
         run("ip addr add fd00:244:1::1/64 dev ovsnet0 nodad")
         run("ip link set ovsnet0 up")
-        for translator in (pipeline.NODE_PORTS, pipeline.LOCAL_NODE_PORTS):
+        for translator in (pipeline.NODE_PORTS, pipeline.LOCAL_NODE_PORTS, pipeline.PORT_CLIENT):
             for address in translator.addresses:
                 run(f"ip -{address.version} route add {address} dev ovsnet0")
         for number, name in ((5, "a"), (6, "b")):

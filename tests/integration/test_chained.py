@@ -78,7 +78,7 @@ def test_who_the_pod_behind_a_host_port_sees(lab: Lab, version: int) -> None:
 def test_a_host_port_is_no_way_around_policies(lab: Lab, version: int) -> None:
     """Whoever comes through it is not the pod's own node, which reaches the pod whatever policies say."""
     address = lab.node("node-b").node.address(version)
-    others = ("outside", "a1", "node-a", "beside")
+    others = ("outside", "a1", "node-a", "beside", "web")
 
     def reached() -> set[str]:
         found = {each: fetch(lab, each, address, port=HOST_PORT, wait=0.5) for each in (*others, "node-b")}
@@ -88,7 +88,7 @@ def test_a_host_port_is_no_way_around_policies(lab: Lab, version: int) -> None:
         eventually(lambda: fetch(lab, "outside", address, port=HOST_PORT, wait=0.3) is None)
         assert reached() == {"node-b"}
     with policy(lab, {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": network(version)}}]}]}):
-        eventually(lambda: reached() == {"a1", "node-a", "beside", "node-b"}, 10.0)
+        eventually(lambda: reached() == {"a1", "node-a", "beside", "web", "node-b"}, 10.0)
 
 
 def network(version: int) -> str:

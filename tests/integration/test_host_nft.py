@@ -72,6 +72,42 @@ async def test_a_pod_through_a_host_port_to_its_neighbour_gets_its_answer(world:
     assert seen(world, "outside", "b", INET, "192.0.2.7") == "192.0.2.1"
 
 
+async def test_an_answer_that_comes_too_late_is_refused(world: World) -> None:
+    """Nobody has the address; by the uplink it would become a connection to somebody else."""
+    await Ruleset(TEMPLATES).reconcile(EGRESS)
+    for family, version in ((INET, 4), (INET6, 6)):
+        with (
+            world.socket("a", family, socket.SOCK_STREAM) as late,
+            pytest.raises(ConnectionRefusedError),
+        ):
+            late.connect((str(PORT_CLIENT.of(version)), 7))
+
+
+@pytest.mark.parametrize(
+    ("family", "posing", "pod"),
+    [
+        (INET6, "fd00:244:1::1", "fd00:244:1::5"),
+        (INET6, str(PORT_CLIENT.of(6)), "fd00:244:1::5"),
+        (INET, str(PORT_CLIENT.of(4)), "10.244.1.5"),
+    ],
+)
+async def test_who_poses_as_the_node_reaches_no_pod(world: World, family: int, posing: str, pod: str) -> None:
+    """Linux checks that of IPv4 alone, and of addresses that it has."""
+    length, more = (32, "") if family == INET else (128, " nodad")
+    world.run("outside", f"ip addr add {posing}/{length} dev eth0{more}")
+    with world.socket("a", family) as receiver, world.socket("outside", family) as sender:
+        receiver.bind(("", 7))
+        receiver.settimeout(1)
+        sender.bind((posing, 0))
+        sender.sendto(b"before", (pod, 7))
+        assert receiver.recv(64) == b"before"
+        await Ruleset(TEMPLATES).reconcile(EGRESS)
+        sender.sendto(b"after", (pod, 7))
+        with pytest.raises(TimeoutError):
+            receiver.recv(64)
+    assert seen(world, "outside", "a", INET, "10.244.1.5") == "192.0.2.1"
+
+
 async def test_without_masquerading_everybody_sees_the_pod(world: World) -> None:
     await Ruleset(TEMPLATES).reconcile(msgspec.structs.replace(EGRESS, masquerade=False))
     assert seen(world, "a", "outside", INET, "192.0.2.1") == "10.244.1.5"

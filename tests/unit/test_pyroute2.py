@@ -27,6 +27,7 @@ def test_an_agent_brings_only_the_modules_that_it_uses() -> None:
         "import ovsnet.host.links, pyroute2; print(pyroute2.IPRoute.__name__)",
         "import ovsnet.host.links; from pyroute2 import IPRoute; print(IPRoute.__name__)",
         "import pyroute2, ovsnet.host.links; print(pyroute2.IPRoute.__name__)",
+        "import ovsnet.host.links, pyroute2; pyroute2.__version__; print(pyroute2.IPRoute.__name__)",
     ],
 )
 def test_who_wants_all_of_it_gets_it(code: str) -> None:

@@ -40,14 +40,26 @@ def test_another_text_is_compiled_anew(tmp_path: Path) -> None:
         assert rendered(tmp_path) == wanted
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"j2"])
-def test_a_file_that_was_spoilt_does_no_harm(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_was_spoilt_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "a.j2").write_text("to {{ name }}")
     rendered(tmp_path)
     (path,) = kept(tmp_path)
-    path.write_bytes(path.read_bytes()[:30] if content == b"j2" else content)
-    assert rendered(tmp_path) == "to pod"
-    assert kept(tmp_path) == [path]
+    whole = path.read_bytes()
+    for content in (b"garbage", *(whole[:length] for length in range(len(whole)))):
+        path.write_bytes(content)
+        assert rendered(tmp_path) == "to pod"
+        assert kept(tmp_path) == [path]
+
+
+def test_a_folder_is_compiled_in_one_place_and_used_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built/a.j2").write_text("to {{ name }}")
+    rendered(tmp_path / "built")
+    (tmp_path / "built").rename(tmp_path / "used")
+    monkeypatch.delattr(jinja2.Environment, "_generate")
+    assert rendered(tmp_path / "used") == "to pod"
 
 
 def test_where_nothing_can_be_written_it_works_as_well(tmp_path: Path) -> None:

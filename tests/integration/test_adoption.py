@@ -116,7 +116,7 @@ def said_since(node: Node, mark: int) -> str:
 # --- the agent -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.kernel)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_agent_comes_back_unnoticed(lab: Lab, cni: Cni, number: int) -> None:
     """Connections go on before, during and after; ports stay what they were."""
     uuids, rows = cni.port_uuids(), cni.rows()
@@ -128,7 +128,6 @@ def test_an_agent_comes_back_unnoticed(lab: Lab, cni: Cni, number: int) -> None:
     assert cni.rows() == rows
 
 
-@pytest.mark.kernel
 def test_flows_are_never_removed_by_a_start(lab: Lab, cni: Cni) -> None:
     command = cni.node.command(["ovs-ofctl", "monitor", "br-int", "watch:!initial"])
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -140,7 +139,6 @@ def test_flows_are_never_removed_by_a_start(lab: Lab, cni: Cni) -> None:
     assert "DELETED" not in said
 
 
-@pytest.mark.kernel
 def test_an_agent_starts_while_ovsdb_server_is_away(lab: Lab, cni: Cni) -> None:
     """It says so once, waits, and is ready when the server is back."""
     with without_database(lab):
@@ -172,7 +170,6 @@ def test_words_about_an_absent_server_get_rarer(cni: Cni) -> None:
 # --- Open vSwitch --------------------------------------------------------------------------------
 
 
-@pytest.mark.kernel
 def test_ovsdb_server_comes_back_unnoticed(lab: Lab, cni: Cni) -> None:
     uuids = cni.port_uuids()
     with cni.namespaces("c1"), without_database(lab):
@@ -189,7 +186,6 @@ def test_ovsdb_server_comes_back_unnoticed(lab: Lab, cni: Cni) -> None:
     assert cni.port_uuids() == uuids
 
 
-@pytest.mark.kernel
 def test_ovs_vswitchd_comes_back_with_all_flows(lab: Lab, cni: Cni) -> None:
     """Flows do not survive it; the agent notices at once and writes them again."""
     flows, uuids = dump(cni.node), cni.port_uuids()
@@ -232,7 +228,6 @@ def test_everything_of_open_vswitch_comes_back(lab: Lab, cni: Cni) -> None:
     eventually(lambda: reaches_all(lab), SECONDS)
 
 
-@pytest.mark.kernel
 @pytest.mark.slow
 def test_ovs_vswitchd_and_the_agent_die_together(lab: Lab, cni: Cni) -> None:
     flows = dump(cni.node)
@@ -322,7 +317,6 @@ def foreign(cni: Cni) -> Iterator[dict[str, object]]:
             cni.tool(*command, check=False)
 
 
-@pytest.mark.kernel
 def test_what_others_made_stays(lab: Lab, cni: Cni, foreign: dict[str, object]) -> None:
     """Over pods that come and go, an agent that starts, garbage collection, and a comparison of everything."""
     mark = len(agent_log(cni.node))

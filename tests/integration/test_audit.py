@@ -89,7 +89,6 @@ def test_a_rule_of_nftables_that_was_altered_is_told_and_no_other(cni: Cni) -> N
         ]
 
 
-@pytest.mark.kernel
 def test_a_group_that_somebody_added_is_removed_and_named(cni: Cni) -> None:
     mark = len(agent_log(cni.node))
     cni.tool("ovs-ofctl", "-O", "OpenFlow15", "add-group", "br-int", "group_id=7,type=all,bucket=drop")

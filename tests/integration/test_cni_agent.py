@@ -71,7 +71,6 @@ def test_two_interfaces_in_one_pod(cni: Cni) -> None:
         assert cni.attached() == {(container, "net1")}
 
 
-@pytest.mark.kernel
 def test_fixed_addresses_and_mac_by_capability(cni: Cni) -> None:
     mac = "02:00:00:00:00:77"
     fixed = {"ips": ["10.244.1.77/24", "fd00:10:244:1::77/64"], "mac": mac}
@@ -306,7 +305,6 @@ def collect(cni: Cni, *valid: tuple[str, str], **config: Any) -> Answer:
     return cni.call("GC", config={"cni.dev/valid-attachments": attachments, **config})
 
 
-@pytest.mark.kernel
 def test_gc_keeps_and_removes_exactly(cni: Cni) -> None:
     with cni.pod() as (kept, _), cni.pod() as (half, answer), cni.pod() as (gone, _):
         cni.add(half, ifname="net1")

@@ -189,7 +189,6 @@ def test_a_pods_port_that_somebody_set_down_comes_up(lab: Lab, cni: Cni) -> None
         assert cni.tool("ip", "netns", "exec", container, "ping", "-c1", "-W2", "10.244.1.1")
 
 
-@pytest.mark.kernel
 def test_a_pods_port_that_somebody_gave_another_mtu_gets_its_own_back(lab: Lab, cni: Cni) -> None:
     """The kernel drops what is larger than the far end of a pair takes."""
     with cni.pod() as (container, answer):

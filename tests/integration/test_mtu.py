@@ -114,7 +114,6 @@ def test_the_least_over_all_peers_counts(lab: Lab) -> None:
     assert_green(lab)
 
 
-@pytest.mark.kernel
 def test_the_node_answers_a_packet_that_is_too_big(lab: Lab) -> None:
     node, pod = lab.node("node-a"), lab.pod("a1")
     address = node.node.address(4)
@@ -142,7 +141,6 @@ def test_a_fixed_mtu_is_what_pods_get(lab: Lab) -> None:
     eventually(lambda: mtu_of(lab, "node-a", "ovsnet0") == 1458)
 
 
-@pytest.mark.kernel
 def test_an_uplink_that_becomes_narrower_is_noticed_at_once(lab: Lab) -> None:
     node = lab.node("node-a")
 

@@ -115,7 +115,6 @@ def test_a_node_comes_and_goes(lab: Lab) -> None:
     assert said(node, f"peer {added.name} removed")
 
 
-@pytest.mark.kernel
 def test_tunnels_follow_an_annotation_on_both_sides(lab: Lab) -> None:
     a, b, c = lab.nodes
 
@@ -131,7 +130,6 @@ def test_tunnels_follow_an_annotation_on_both_sides(lab: Lab) -> None:
     assert_green(lab)
 
 
-@pytest.mark.kernel
 @pytest.mark.slow
 def test_a_node_moves_to_another_address(lab: Lab) -> None:
     a, b, c = lab.nodes

@@ -281,7 +281,6 @@ def test_an_agent_without_its_store_goes_on_with_what_there_is(cluster: Policed)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@KERNEL
 @pytest.mark.slow
 def test_when_the_switch_is_back_it_enforces_from_its_first_moment(cluster: Policed) -> None:
     node = cluster.lab.node("node-a")
@@ -302,7 +301,6 @@ def test_when_the_switch_is_back_it_enforces_from_its_first_moment(cluster: Poli
                 assert (done.get("error"), done["count"] > 20) == (None, True), done
 
 
-@KERNEL
 @pytest.mark.slow
 def test_a_node_that_starts_without_its_store_opens_nothing(cluster: Policed) -> None:
     """The switch has lost its flows, and nobody can say what the policies are: OVSDB tells who was isolated."""

@@ -39,7 +39,6 @@ def cluster() -> Iterator[Cluster]:
         assert_clean(cluster.lab)
 
 
-@pytest.mark.kernel
 def test_policy_local_comes_before_what_was_learned_of_clients(cluster: Cluster) -> None:
     outside, inside = outer(NUMBER, 4), vip(NUMBER, 4)
     asked: dict[str, Any] = {"node_port": NODE_PORT, "externalIPs": [outside], **AFFINE}

@@ -176,7 +176,7 @@ def of_checkout(
         folder=root,
         env={**environment, "HOME": "/tmp", **env},
         keep=[str(root), sys.prefix, sys.base_prefix],
-        copies=[str(root / "ovsnet"), str(root / "tests")],
+        copies=[str(root / each) for each in ("ovsnet", "tests", "flows", "templates")],
         targets=PRIVATE,
         files=files,
         processor=processor,

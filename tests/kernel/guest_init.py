@@ -1,7 +1,7 @@
 """Process 1 of the guest: makes the machine's file system fit to run a job in, runs it, and stops the guest.
 
 The root is the machine's, for reading only. In memory are: /run, /tmp and the like, empty; what the job names in
-`copies`, with its content, because Python has no other place for compiled modules; and each folder in which one of
+`copies`, with its content, because Python has no other place for what it compiles; and each folder in which one of
 `targets` is missing. The job's folder is the one place of the machine that is written. Standard library only.
 Started by `guest`, with the folder of the job as its argument.
 """

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from ovsnet.agent.complaints import Complaints
-from ovsnet.agent.drift import Drift, Patience, describe, is_passing
+from ovsnet.agent.drift import Drift, Patience, describe, is_passing, of_own_meter
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError
 from ovsnet.render import Renderer, kind_of
@@ -112,7 +112,8 @@ class Auditor:
             return
         everything = describe(found, self._renderer.objects, self._tables)
         drifts = [drift for drift in everything if self._installer.settled(drift)]
-        todo = [drift for drift in drifts if self._patience.allows(drift.subject)]
+        spared = of_own_meter(drifts)
+        todo = [drift for drift in drifts if drift.subject in spared or self._patience.allows(drift.subject)]
         done = await self._installer.repair(todo)
         self._tell(done, time.monotonic() - begun)
         unsure = len(done) < len(todo) or (self._heard is not None and len(drifts) < len(everything))
@@ -148,7 +149,8 @@ class Auditor:
             )
         if len(kinds) > _NAMED:
             log.warning("and so for %d other objects and tables", len(kinds) - _NAMED)
-        for subject in dict.fromkeys(drift.subject for drift in drifts):
+        spared = of_own_meter(drifts)
+        for subject in dict.fromkeys(drift.subject for drift in drifts if drift.subject not in spared):
             pause = self._patience.repaired(subject)
             if pause:
                 log.warning(

@@ -182,7 +182,9 @@ class DenialLog:
 
     def give_up(self, error: MeterRefused) -> None:
         """The switch made the meter, but does not keep it: it is not asked for when all flows are written next."""
-        self._refused = error
+        if self._renderer.tells:
+            # Else it is a bundle of before that is late.
+            self._refused = error
 
     async def run(self) -> None:
         """Listens and tells until cancelled."""

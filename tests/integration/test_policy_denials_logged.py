@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from lab_world import SLOWER, agent_log, eventually, ovsnet_json, reconfigure
-from meters_world import take_all
+from meters_world import BRIDGE, take_all
 from policies_world import API, DB, Policed, app, policed_cluster
 from prometheus_client.parser import text_string_to_metric_families
 from services_world import FAMILIES, PORT, vip
 
-from ovsnet.lab.node import AGENT, PHYSICAL_BRIDGE, VSWITCHD, Node
+from ovsnet.lab.node import AGENT, VSWITCHD, Node
 from ovsnet.repetitions import WINDOW
 
 pytestmark = pytest.mark.slow
@@ -65,6 +65,10 @@ def told(node: Node, pattern: str, since: int = 0) -> list[str]:
 
 def ofctl(node: Node, *arguments: str) -> str:
     return node.run(["ovs-ofctl", "-O", "OpenFlow15", *arguments], check=True).stdout
+
+
+def vsctl(node: Node, *arguments: str) -> None:
+    node.run(["ovs-vsctl", "--timeout=20", *arguments], check=True)
 
 
 def ask(node: Node, *arguments: str) -> str:
@@ -328,10 +332,15 @@ def test_a_switch_that_makes_no_meter_gets_all_flows(cluster: Policed) -> None:
     with cluster.policies(ONLY_API):
         cluster.expect("a-web", (*API, *DB), API)
         a.kill(AGENT)
+        assert ask(a, "audit").startswith("0: ")
         a.kill(VSWITCHD, signal.SIGKILL)
         a.start(VSWITCHD)
-        taken = take_all(ofctl(a, "meter-features", "br-int"), f"/run/openvswitch/{PHYSICAL_BRIDGE}.mgmt")
-        a.run(taken, check=True)
+        kind = f"datapath_type={a.datapath}"
+        vsctl(a, "add-br", BRIDGE, "--", "set", "bridge", BRIDGE, kind)
+        a.run(
+            take_all(ofctl(a, "meter-features", "br-int"), f"/run/openvswitch/{BRIDGE}.mgmt"),
+            check=True,
+        )
         since = len(agent_log(a))
         a.start(AGENT)
         a.await_agent(30 * SLOWER)
@@ -344,6 +353,7 @@ def test_a_switch_that_makes_no_meter_gets_all_flows(cluster: Policed) -> None:
         assert "OFPMMFC_OUT_OF_METERS" in said
         assert any("policy.logDenied" in each for each in ovsnet_json(a, "show")["agent"]["complaints"])
         assert not knocked(cluster, a)
+        vsctl(a, "del-br", BRIDGE)
         a.kill(VSWITCHD, signal.SIGKILL)
         a.start(VSWITCHD)
         eventually(lambda: "rate=20" in ofctl(a, "dump-meters", "br-int"), 20.0)

@@ -1,4 +1,4 @@
-"""A datapath that has meters, and not one left: all bridges of a kind share them."""
+"""What meters are for, and a datapath that has not one left: all bridges of a kind share them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ import sys
 
 BRIDGE = "br-meters"
 """A bridge beside the agent's, whose meters these are."""
+
+FLOOD = """
+import socket, sys, time
+host, seconds, per_second = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+begun, sent = time.monotonic(), 0
+while (passed := time.monotonic() - begun) < seconds:
+    while sent < passed * per_second:
+        sock.sendto(b"flood", (host, 1000 + sent % 50000)); sent += 1
+    time.sleep(0.001)
+print(sent)
+"""
+"""Datagrams of which each is another's port."""
 
 _TAKE = """
 import socket, struct, sys

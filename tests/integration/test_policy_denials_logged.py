@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from lab_world import SLOWER, agent_log, eventually, ovsnet_json, reconfigure
-from meters_world import BRIDGE, take_all
+from meters_world import BRIDGE, FLOOD, take_all
 from policies_world import API, DB, Policed, app, policed_cluster
 from prometheus_client.parser import text_string_to_metric_families
 from services_world import FAMILIES, PORT, vip
@@ -30,19 +30,6 @@ OVSNET = "/run/ovsnet/bin/ovsnet"
 ONLY_API: dict[str, Any] = {"podSelector": app("web"), "ingress": [{"from": [{"podSelector": app("api")}]}]}
 DB_SAYS_NOTHING: dict[str, Any] = {"podSelector": app("db"), "egress": []}
 LINE = re.compile(r" info denied: (.*)$", re.MULTILINE)
-
-FLOOD = """
-import socket, sys, time
-host, seconds, per_second = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-begun, sent = time.monotonic(), 0
-while (passed := time.monotonic() - begun) < seconds:
-    while sent < passed * per_second:
-        sock.sendto(b"flood", (host, 1000 + sent % 50000)); sent += 1
-    time.sleep(0.001)
-print(sent)
-"""
-"""Datagrams of which each is another's port."""
 
 
 @pytest.fixture(scope="module")

@@ -124,8 +124,8 @@ def is_supplied(difference: str) -> bool:
     return is_group or names.kind_of(cookie_in(difference)) in names.SUPPLIED
 
 
-def of_own_meter(drifts: Iterable[Drift]) -> set[str]:
-    """Subjects of these that are the agent's meter or flows that went with it; none while it is as it should be.
+def of_own_meter(drifts: Iterable[Drift], *, lost: bool = False) -> set[str]:
+    """Subjects of these that are the agent's meter, or flows that went with it. lost: it was away, and is there again.
 
     They are worth any fight: flows of policies that send packets through it are refused without.
     """
@@ -137,7 +137,7 @@ def of_own_meter(drifts: Iterable[Drift]) -> set[str]:
         for line in lines
         if line.partition(" actions=")[2].startswith("meter:")
     }
-    return meters | flows if meters else set()
+    return meters | flows if meters or lost else set()
 
 
 def _place(line: str) -> str:

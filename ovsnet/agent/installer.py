@@ -53,6 +53,8 @@ class Installer:
         """Objects whose flows the switch refused when they were last sent, with its words."""
         self.modifications = 0
         """Flow modifications sent since the start."""
+        self.meters_lost = 0
+        """How often a bundle found a meter away, and brought it back without the flows that went with it."""
         self._wanted: dict[int, Lines] = {}
         self._waiters: list[tuple[frozenset[int], asyncio.Future[None]]] = []
         self._worker: asyncio.Task[None] | None = None
@@ -201,6 +203,7 @@ class Installer:
         lost = flowplan.meter_changes(
             {}, flowplan.meters(line for each in self.installed.values() for line in each)
         )
+        self.meters_lost += 1
         self.echo.sent(lost)
         try:
             await self._switch.bundle([*lost, *lines])

@@ -301,14 +301,15 @@ def test_whoever_deletes_the_meter_policies_come_into_force(cluster: Policed) ->
         for number in range(8):
             eventually(lambda: "rate=20" in ofctl(a, "dump-meters", "br-int"), 5.0)
             ofctl(a, "del-meter", "br-int", "meter=1")
-            cluster.allow("more", podSelector=app("db"), **{("ingress", "egress")[number % 2]: []})
+            more: dict[str, Any] = {"podSelector": app("db"), ("ingress", "egress")[number % 2]: []}
+            cluster.allow("more", **more)
             cluster.lab.add_pod(
                 "node-a", f"a-late{number}", namespace="shop", labels=app("db")["matchLabels"]
             )
         eventually(lambda: "rate=20" in ofctl(a, "dump-meters", "br-int"), 5.0)
+        found = agent_log(a)[since:]
         eventually(lambda: ask(a, "audit").startswith("0: "))
         eventually(lambda: knocked(cluster, a))
-        found = agent_log(a)[since:]
         assert "OFPMMFC" not in found, found
         assert "left alone" not in found, found
 

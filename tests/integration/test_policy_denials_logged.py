@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lab_world import SLOWER, agent_log, eventually, ovsnet_json, reconfigure
 from meters_world import BRIDGE, FLOOD, take_all
-from policies_world import API, DB, Policed, app, policed_cluster
+from policies_world import API, DB, Policed, app, policed_cluster, port
 from prometheus_client.parser import text_string_to_metric_families
 from services_world import FAMILIES, PORT, vip
 
@@ -301,8 +301,9 @@ def test_whoever_deletes_the_meter_policies_come_into_force(cluster: Policed) ->
         for number in range(8):
             eventually(lambda: "rate=20" in ofctl(a, "dump-meters", "br-int"), 5.0)
             ofctl(a, "del-meter", "br-int", "meter=1")
-            more: dict[str, Any] = {"podSelector": app("db"), ("ingress", "egress")[number % 2]: []}
-            cluster.allow("more", **more)
+            cluster.allow(
+                "more", podSelector=app("db"), ingress=[{"ports": [port(1000 + number)]}] * (number % 2)
+            )
             cluster.lab.add_pod(
                 "node-a", f"a-late{number}", namespace="shop", labels=app("db")["matchLabels"]
             )

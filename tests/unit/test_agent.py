@@ -267,7 +267,10 @@ async def test_policies_come_into_force_whatever_else_is_wrong(world: World) -> 
     world.host.uplink.side_effect = HostFailure("the uplink is gone", "")
     world.store.say(nodes={"n1": node(1)}, policies={DENY.key: DENY})
     await world.until(lambda: any("table=47" in line and "10.244.1.5" in line for line in installed(world)))
-    assert any("the uplink is gone" in words for words in world.agent.complaints.current())
+    # It is told of when the rest was tried.
+    await world.until(
+        lambda: any("the uplink is gone" in words for words in world.agent.complaints.current())
+    )
 
 
 @pytest.mark.parametrize("when", ["when all is written", "later"])

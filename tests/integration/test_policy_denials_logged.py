@@ -315,6 +315,7 @@ def test_whoever_deletes_the_meter_policies_come_into_force(cluster: Policed) ->
         assert "left alone" not in found, found
 
 
+@KERNEL
 def test_a_switch_that_makes_no_meter_gets_all_flows(cluster: Policed) -> None:
     """Other bridges of its datapath have taken them all. They drop, and nothing is logged until it starts anew."""
     a = cluster.lab.node("node-a")

@@ -173,9 +173,9 @@ class Policy(Section):
             ge=0,
             le=100,
             description="How many lines a second at most the log has, on this node, about packets that policies deny: "
-            "who to whom, and by which policy; 0 is none. What is beyond passes unseen; what is like a packet of the "
-            "last ten seconds is counted in a later line. A line takes the agent less than 0.1 ms; 10 tell what goes "
-            "wrong, 100 are for looking a while. Needs `log.level` info or debug, and a datapath with meters (of "
+            "who to whom, and by which policy; 0 is none. What is beyond is dropped unseen; what is like a packet of "
+            "the last ten seconds is counted in a later line. A line takes the agent less than 0.1 ms; 10 tell what "
+            "goes wrong, 100 are for looking a while. Needs `log.level` info or debug, and a datapath with meters (of "
             "Linux's, those from 4.18 on): without, the agent says so, and logs none of these.",
             extra={"unit": "lines a second"},
         ),

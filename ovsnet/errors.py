@@ -20,6 +20,7 @@
      +- NotReady                      50  STATUS: no ADD can be served now
      +- LimitedConnectivity           51  STATUS: and running pods may be cut off
      +- StoreError                   999  a manifest or its folder; withdraws nothing
+     +- MeterRefused                 999  ovs-vswitchd has no such meter, or makes none
 
 Codes 1 to 99 are the CNI specification's (1.1, section "Error"), from 100 on they are ovsnet's.
 An error says what was wrong and where (`message`) and what to do about it (`hint`).
@@ -130,3 +131,7 @@ class LimitedConnectivity(OvsnetError):
 
 class StoreError(OvsnetError):
     """Desired state that can't be read or contradicts itself. What was known stays in force."""
+
+
+class MeterRefused(OvsnetError):
+    """ovs-vswitchd makes no meter, or has not the one that flows send packets through."""

@@ -112,6 +112,13 @@ GROUPS = "groups.j2"
 """The template of groups and meters."""
 DENIED_METER = 1
 """The meter that packets pass which policies deny, before they come to the agent to be logged."""
+
+
+def denied_meter(per_second: int) -> str:
+    """That meter, as ovs-ofctl prints it: so many packets each second, as many at once."""
+    return f"meter={DENIED_METER} pktps burst bands=type=drop rate={per_second} burst_size={per_second}"
+
+
 DENY_AND_TELL = f"meter:{DENIED_METER},controller(max_len=128)"
 """Actions that drop a packet, and show the agent its headers as often as the meter lets it."""
 _DROP_AND_TELL = re.compile(r"meter:\d+,(?:controller\(max_len=\d+\)|CONTROLLER:\d+)")

@@ -115,6 +115,11 @@ class Switch:
         """The actions of flows of policies that drop."""
         return pipeline.DENY_AND_TELL if self.told_a_second else "drop"
 
+    @property
+    def meter(self) -> str:
+        """The meter in these actions."""
+        return pipeline.denied_meter(self.told_a_second)
+
 
 _CLAUSE = "conjunction("
 _CLAUSES = 2000
@@ -149,7 +154,6 @@ class Renderer:
             keep_client=pipeline.KEEP_CLIENT,
             masquerade_ports=pipeline.MASQUERADE_PORTS,
             clients=CLIENTS,
-            meter=pipeline.DENIED_METER,
             zone={
                 "service": pipeline.SERVICE_ZONE,
                 "back": pipeline.BACK_ZONE,
@@ -177,8 +181,8 @@ class Renderer:
         self._memo.clear()
 
     def use_meters(self, there: bool) -> bool:
-        """Whether the datapath can limit rates: without, no packet comes to the agent. True if that is news, and the
-        node and what policies come to are to be rendered anew."""
+        """Whether the switch has the meter: without, no packet comes to the agent. True if that is news, and the node
+        and what policies come to are to be rendered anew."""
         told = self._told_a_second if there else 0
         changed = told != self._switch.told_a_second
         if changed:
@@ -191,6 +195,11 @@ class Renderer:
     def deny(self) -> str:
         """The actions of flows of policies that drop."""
         return self._switch.deny
+
+    @property
+    def tells(self) -> bool:
+        """Whether packets that policies deny come to the agent."""
+        return self._switch.told_a_second > 0
 
     def known(self, cookie: int) -> Object | None:
         """The object of that cookie that was rendered last."""

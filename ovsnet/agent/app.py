@@ -115,6 +115,10 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     pods = Pods(config)
     policing = Policing(openflow, renderer, pods.policed, Marks(ovsdb))
     installer.on_policies = Entries(ovsdb, config.ovsdb).renew
+    denial_log = None
+    if config.policy.log_denied:
+        denial_log = DenialLog(openflow, renderer, config.policy.log_denied, policing, pods.policed)
+        installer.on_meter_refused = denial_log.give_up
     attachments = Attachments(
         config,
         pods,
@@ -142,9 +146,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
         cutting=Cutting(openflow, installer, renderer, policing, config.ovsdb)
         if config.policy.cut_denied
         else None,
-        denial_log=DenialLog(openflow, renderer, config.policy.log_denied, policing, pods.policed)
-        if config.policy.log_denied
-        else None,
+        denial_log=denial_log,
     )
     attachments.wake = agent.wake
     attachments.compare = agent.compare

@@ -11,10 +11,10 @@ import asyncio
 import collections
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from ovsnet.agent.complaints import Complaints
-from ovsnet.agent.drift import Drift, Patience, describe, is_passing
+from ovsnet.agent.drift import Drift, Patience, describe, is_passing, of_own_meter
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError
 from ovsnet.render import Renderer, kind_of
@@ -53,7 +53,7 @@ class Auditor:
         self._heard: float | None = None
         """When the first change was heard of that no comparison has answered yet."""
         self._last = self._took = 0.0
-        self._unsure = 0
+        self._unsure = self._meters_lost = 0
         self.due = False
         self.counts: collections.Counter[str] = collections.Counter()
         """What drifted since the start, by kind."""
@@ -106,22 +106,24 @@ class Auditor:
             # What is written next is everything.
             self._heard = None
             return
+        lost_before = self._installer.meters_lost
         found = await self._installer.audit()
         if found is None:
             self._expect(_BETWEEN)
             return
         everything = describe(found, self._renderer.objects, self._tables)
         drifts = [drift for drift in everything if self._installer.settled(drift)]
-        todo = [drift for drift in drifts if self._patience.allows(drift.subject)]
+        spared = of_own_meter(drifts, lost=self._installer.meters_lost != self._meters_lost)
+        todo = [drift for drift in drifts if drift.subject in spared or self._patience.allows(drift.subject)]
         done = await self._installer.repair(todo)
-        self._tell(done, time.monotonic() - begun)
+        self._tell(done, time.monotonic() - begun, spared)
         unsure = len(done) < len(todo) or (self._heard is not None and len(drifts) < len(everything))
         self._unsure = self._unsure + 1 if unsure else 0
         if 0 < self._unsure <= _TRIES:
             # Others changed something, and it may have been what we changed, too.
             self._expect(_BETWEEN)
             return
-        self._heard, self._unsure = None, 0
+        self._heard, self._unsure, self._meters_lost = None, 0, lost_before
         wait = self._patience.wait()
         if wait is not None and len(todo) < len(drifts):
             self._expect(wait)
@@ -134,7 +136,7 @@ class Auditor:
         if len(words) > _NAMED:
             log.warning("and %d more like that", len(words) - _NAMED)
 
-    def _tell(self, drifts: Sequence[Drift], seconds: float) -> None:
+    def _tell(self, drifts: Sequence[Drift], seconds: float, spared: Container[str]) -> None:
         self.counts["flow"] += len(drifts)
         kinds = collections.Counter((str(drift), drift.what) for drift in drifts)
         for (words, what), count in kinds.most_common(_NAMED):
@@ -148,7 +150,7 @@ class Auditor:
             )
         if len(kinds) > _NAMED:
             log.warning("and so for %d other objects and tables", len(kinds) - _NAMED)
-        for subject in dict.fromkeys(drift.subject for drift in drifts):
+        for subject in dict.fromkeys(drift.subject for drift in drifts if drift.subject not in spared):
             pause = self._patience.repaired(subject)
             if pause:
                 log.warning(

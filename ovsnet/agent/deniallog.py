@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from ovsnet import headers, policies
+from ovsnet import headers, pipeline, policies
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.logs import FIELDS
+from ovsnet.errors import MeterRefused
 from ovsnet.headers import Headers
 from ovsnet.model import IPAddress, Pod
 from ovsnet.policymodel import Direction, LabelledPod
@@ -55,7 +56,7 @@ class Switch(Protocol):
     @property
     def path(self) -> str: ...
 
-    async def has_meters(self) -> bool: ...
+    async def bundle(self, lines: Iterable[str]) -> None: ...
 
 
 class _Denier(NamedTuple):
@@ -87,7 +88,8 @@ class Naming:
         self._looked: float | None = None
 
     def of(self, address: IPAddress, topology: Topology | None) -> str:
-        """As "pod default/web-1", "node node-b" or "Service default/web"; "" if nobody knows."""
+        """As "pod default/web-1", "node node-b", "a client of node-a's ports" or "Service default/web"; "" if nobody
+        knows."""
         now = self._clock()
         if self._looked is None or now - self._looked >= _STALE:
             self._looked = now
@@ -100,8 +102,10 @@ class Naming:
             for peer in topology.peers:
                 gateways = (cidr.network_address + 1 for cidr in peer.cidrs)
                 yield from ((each, f"node {peer.name}") for each in (*peer.addresses, *gateways))
-            own = (*topology.addresses, *topology.gateways)
-            yield from ((each, f"node {topology.name}") for each in own)
+            yield from ((each, f"node {topology.name}") for each in topology.addresses)
+            # The node itself is never denied: these are of whom its kernel forwards.
+            for each in (*topology.gateways, *pipeline.PORT_CLIENT.addresses):
+                yield each, f"a client of {topology.name}'s ports"
         for key, pod in self._known.known_pods.items():
             if not pod.host_network:
                 yield from ((each, f"pod {key}") for each in pod.ips)
@@ -135,6 +139,8 @@ class DenialLog:
     ) -> None:
         self._openflow = openflow
         self._renderer = renderer
+        self._meter = pipeline.denied_meter(per_second)
+        self._refused: MeterRefused | None = None
         self._packets = PacketIns(openflow.path, self.came)
         self._repetitions: Repetitions[tuple[object, ...], _Packet] = Repetitions(per_second, clock=clock)
         self._known = known
@@ -148,22 +154,37 @@ class DenialLog:
     @property
     def counts(self) -> Mapping[str, float]:
         """For `metrics`."""
-        return {"told": self._repetitions.told, "suppressed": self._repetitions.suppressed}
+        return {
+            "denied_log_lines": self._repetitions.told,
+            "denied_log_suppressed_packets": self._repetitions.suppressed,
+        }
 
     async def look_for_meters(self, complaints: Complaints) -> None:
-        """To be called before flows are written to a vswitchd that is new: without a meter any number of packets would
-        come, so that without none may. Raises SwitchUnavailable."""
-        there = await self._openflow.has_meters()
-        if self._renderer.use_meters(there):
+        """To be called before all flows are written: without a meter any number of packets would come, so that without
+        none may. Raises SwitchUnavailable."""
+        refused, self._refused = self._refused, None
+        if refused is None:
+            try:
+                await self._openflow.bundle([f"meter set {self._meter}"])
+            except MeterRefused as error:
+                refused = error
+        if self._renderer.use_meters(refused is None):
             self._known.render_anew()
-        if there:
+        if refused is None:
             complaints.over("meters", "packets that policies deny are logged")
         else:
             complaints.about(
                 "meters",
-                "packets that policies deny are dropped and not logged: the datapath has no meters; Linux has them "
-                "from 4.18 on, or set policy.logDenied to 0",
+                "packets that policies deny are dropped and not logged, until ovs-vswitchd starts anew: "
+                f"{refused.message}; Linux has meters from 4.18 on; see the log of ovs-vswitchd, or set "
+                "policy.logDenied to 0",
             )
+
+    def give_up(self, error: MeterRefused) -> None:
+        """The switch made the meter, but does not keep it: it is not asked for when all flows are written next."""
+        if self._renderer.tells:
+            # Else it is a bundle of before that is late.
+            self._refused = error
 
     async def run(self) -> None:
         """Listens and tells until cancelled."""

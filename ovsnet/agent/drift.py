@@ -124,6 +124,22 @@ def is_supplied(difference: str) -> bool:
     return is_group or names.kind_of(cookie_in(difference)) in names.SUPPLIED
 
 
+def of_own_meter(drifts: Iterable[Drift], *, lost: bool = False) -> set[str]:
+    """Subjects of these that are the agent's meter, or flows that went with it. lost: it was away, and is there again.
+
+    They are worth any fight: flows of policies that send packets through it are refused without.
+    """
+    wanted = {each.subject: [line[1:] for line in each.lines if line.startswith("+")] for each in drifts}
+    meters = {subject for subject, lines in wanted.items() if flowplan.meters(lines)}
+    flows = {
+        subject
+        for subject, lines in wanted.items()
+        for line in lines
+        if line.partition(" actions=")[2].startswith("meter:")
+    }
+    return meters | flows if meters or lost else set()
+
+
 def _place(line: str) -> str:
     """What a line is about, whatever it says of it."""
     return _numbered(line) or " ".join(_COOKIE.sub("", flowplan.match_of(line)).split())

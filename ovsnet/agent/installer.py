@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ovsnet import flowplan, names
 from ovsnet.agent.drift import Drift, Echo, cookie_in, group_in, remedy
-from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.errors import MeterRefused, OvsnetError, SwitchUnavailable
 from ovsnet.render import Lines, Rendered
 
 log = logging.getLogger("ovsnet.flows")
@@ -46,10 +46,15 @@ class Installer:
         """Called when everything is to be written again."""
         self.on_policies: Callable[[], None] = lambda: None
         """Called when flows of policies are others than before."""
+        self.on_meter_refused: Callable[[MeterRefused], None] = lambda error: None
+        """Called when flows find no meter although it has just been made, or was to be: they had better need none. Then
+        everything is to be written again."""
         self.refused: dict[int, OvsnetError] = {}
         """Objects whose flows the switch refused when they were last sent, with its words."""
         self.modifications = 0
         """Flow modifications sent since the start."""
+        self.meters_lost = 0
+        """How often a bundle found a meter away, and brought it back without the flows that went with it."""
         self._wanted: dict[int, Lines] = {}
         self._waiters: list[tuple[frozenset[int], asyncio.Future[None]]] = []
         self._worker: asyncio.Task[None] | None = None
@@ -107,7 +112,7 @@ class Installer:
         if self.stale:
             try:
                 await self._replace(desired)
-            except SwitchUnavailable:
+            except (SwitchUnavailable, MeterRefused):
                 raise
             except OvsnetError:
                 # Whatever is wrong with a Service, pods get their flows.
@@ -185,9 +190,27 @@ class Installer:
         self._touched_groups |= self._current_groups
         try:
             await self._switch.bundle(lines)
+        except MeterRefused:
+            await self._bundle_with_meters(lines)
         finally:
             self._current_groups = frozenset()
             self.echo.answered()
+
+    async def _bundle_with_meters(self, lines: list[str]) -> None:
+        """Once more, since somebody has deleted a meter, and flows with it: an audit brings back those, later.
+
+        Raises SwitchUnavailable if that does not help."""
+        lost = flowplan.meter_changes(
+            {}, flowplan.meters(line for each in self.installed.values() for line in each)
+        )
+        self.meters_lost += 1
+        self.echo.sent(lost)
+        try:
+            await self._switch.bundle([*lost, *lines])
+        except MeterRefused as error:
+            self.on_meter_refused(error)
+            self.invalidate()
+            raise _lost() from error
 
     async def _replace(self, desired: Rendered) -> None:
         """Writes everything. What is asked for meanwhile is newer than `desired` and comes after it."""
@@ -199,10 +222,10 @@ class Installer:
             async with self._applying:
                 self.echo.replacing()
                 try:
-                    await self._switch.replace(line for lines in desired.values() for line in lines)
+                    await self._replace_all([line for lines in desired.values() for line in lines])
                 finally:
                     self.echo.answered()
-            self.installed = dict(desired)
+            self.installed, self.refused = dict(desired), {}
             self._replaced = losses
             self.on_policies()
         finally:
@@ -212,6 +235,16 @@ class Installer:
                     waiter.set_exception(_lost())
                 else:
                     self._queue(changed, waiter)
+
+    async def _replace_all(self, lines: list[str]) -> None:
+        try:
+            await self._switch.replace(lines)
+        except MeterRefused:
+            try:
+                await self._switch.replace(lines)
+            except MeterRefused as error:
+                self.on_meter_refused(error)
+                raise
 
     async def _work(self) -> None:
         waiters: list[tuple[frozenset[int], asyncio.Future[None]]] = []

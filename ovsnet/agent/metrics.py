@@ -40,9 +40,10 @@ GAUGES = {
 COUNTERS = {
     "flow_modifications": ("Flows and groups written or removed since the start.", ""),
     "cut_connections": ("Connections that changed policies have ended; see policy.cutDenied.", ""),
-    "denied_log": (
-        "Lines about denied packets (told), and packets without a line of their own (suppressed).",
-        "what",
+    "denied_log_lines": ("Lines about packets that policies denied; see policy.logDenied.", ""),
+    "denied_log_suppressed_packets": (
+        "Of the denied packets that the switch has shown the agent, those without a line of their own.",
+        "",
     ),
     "drift": ("What others changed and was put right, by kind.", "kind"),
     "api_requests": ("Requests to the Kubernetes API, by verb.", "verb"),

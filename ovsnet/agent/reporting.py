@@ -26,6 +26,7 @@ def report(agent: Agent) -> dict[str, object]:
         "flows": sum(map(len, agent.installer.installed.values())),
         "modifications": agent.installer.modifications,
         "drift": dict(agent.auditor.counts),
+        "logsDenied": agent.renderer.tells,
         "mtu": agent.topology.mtu if agent.topology else 0,
     }
 
@@ -75,6 +76,6 @@ def figures(agent: Agent) -> dict[str, float | Mapping[str, float]]:
         **agent.serving.figures(),
         **agent.policing.figures(),
         **({"cut_connections": agent.cutting.count} if agent.cutting is not None else {}),
-        **({"denied_log": agent.denial_log.counts} if agent.denial_log is not None else {}),
+        **(agent.denial_log.counts if agent.denial_log is not None else {}),
         **agent.store.figures(),
     }

@@ -74,7 +74,7 @@ def audit(path: Path, output: str, repair: bool) -> None:
 
 
 async def _compare(view: View) -> Found:
-    from ovsnet import plan, resources
+    from ovsnet import pipeline, plan, resources
     from ovsnet.agent import drift
     from ovsnet.agent.hostside import HostSide
     from ovsnet.host.nft import Ruleset
@@ -87,7 +87,9 @@ async def _compare(view: View) -> Found:
         renderer.use(view.bridge.datapath_type)
     openflow = OpenFlow(management_socket(view.config.ovsdb, view.config.bridge))
     if view.config.policy.log_denied:
-        renderer.use_meters(await openflow.has_meters())
+        # Whether the switch let the agent have its meter it says itself; else the meter does that it has left.
+        left = pipeline.DENIED_METER in await openflow.meters()
+        renderer.use_meters(bool(view.health.get("logsDenied")) if view.health else left)
     wanted = renderer.state(view.objects)
     lines = await openflow.differences(line for lines in wanted.values() for line in lines)
     if view.unread is not None:

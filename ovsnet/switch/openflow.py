@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 
 from ovsnet import flowplan, names
-from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.errors import MeterRefused, OvsnetError, SwitchUnavailable
 from ovsnet.rows import PROTOCOL
 from ovsnet.switch import command, monitor
 from ovsnet.switch.monitor import Change
@@ -35,7 +35,8 @@ _HEADER = struct.Struct(">BBHI")
 """version, type, length, transaction (OpenFlow 1.5, section 7.1.1)"""
 _OPENFLOW_15, _HELLO, _ECHO_REQUEST, _ECHO_REPLY = 6, 0, 2, 3
 _SET_METER, _NO_SUCH_METER = "meter set ", "OFPMMFC_UNKNOWN_METER"
-_MAX_METER = re.compile(r"max_meter:(\d+)")
+_ABOUT_METERS = re.compile(r"OFPMMFC_\w+")
+"""A meter is refused, or a flow for want of one (OFPMMFC_INVALID_METER)."""
 _PART = 10_000
 """Flows that vswitchd is asked for at once."""
 _DIFFERENT = 2
@@ -75,7 +76,8 @@ class OpenFlow:
         """Applies changes (`flow add ...`, `flow delete_strict ...`) all or none, but for meters (`meter set ...`,
         `meter delete ...`): these are made before and removed after all else.
 
-        Raises SwitchUnavailable, or OvsnetError with ovs-ofctl's words and the line that was refused.
+        Raises SwitchUnavailable, MeterRefused if a meter can't be made or is missing, or OvsnetError with ovs-ofctl's
+        words and the line that was refused.
         """
         meters: list[str] = []
         rest: list[str] = []
@@ -142,25 +144,16 @@ class OpenFlow:
 
     async def meters(self) -> dict[int, str]:
         """All meters by number, each in one line as ovs-ofctl prints it in several. Raises SwitchUnavailable."""
-        finished = await self._ask_for_meters("dump-meters")
-        found = (f"meter={' '.join(each.split())}" for each in finished.split("meter=")[1:])
-        return flowplan.meters(each.replace("bands= ", "bands=") for each in found)
-
-    async def has_meters(self) -> bool:
-        """Whether the datapath can limit rates (of Linux's, those before 4.18 can't). Raises SwitchUnavailable."""
-        found = _MAX_METER.search(await self._ask_for_meters("meter-features"))
-        return found is not None and int(found[1]) > 0
-
-    async def _ask_for_meters(self, what: str) -> str:
-        """The answer; "" of a switch that refuses to speak of meters, which is no reason to have no flows."""
-        finished = await command.run([*self._ofctl, what, self._target])
+        finished = await command.run([*self._ofctl, "dump-meters", self._target])
         try:
             self._check(finished, [])
         except SwitchUnavailable:
             raise
         except OvsnetError:
-            return ""
-        return finished.out
+            # Who refuses to speak of meters has none, and gets its flows all the same.
+            return {}
+        found = (f"meter={' '.join(each.split())}" for each in finished.out.split("meter=")[1:])
+        return flowplan.meters(each.replace("bands= ", "bands=") for each in found)
 
     async def flows_of(self, kind: str) -> list[str]:
         """Flows of all objects of a kind, as ovs-ofctl reads them. Raises SwitchUnavailable."""
@@ -302,7 +295,7 @@ class OpenFlow:
                     finished = await command.run([*self._ofctl, "add-meter", self._target, f"meter={meter}"])
             else:
                 finished = await command.run([*self._ofctl, "del-meter", self._target, f"meter={meter}"])
-            self._check(finished, [])
+            self._check(finished, [line])
 
     async def _send(self, lines: list[str], *arguments: str) -> None:
         finished = await command.run([*self._ofctl, *arguments], "\n".join(lines) + "\n")
@@ -320,6 +313,12 @@ class OpenFlow:
         if _AWAY.search(words) and not _LINE.search(words):
             raise SwitchUnavailable(
                 f"ovs-vswitchd does not answer on {self._path}: {words}", "is it running?"
+            )
+        refused = _ABOUT_METERS.search(words)
+        if refused is not None or (lines and lines[0].startswith("meter ")):
+            raise MeterRefused(
+                f"ovs-vswitchd refuses a meter, or flows for want of one: {refused[0] if refused else words}",
+                "see the log of ovs-vswitchd",
             )
         number = _LINE.search(words)
         line = f": {lines[int(number[1]) - 1]}" if number and 0 < int(number[1]) <= len(lines) else ""

@@ -59,6 +59,7 @@ class PacketIns:
     def __init__(self, path: str, came: Callable[[PacketIn], None]) -> None:
         self._path = path
         self._came = came
+        self._warned = False
 
     async def run(self) -> None:
         """Hands packets on until cancelled."""
@@ -87,8 +88,16 @@ class PacketIns:
         except OSError as error:
             log.debug("no packets from %s for now: %s", self._path, error)
         except _Garbage as error:
-            log.warning("what comes from %s is no OpenFlow: %s; asking again", self._path, error)
-            heard = False
+            # It may stay so, however often it is asked: once is enough.
+            log.log(
+                logging.DEBUG if self._warned else logging.WARNING,
+                "what comes from %s is no OpenFlow (%s), and meanwhile no packet that policies deny is logged; asking "
+                "again, every %.0f s in the end: is it ovs-vswitchd that listens there?",
+                self._path,
+                error,
+                _LONGEST,
+            )
+            self._warned, heard = True, False
         finally:
             connection.close()
         return heard

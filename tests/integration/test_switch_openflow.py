@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from meters_world import BRIDGE, take_all
 from ovs_sandbox import Sandbox, sandbox
 
 from ovsnet import names
 from ovsnet.agent.drift import describe, remedy
-from ovsnet.errors import OvsnetError, SwitchUnavailable
+from ovsnet.errors import MeterRefused, OvsnetError, SwitchUnavailable
 from ovsnet.switch import monitor
 from ovsnet.switch.openflow import OpenFlow, management_socket
 
@@ -30,8 +31,8 @@ def switch(sandbox: Sandbox) -> OpenFlow:
     return OpenFlow(management_socket(sandbox.remote, "br-int"))
 
 
-def add_bridge(ovs: Sandbox) -> None:
-    ovs.vsctl("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=dummy", "fail_mode=secure")
+def add_bridge(ovs: Sandbox, name: str = "br-int") -> None:
+    ovs.vsctl("add-br", name, "--", "set", "bridge", name, "datapath_type=dummy", "fail_mode=secure")
 
 
 async def priorities(switch: OpenFlow) -> list[int]:
@@ -72,7 +73,6 @@ async def test_differences_are_found_among_few_and_many(switch: OpenFlow, count:
 
 async def test_meters_are_kept_with_the_flows_that_use_them(switch: OpenFlow) -> None:
     """Made before, removed after them; found when they are foreign, missing or altered."""
-    assert await switch.has_meters()
     meter = "meter={} pktps burst bands=type=drop rate=10 burst_size=20"
     wanted = [
         f"cookie=0x1,{meter.format(1)}",
@@ -103,8 +103,31 @@ async def test_meters_are_kept_with_the_flows_that_use_them(switch: OpenFlow) ->
     assert await switch.differences(wanted) == []
     await switch.replace(["priority=1,actions=drop"])
     assert await switch.meters() == {}
-    with pytest.raises(OvsnetError, match="INVALID_METER"):
+    with pytest.raises(MeterRefused, match="INVALID_METER"):
         await switch.bundle([f"flow add {wanted[1]}"])
+
+
+async def test_meters_that_are_all_taken_and_flows_without_theirs(switch: OpenFlow, sandbox: Sandbox) -> None:
+    """max_meter says nothing of it. All that the installer goes by, to do without."""
+    add_bridge(sandbox, BRIDGE)
+    features = sandbox.ofctl("meter-features", sandbox.mgmt("br-int"))
+    sandbox.tool(*take_all(features, str(sandbox.folder / f"{BRIDGE}.mgmt")))
+    meter = "meter=1 pktps burst bands=type=drop rate=10 burst_size=10"
+    metered = "cookie=0x1,table=1,priority=7 actions=meter:1,controller(max_len=128)"
+    plain = "cookie=0x2,table=1,priority=8 actions=drop"
+    await switch.replace([plain])
+    with pytest.raises(MeterRefused, match="OFPMMFC_OUT_OF_METERS"):
+        await switch.bundle([f"meter set {meter}", f"flow add {metered}"])
+    with pytest.raises(MeterRefused, match="OFPMMFC_OUT_OF_METERS"):
+        await switch.replace([f"cookie=0x1,{meter}", metered])
+    with pytest.raises(MeterRefused, match="OFPMMFC_INVALID_METER"):
+        await switch.bundle([f"flow add {metered}"])
+    with pytest.raises(MeterRefused, match="OFPMMFC_INVALID_METER"):
+        await switch.replace([metered])
+    assert await priorities(switch) == [8]
+    sandbox.vsctl("del-br", BRIDGE)
+    await switch.bundle([f"meter set {meter}", f"flow add {metered}"])
+    assert await priorities(switch) == [7, 8]
 
 
 async def test_others_changes_of_meters_are_news(switch: OpenFlow, sandbox: Sandbox) -> None:

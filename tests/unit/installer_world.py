@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 
 import pytest
 
+from ovsnet import flowplan
 from ovsnet.agent.installer import Installer
-from ovsnet.errors import OvsnetError
+from ovsnet.errors import MeterRefused, OvsnetError
 from ovsnet.render import Lines
 
 __all__ = ["installer", "switch"]
@@ -19,7 +21,11 @@ def flow(cookie: int, match: str = "", actions: str = "drop") -> Lines:
 
 
 class Memory:
-    """A switch that takes bundles. `gate` holds the next ones back; `trouble` is raised instead."""
+    """A switch that takes bundles. `gate` holds the next ones back; `trouble` is raised instead.
+
+    Flows that send packets through a meter need it. Of `meters_made` so many more are made; `robbers` so many times
+    somebody removes all before the flows are looked at.
+    """
 
     def __init__(self) -> None:
         self.flows: dict[str, str] = {}
@@ -29,9 +35,13 @@ class Memory:
         self.gate.set()
         self.trouble: BaseException | None = None
         self.refused = ""
+        self.meters: dict[int, str] = {}
+        self.meters_made = 1000
+        self.robbers = 0
 
     async def replace(self, lines: Iterable[str]) -> None:
         wanted = list(lines)
+        self._make(flowplan.meter_changes(self.meters, flowplan.meters(wanted)))
         await self._answer(wanted)
         self.replacements += 1
         self.flows = {}
@@ -41,6 +51,7 @@ class Memory:
     async def bundle(self, lines: Iterable[str]) -> None:
         wanted = list(lines)
         self.bundles.append(wanted)
+        self._make(line for line in wanted if line.startswith("meter "))
         await self._answer(wanted)
         for line in wanted:
             if line.startswith("flow add "):
@@ -51,9 +62,14 @@ class Memory:
                     del self.flows[match]
 
     async def differences(self, lines: Iterable[str]) -> list[str]:
-        wanted = set(lines)
+        all_lines = list(lines)
+        wanted, meters = set(flowplan.split(all_lines)[0]), flowplan.meters(all_lines)
         await self._answer([])
-        return [f"-{line}" for line in self.held - wanted] + [f"+{line}" for line in wanted - self.held]
+        return [
+            *(f"-{line}" for line in self.held - wanted),
+            *(f"+{line}" for line in wanted - self.held),
+            *flowplan.group_differences(self.meters, meters),
+        ]
 
     async def _answer(self, lines: list[str]) -> None:
         await self.gate.wait()
@@ -61,8 +77,32 @@ class Memory:
             raise self.trouble
         if self.refused and any(self.refused in line for line in lines):
             raise OvsnetError(f"ovs-ofctl refused the flows: {self.refused}")
+        if self.robbers:
+            self.robbers -= 1
+            self.lose_meters()
+        needed = {int(number) for line in lines for number in re.findall(r" actions=meter:(\d+)", line)}
+        if needed - self.meters.keys():
+            raise MeterRefused(
+                "ovs-vswitchd refuses a meter, or flows for want of one: OFPMMFC_INVALID_METER"
+            )
+
+    def _make(self, changes: Iterable[str]) -> None:
+        for change in changes:
+            if not self.meters_made:
+                raise MeterRefused(
+                    "ovs-vswitchd refuses a meter, or flows for want of one: OFPMMFC_OUT_OF_METERS"
+                )
+            self.meters_made -= 1
+            self.meters |= flowplan.meters([change.split(" ", 2)[2]])
+
+    def lose_meters(self) -> None:
+        """Somebody deletes them, and flows with them."""
+        self.meters.clear()
+        self.flows = {match: line for match, line in self.flows.items() if " actions=meter:" not in line}
 
     def _add(self, line: str) -> None:
+        if flowplan.meter_of(line) is not None:
+            return
         self.flows[line.partition(" actions=")[0].partition(",")[2]] = line
 
     @property

@@ -13,11 +13,12 @@ import pytest
 from ovsnet import names, resources
 from ovsnet.agent import agent as agent_module
 from ovsnet.agent.agent import Agent
+from ovsnet.agent.deniallog import DenialLog
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Marks
 from ovsnet.agent.policing import Policing
 from ovsnet.config import Config
-from ovsnet.errors import HostFailure, OvsnetError
+from ovsnet.errors import HostFailure, MeterRefused, OvsnetError
 from ovsnet.host.types import Uplink
 from ovsnet.model import Node, Pod
 from ovsnet.policymodel import NetworkPolicy, Selector
@@ -64,6 +65,21 @@ def service(*endpoints: int) -> dict[str, Any]:
     return {"services": {one.key: one}, "slices": {piece.key: piece}}
 
 
+POD = Pod(
+    namespace="default",
+    name="web",
+    container="c",
+    ifname="eth0",
+    netns="",
+    network="ovsnet",
+    port="pod-00000005",
+    ofport=5,
+    mac="0a:58:0a:f4:01:05",
+    ips=(ipaddress.ip_address("10.244.1.5"),),
+)
+DENY = NetworkPolicy(namespace="default", name="deny", pods=Selector(), ingress=())
+
+
 class Store:
     def __init__(self) -> None:
         self._now = Snapshot(nodes={"n1": node(1), "n2": node(2)}, problems={}, version=1)
@@ -88,14 +104,23 @@ class Store:
 
 
 class Switch:
+    path = "/nowhere"
+
     def __init__(self) -> None:
         self.bundles: list[list[str]] = []
+        self.has_meters = True
+        """Else it makes none, and refuses flows that need one."""
 
     async def bundle(self, lines: Iterable[str]) -> None:
         self.bundles.append(list(lines))
+        self._check(self.bundles[-1])
 
     async def replace(self, lines: Iterable[str]) -> None:
-        list(lines)
+        self._check(list(lines))
+
+    def _check(self, lines: list[str]) -> None:
+        if not self.has_meters and any("meter=" in line or "meter:" in line for line in lines):
+            raise MeterRefused("OFPMMFC_OUT_OF_METERS")
 
     async def differences(self, lines: Iterable[str]) -> list[str]:
         list(lines)
@@ -148,7 +173,13 @@ class World:
         pods.all.return_value = []
         upkeep.look.return_value = []
         upkeep.refresh = MagicMock(return_value=False)
-        renderer = Renderer(resources.flows_dir())
+        renderer = Renderer(resources.flows_dir(), 10)
+        installer, policing = (
+            Installer(self.switch),
+            Policing(openflow, renderer, pods.all, Marks(cast(Any, self.database))),
+        )
+        denial_log = DenialLog(self.switch, renderer, 10, policing, pods.all)
+        installer.on_meter_refused = denial_log.give_up
         self.agent = Agent(
             Config(),
             "n1",
@@ -157,12 +188,13 @@ class World:
             openflow=openflow,
             host=self.host,
             renderer=renderer,
-            installer=Installer(self.switch),
+            installer=installer,
             wiring=MagicMock(stuck=False),
             pods=pods,
             upkeep=upkeep,
             recovery=AsyncMock(),
-            policing=Policing(openflow, renderer, pods.all, Marks(cast(Any, self.database))),
+            policing=policing,
+            denial_log=denial_log,
         )
 
     @property
@@ -231,22 +263,33 @@ async def test_what_conntrack_can_not_forget_keeps_no_node_from_being_ready(
 
 async def test_policies_come_into_force_whatever_else_is_wrong(world: World) -> None:
     await world.until(lambda: world.agent.trouble() is None)
-    cast(Any, world.agent.pods).all.return_value = [
-        Pod(
-            namespace="default",
-            name="web",
-            container="c",
-            ifname="eth0",
-            netns="",
-            network="ovsnet",
-            port="pod-00000005",
-            ofport=5,
-            mac="0a:58:0a:f4:01:05",
-            ips=(ipaddress.ip_address("10.244.1.5"),),
-        )
-    ]
+    cast(Any, world.agent.pods).all.return_value = [POD]
     world.host.uplink.side_effect = HostFailure("the uplink is gone", "")
-    deny = NetworkPolicy(namespace="default", name="deny", pods=Selector(), ingress=())
-    world.store.say(nodes={"n1": node(1)}, policies={deny.key: deny})
+    world.store.say(nodes={"n1": node(1)}, policies={DENY.key: DENY})
     await world.until(lambda: any("table=47" in line and "10.244.1.5" in line for line in installed(world)))
-    assert any("the uplink is gone" in words for words in world.agent.complaints.current())
+    # It is told of when the rest was tried.
+    await world.until(
+        lambda: any("the uplink is gone" in words for words in world.agent.complaints.current())
+    )
+
+
+@pytest.mark.parametrize("when", ["when all is written", "later"])
+async def test_a_switch_that_makes_no_meter_keeps_no_policy_out(world: World, when: str) -> None:
+    """What policies deny is not logged then, and the agent says so once."""
+    cast(Any, world.agent.pods).all.return_value = [POD]
+    await world.until(lambda: any("meter=1" in line for line in installed(world)))
+    world.switch.has_meters = False
+    if when == "when all is written":
+        world.agent.installer.invalidate()
+        await world.until(lambda: not any("meter=1" in line for line in installed(world)))
+    world.store.say(policies={DENY.key: DENY})
+    await world.until(lambda: any("table=48" in line and "10.244.1.5" in line for line in installed(world)))
+    await world.until(lambda: world.agent.trouble() is None)
+    assert not any("controller" in line or "meter=" in line for line in installed(world))
+    (said,) = (each for each in world.agent.complaints.current() if "OFPMMFC" in each)
+    assert "set policy.logDenied to 0" in said
+    # ovs-vswitchd is another one.
+    world.switch.has_meters = True
+    world.agent.installer.invalidate()
+    await world.until(lambda: any("controller" in line for line in installed(world)))
+    await world.until(lambda: not world.agent.complaints.current())

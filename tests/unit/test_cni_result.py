@@ -125,6 +125,7 @@ CODES = {
     "NotReady": 50,
     "LimitedConnectivity": 51,
     "StoreError": 999,
+    "MeterRefused": 999,
 }
 
 

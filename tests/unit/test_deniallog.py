@@ -7,7 +7,7 @@ import ipaddress
 import json
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,8 @@ from ovsnet import pipeline, resources
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.deniallog import DenialLog
 from ovsnet.agent.logs import _Json
+from ovsnet.agent.metrics import COUNTERS
+from ovsnet.errors import MeterRefused
 from ovsnet.model import Encap, IPAddress
 from ovsnet.policymodel import Direction, LabelledPod
 from ovsnet.policyobjects import Isolation, PolicedPod
@@ -58,7 +60,8 @@ class World:
     path = "/nowhere"
 
     def __init__(self) -> None:
-        self.meters = True
+        self.refusal: MeterRefused | None = None
+        self.bundles: list[list[str]] = []
         self.anew = 0
         self.now = 0.0
         self.known_pods: dict[str, LabelledPod] = {}
@@ -67,8 +70,10 @@ class World:
         self.renderer = Renderer(resources.flows_dir(), 10)
         self.log = DenialLog(self, self.renderer, 10, self, list, clock=lambda: self.now)
 
-    async def has_meters(self) -> bool:
-        return self.meters
+    async def bundle(self, lines: Iterable[str]) -> None:
+        self.bundles.append([*lines])
+        if self.refusal is not None:
+            raise self.refusal
 
     def denier(self, cookie: int, source: IPAddress) -> tuple[Direction | None, list[str]]:
         return (Direction.INGRESS, self.by) if cookie == COOKIE and self.by else (None, [])
@@ -142,7 +147,8 @@ def test_a_later_line_tells_how_many_and_who_denied_then(lines: pytest.LogCaptur
     assert lines.messages[1:] == [
         "10.0.0.1:43210 -> 10.0.0.2:80 tcp, ingress, by NetworkPolicy default/all, default/web, and 3 more"
     ]
-    assert world.log.counts == {"told": 2, "suppressed": 4}
+    assert world.log.counts == {"denied_log_lines": 2, "denied_log_suppressed_packets": 4}
+    assert world.log.counts.keys() <= COUNTERS.keys()
 
 
 def test_no_ip_packet_is_no_line(lines: pytest.LogCaptureFixture) -> None:
@@ -170,9 +176,10 @@ def test_collectors_get_the_parts_as_well(lines: pytest.LogCaptureFixture) -> No
     }
 
 
-async def test_without_meters_packets_are_dropped_and_nothing_is_logged(
+async def test_without_a_meter_packets_are_dropped_and_nothing_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A datapath may have none, or no more of them."""
     world, complaints = World(), Complaints(logging.getLogger("ovsnet.agent"))
     policed = PolicedPod(namespace="default", name="a5", ips=pod(5).ips, ingress=Isolation())
     denying = [
@@ -180,23 +187,44 @@ async def test_without_meters_packets_are_dropped_and_nothing_is_logged(
     ]
     assert len(denying) == 1
     assert any("meter=1 pktps burst" in line for line in world.renderer.object(NODE))
-    world.meters = False
+    await world.log.look_for_meters(complaints)
+    assert world.bundles == [["meter set meter=1 pktps burst bands=type=drop rate=10 burst_size=10"]]
+    assert (world.anew, complaints.current()) == (0, [])
+    world.refusal = MeterRefused("ovs-vswitchd refuses a meter: OFPMMFC_OUT_OF_METERS", "see its log")
     for _ in range(3):
         await world.log.look_for_meters(complaints)
     assert world.anew == 1
-    assert caplog.text.count("dropped and not logged: the datapath has no meters") == 1
+    (told,) = caplog.messages
+    assert (
+        "dropped and not logged, until ovs-vswitchd starts anew: ovs-vswitchd refuses a meter: OFPMMFC_"
+        in told
+    )
+    assert "set policy.logDenied to 0" in told
     lines = (*world.renderer.object(NODE), *world.renderer.object(policed))
     assert not [line for line in lines if "meter" in line or "controller" in line]
     plain = Renderer(resources.flows_dir())
     assert lines == (*plain.object(NODE), *plain.object(policed))
-    world.meters = True
+    world.refusal = None
     await world.log.look_for_meters(complaints)
     assert world.anew == 2
     assert complaints.current() == []
+    assert [each for each in caplog.messages if "dropped" in each] == [told]
+    # It is made, and does not stay: no reason to ask again before flows are in.
+    asked = len(world.bundles)
+    world.log.give_up(MeterRefused("ovs-vswitchd refuses flows for want of one: OFPMMFC_INVALID_METER"))
+    await world.log.look_for_meters(complaints)
+    assert (len(world.bundles), world.renderer.tells) == (asked, False)
+    assert "INVALID_METER" in complaints.current()[0]
+    world.log.give_up(MeterRefused("another bundle that was on its way"))
+    await world.log.look_for_meters(complaints)
+    assert (len(world.bundles), world.renderer.tells) == (asked + 1, True)
+    assert complaints.current() == []
 
 
-async def test_garbage_on_the_connection_and_one_that_ends(tmp_path: Path) -> None:
-    """Each is asked again; what made sense is handed on, and probes are answered."""
+async def test_garbage_on_the_connection_and_one_that_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each is asked again; what made sense is handed on, and probes are answered. It is told of once."""
     body = bytes.fromhex(BODIES["tcp"])
     packet = struct.pack(">BBHI", 6, 10, 8 + len(body), 0) + body
     hello, probe = struct.pack(">BBHI", 6, 0, 8, 1), struct.pack(">BBHI", 6, 2, 12, 77) + b"ping"
@@ -229,11 +257,30 @@ async def test_garbage_on_the_connection_and_one_that_ends(tmp_path: Path) -> No
         await again.wait()
         running.cancel()
     assert [each.cookie for each in came] == [COOKIE, COOKIE]
+    assert len([each for each in caplog.messages if "is no OpenFlow" in each]) == 1
     assert asked == 4 * [hello + struct.pack(">BBHIHH", 6, 9, 12, 2, 0, 128)]
 
 
-def test_topology_needs_no_policies() -> None:
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("192.0.2.11", "node node-a"),
+        ("10.0.0.2", "node node-b"),
+        # Its gateway's: what it sends to others' pods.
+        ("10.0.0.1", "node node-b"),
+        # The own one's: the node itself is never denied, but clients outside that come through its node ports.
+        ("10.244.1.1", "a client of node-a's ports"),
+        ("fd00:10:244:1::1", "a client of node-a's ports"),
+        # Another node, or a pod, through a port of this node.
+        ("169.254.77.5", "a client of node-a's ports"),
+        ("fd6f:7673:6e65::5", "a client of node-a's ports"),
+        ("169.254.77.4", ""),
+        ("10.0.0.3", ""),
+    ],
+)
+def test_whose_addresses_are_without_policies(address: str, name: str) -> None:
     """Names of nodes are there while the store is away."""
     world = World()
-    world.log.topology = msgspec.structs.replace(TOPOLOGY, peers=())
-    assert world.log._naming.of(ipaddress.ip_address("192.0.2.11"), world.log.topology) == "node node-a"
+    gateways = (ipaddress.ip_address("10.244.1.1"), ipaddress.ip_address("fd00:10:244:1::1"))
+    world.log.topology = msgspec.structs.replace(TOPOLOGY, gateways=gateways)
+    assert world.log._naming.of(ipaddress.ip_address(address), world.log.topology) == name

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def flows(path: Path, output: str, pod: str | None, only: str | None, drops: bool, every: bool) -> None:
     """Show the installed flows by table, with names.
 
-    --drops ends with what policies denied each pod, by direction.
+    --drops ends with what policies denied each pod, by direction; with --table only of that table, which is "verdict".
 
     A flow whose object is "unknown" has a cookie that nothing of this node's state explains; "service ?" or
     "policedpod ?" is one whose name can't be told while the store can't be read.
@@ -79,16 +79,20 @@ async def _dump(view: View) -> list[Flow]:
 
 
 def _of_pod(view: View, found: list[Flow], name: str) -> list[Flow]:
+    """What serves it, and what its policies say of it alone."""
     from ovsnet.model import Pod
+    from ovsnet.policyobjects import PolicedPod
 
+    pods = [obj for obj in view.objects if isinstance(obj, Pod)]
+    keys = {obj.title for obj in pods if name in (obj.title, obj.name)}
+    if not keys:
+        known = ", ".join(sorted(obj.title for obj in pods)) or "none"
+        raise OvsnetError(f"there is no pod {name} on this node", f"there are: {known}")
     cookies = {
         cookie
         for cookie, obj in view.by_cookie.items()
-        if isinstance(obj, Pod) and name in (obj.title, obj.name)
+        if isinstance(obj, (Pod, PolicedPod)) and obj.title in keys
     }
-    if not cookies:
-        known = ", ".join(sorted(obj.title for obj in view.objects if isinstance(obj, Pod))) or "none"
-        raise OvsnetError(f"there is no pod {name} on this node", f"there are: {known}")
     return [flow for flow in found if flow.cookie in cookies]
 
 

@@ -101,7 +101,7 @@ def _print_pods(found: list[dict[str, Any]]) -> None:
     from ovsnet.cli import console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("POD", "INGRESS ISOLATED BY", "EGRESS ISOLATED BY"):
+    for heading in ("POD", "INGRESS JUDGED BY", "EGRESS JUDGED BY"):
         table.add_column(heading, overflow="fold")
     for each in found:
         by = (_judging(each["directions"][name]) for name in ("ingress", "egress"))

@@ -59,6 +59,7 @@ def summarise(view: View) -> dict[str, Any]:
         troubles.append(f"the agent does not answer on {view.config.cni_socket}")
     elif not view.health.get("ready"):
         troubles.append(str(view.health.get("trouble")))
+    troubles += _complaints(view)
     if missing and not shared:
         troubles.append(f"no tunnel port yet for {', '.join(missing)}")
     troubles += [f"port {port['name']}: {port['error']}" for port in ports if port["error"]]
@@ -90,6 +91,12 @@ def summarise(view: View) -> dict[str, Any]:
         and bool(view.health.get("ready"))
         and not any(p["error"] for p in ports),
     }
+
+
+def _complaints(view: View) -> list[str]:
+    """Of an agent that is ready for all that."""
+    found = view.health.get("complaints") if view.health is not None else None
+    return [str(each) for each in found] if isinstance(found, list) else []
 
 
 def _show_services(view: View, output: str) -> None:

@@ -119,6 +119,7 @@ def test_beside_a_kube_proxy_the_agent_works_and_complains(cluster: Cluster) -> 
         eventually(
             lambda: any("kube-proxy" in each for each in ovsnet_json(node, "show")["agent"]["complaints"])
         )
+        assert any("kube-proxy" in each for each in ovsnet_json(node, "show")["troubles"])
     finally:
         node.kill("kube-proxy")
     eventually(lambda: told(cluster) == (200, 200, 200), 30)

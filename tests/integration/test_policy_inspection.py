@@ -83,6 +83,8 @@ def test_drops_are_counted_for_pods_and_directions(lab: Lab, live: Node) -> None
     done = ask(live, "flows", "--drops")
     assert "denied by policies" in done.stdout
     assert "pod default/a1               ingress" in done.stdout
+    assert "pod default/a1               ingress" in ask(live, "flows", "--drops", "--pod", "a1").stdout
+    assert "pod default/a1  " not in ask(live, "flows", "--drops", "--pod", "a2").stdout
     # A look at policies that ends without a rule drops nothing.
     assert {flow["table"] for flow in answer(live, "flows", "--drops", "--all")}.isdisjoint(
         {"egress", "ingress"}

@@ -1,6 +1,7 @@
 """A pytest plugin: `--reliability FILE` writes what the tests of restarts saw as a table in Markdown.
 
-Takes it from the tests' own reports (property "reliability"), wherever they ran. Loaded by tests/conftest.py.
+Takes it from the tests' own reports (property "reliability"), wherever they ran. What the file says of events that were
+none of this run's stays. Loaded by tests/conftest.py.
 """
 
 from __future__ import annotations
@@ -80,24 +81,41 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Collector:
-    """The rows, in the order in which the tests ran."""
+    """The rows by event, in the order in which the tests ran."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[str] = []
+        self.rows: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties: dict[str, Any] = dict(report.user_properties)
         if report.when == "teardown" and "reliability" in properties:
-            self.rows.append(row(properties["event"], properties["reliability"]))
+            event = properties["event"]
+            self.rows[event] = row(event, properties["reliability"])
 
     def pytest_sessionfinish(self) -> None:
         if self.rows:
             where = "this machine" if kernel_has_openvswitch() else "a user-mode Linux on one processor"
             date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
             where = f"{where}, host kernel {platform.release()}"
-            text = HEADER.format(date=date, where=where) + "\n".join(self.rows) + "\n" + FOOTER
+            before = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+            rows = {**(kept := older(before)), **self.rows}
+            if not kept.keys() <= self.rows.keys():
+                date = f"{date}: {', '.join(self.rows)}; the rest as before: {dated(before)}"
+            text = HEADER.format(date=date, where=where) + "\n".join(rows.values()) + "\n" + FOOTER
             self.path.write_text(text, encoding="utf-8")
+
+
+def older(text: str) -> dict[str, str]:
+    """Rows by event."""
+    rows = (line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| event"))
+    return {line.split(" | ")[0].removeprefix("| "): line for line in rows}
+
+
+def dated(text: str) -> str:
+    return next(
+        (line.removeprefix("- date: ") for line in text.splitlines() if line.startswith("- date: ")), ""
+    )
 
 
 def row(event: str, seen: dict[str, dict[str, Any]]) -> str:

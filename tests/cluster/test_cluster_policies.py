@@ -1,8 +1,8 @@
 """NetworkPolicies on a real cluster, by real packets: each file in policies/ is a case, which says what it shows.
 
 Nine pods in three namespaces on three nodes, the nodes and the outside: all of them ask all others over TCP and UDP, on
-two ports, in IPv4 and IPv6, after each of a case's steps; before it, whatever the case denies. How a case is written:
-policies/README.md.
+two ports, in IPv4 and IPv6, at first and after each of a case's steps; before it, whatever the case denies. How a case
+is written: policies/README.md.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ CLOSED = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 @pytest.fixture(scope="module")
 def shared(cluster: Cluster) -> Iterator[Policed]:
     with policed(cluster) as made:
+        made.probes.becomes(OPEN, MATRIX)
         yield made
 
 

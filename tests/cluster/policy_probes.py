@@ -23,6 +23,8 @@ from ovsnet.lab.kubernetes.cluster import Cluster
 
 SECONDS = 6.0
 """Within which a change is in force on all nodes."""
+AUDITED = 30.0
+"""Within which three audits, of which each is the start of a program in a container, have found nothing to say."""
 LONGEST = 1.5
 """Seconds that one round of probes waits for those who should be answered."""
 OVSNET = "/run/ovsnet/bin/ovsnet"
@@ -124,7 +126,7 @@ class Probes:
             with ThreadPoolExecutor() as pool:
                 return not any(pool.map(self._audit, NODES))
 
-        eventually(clean, SECONDS)
+        eventually(clean, AUDITED)
 
     def _audit(self, node: str) -> int:
         return self.cluster.node(node).run([OVSNET, "audit"]).returncode

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def flows(path: Path, output: str, pod: str | None, only: str | None, drops: bool, every: bool) -> None:
     """Show the installed flows by table, with names.
 
-    --drops ends with what policies denied each pod, by direction; with --table only of that table, which is "verdict".
+    --drops ends with what policies denied each pod, by direction. Table verdict drops these: not with another --table.
 
     A flow whose object is "unknown" has a cookie that nothing of this node's state explains; "service ?" or
     "policedpod ?" is one whose name can't be told while the store can't be read.

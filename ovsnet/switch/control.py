@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import PurePath
 
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.switch import command
+
+_LOOK = 0.05
+"""Seconds: more than a look at one entry takes, with thousands of flows that it may match too."""
 
 
 async def appctl(remote: str, *arguments: str) -> str:
@@ -17,7 +21,13 @@ async def appctl(remote: str, *arguments: str) -> str:
 
 
 async def renew_entries(remote: str) -> None:
-    """Has vswitchd delete all entries of its datapaths; the next packets make new ones. Raises like `appctl`."""
+    """Has vswitchd delete all entries of its datapaths; the next packets make new ones. Raises like `appctl`.
+
+    Twice: it passes over an entry that one of its threads is looking at, and right after a change of flows they look at
+    one after the other.
+    """
+    await appctl(remote, "revalidator/purge")
+    await asyncio.sleep(_LOOK)
     await appctl(remote, "revalidator/purge")
 
 

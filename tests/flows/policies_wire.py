@@ -26,7 +26,7 @@ class World:
     def apply(self, *policies: NetworkPolicy, **more: Any) -> list[str]:
         """These are the policies from now on, for the datapath too. The bundle that it took."""
         bundle = self.policed.apply(*policies, **more)
-        self.wire.ask("revalidator/purge")
+        self.wire.renew()
         return bundle
 
     def send(self, port: str, packet: Packet) -> list[Arrived]:
@@ -47,7 +47,7 @@ class World:
         cookie, mask = names.cookies_of(names.OLDER)
         ovs = self.wire.bridge.ovs
         ovs.ofctl("del-flows", ovs.mgmt(self.wire.bridge.name), f"cookie={cookie:#x}/{mask:#x}")
-        self.wire.ask("revalidator/purge")
+        self.wire.renew()
 
     @property
     def known(self) -> list[str]:

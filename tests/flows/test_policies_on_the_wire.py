@@ -315,13 +315,13 @@ def test_what_has_been_cut_passes_neither_way_and_nothing_else_is_dropped(
     assert all("_timeout=" in line for line in lines)
     ovs = world.wire.bridge.ovs
     ovs.ofctl("bundle", ovs.mgmt("br-wire"), "-", stdin="".join(f"flow add {line}\n" for line in lines))
-    world.wire.ask("revalidator/purge")
+    world.wire.renew()
     world.is_dropped("a1", got.answer(SYN_ACK, body))
     world.is_dropped("a2", first(POD_2[family], POD_1[family], protocol=protocol))
     world.passes("a2", first(POD_2[family], POD_1[family], protocol=protocol, sport=40001))
     cookie = lines[0].partition(",")[0]
     ovs.ofctl("bundle", ovs.mgmt("br-wire"), "-", stdin=f"flow delete {cookie}/-1\n")
-    world.wire.ask("revalidator/purge")
+    world.wire.renew()
     world.passes("a1", got.answer(SYN_ACK, body))
 
 

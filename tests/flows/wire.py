@@ -215,6 +215,12 @@ class Wire:
         assert not words, words
         return str(result)
 
+    def renew(self) -> None:
+        """Flows count for the next packet. vswitchd passes over an entry that it is looking at."""
+        self.ask("revalidator/purge")
+        while "recirc_id" in self.ask("dpctl/dump-flows"):
+            self.ask("revalidator/purge")
+
     def forget(self) -> None:
         """All connections."""
         self.ask("dpctl/flush-conntrack")

@@ -105,6 +105,17 @@ class Called:
         """The EndpointSlices of a Service."""
         return self.labelled("endpointslices", f"kubernetes.io/service-name={name}")
 
+    def offers(self, name: str) -> list[set[str]]:
+        """The pods that are ready, of each EndpointSlice of a Service."""
+        return [
+            {
+                each["targetRef"]["name"]
+                for each in found.get("endpoints") or ()
+                if each["conditions"].get("ready")
+            }
+            for found in self.slices(name)
+        ]
+
     def labelled(self, kind: str, selector: str) -> list[Object]:
         listed = self.world.kubectl("get", kind, f"--selector={selector}", "--output=json")
         return list(json.loads(listed)["items"])

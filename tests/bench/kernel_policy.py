@@ -113,7 +113,7 @@ def ask_conntrack(path: Path, asked: bool) -> None:
                 for each in flows
             ),
         ]
-    command = ["ovs-ofctl", "replace-flows", "br-bare", "-"]
+    command = ["ovs-ofctl", "-O", "OpenFlow15", "replace-flows", "br-bare", "-"]
     path.source.run(command, input="\n".join(flows) + "\n", check=True)
 
 

@@ -30,6 +30,8 @@ PORT = 9
 """Discard (RFC 863). The warm-up goes to the port before: some of it may be lost while ovs-vswitchd makes a flow."""
 _LOSS = 0.001
 """The share of packets that may be missing at the receiver; more is a fault of the measurement."""
+_TRIES = 3
+"""The generator may keep a guest's one processor from what has arrived until there is no room for more."""
 _SETTLE = 0.2
 """Seconds in which what is still under way arrives."""
 PYTHON = [sys.executable, "-I", "-S"]
@@ -130,14 +132,15 @@ def seen(path: Path) -> int:
 
 
 def generate(path: Path, job: dict[str, object]) -> float:
-    """Packets per second that the receiver counted. Raises RuntimeError if it misses more than a few."""
-    before = seen(path)
-    taken = float(send(path, job)["us"][-1])
-    time.sleep(_SETTLE)
-    counted = seen(path) - before
-    if not (1 - _LOSS) * COUNT <= counted <= COUNT:
-        raise RuntimeError(f"{counted} of {COUNT} packets came to {path.address}")
-    return 1e6 * counted / taken
+    """Packets per second that the receiver counted. Raises RuntimeError if it misses more than a few time and again."""
+    for _ in range(_TRIES):
+        before = seen(path)
+        taken = float(send(path, job)["us"][-1])
+        time.sleep(_SETTLE)
+        counted = seen(path) - before
+        if (1 - _LOSS) * COUNT <= counted <= COUNT:
+            return 1e6 * counted / taken
+    raise RuntimeError(f"{counted} of {COUNT} packets came to {path.address}, after {_TRIES} tries")
 
 
 def send(path: Path, job: dict[str, object]) -> dict[str, Any]:

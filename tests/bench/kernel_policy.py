@@ -109,7 +109,9 @@ def ask_conntrack(path: Path, asked: bool) -> None:
             f"priority=10,ip,actions=ct(zone={_ZONE},table=1)",
             *(f"table=1,ip,ct_state=+trk+est,{each}" for each in flows),
             *(
-                f"table=1,ip,ct_state=+trk+new,{each}".replace("actions=", f"actions=ct(commit,zone={_ZONE}),")
+                f"table=1,ip,ct_state=+trk+new,{each}".replace(
+                    "actions=", f"actions=ct(commit,zone={_ZONE}),"
+                )
                 for each in flows
             ),
         ]

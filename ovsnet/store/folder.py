@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ MAX_SIZE = 4 * 2**20
 """Bytes. A larger file would hold up the loop for longer than a pod's start may."""
 _SLICE = 0.005
 """Seconds after which others get their turn."""
+_LOOKS = 5
+"""At a folder whose names change all the time; then nothing is taken for gone. Its watch tells of the next change."""
 _GRAIN = 2_500_000_000
 """Nanoseconds within which a file system may give two versions of a file the same time (FAT: 2 s)."""
 
@@ -71,21 +73,38 @@ class ManifestFolder:
 
         being_written: names of files to leave alone. Raises StoreError when the folder is away.
         """
-        names, identity = self._list()
+        entries: dict[str, Entry] = {}
+        for _ in range(_LOOKS):
+            names, identity = self._list()
+            entries = await self._read(names, being_written, self.entries | entries)
+            if self._list()[0] == names and entries.keys() >= self._paths(names, being_written):
+                break
+            # What was renamed meanwhile may have been met under neither name, and is not gone.
+        else:
+            entries = self.entries | entries
+        changed = list(map(_said, self.entries.items())) != list(map(_said, entries.items()))
+        self.entries, self._identity = entries, identity
+        return changed
+
+    def _paths(self, names: Iterable[str], without: Collection[str]) -> set[str]:
+        return {os.path.join(self.path, name) for name in names if name not in without}
+
+    async def _read(
+        self, names: Iterable[str], being_written: Collection[str], before: Mapping[str, Entry]
+    ) -> dict[str, Entry]:
+        """By path; without those that were gone when their turn came."""
         entries: dict[str, Entry] = {}
         slice_end = time.perf_counter() + _SLICE
         for name in names:
             path = os.path.join(self.path, name)
-            known = self.entries.get(path)
+            known = before.get(path)
             entry = known if name in being_written else _look_at(path, known or Entry())
             if entry is not None:
                 entries[path] = entry
             if time.perf_counter() > slice_end:
                 await asyncio.sleep(0)
                 slice_end = time.perf_counter() + _SLICE
-        changed = list(map(_said, self.entries.items())) != list(map(_said, entries.items()))
-        self.entries, self._identity = entries, identity
-        return changed
+        return entries
 
     def _list(self) -> tuple[list[str], tuple[int, int]]:
         """The names of the manifests in order, and which folder this is."""

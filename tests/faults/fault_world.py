@@ -322,7 +322,7 @@ class World:
 
     def set_uplink_mtu(self, node: Node, mtu: int) -> None:
         """In bytes. vswitchd sets its own interface to what its row says. Raises LabError."""
-        rows = ["ovs-vsctl", "-t5", "set", "Interface", node.uplink, f"mtu_request={mtu}"]
+        rows = ["ovs-vsctl", "-t30", "set", "Interface", node.uplink, f"mtu_request={mtu}"]
         link = ["ip", "link", "set", node.uplink, "mtu", str(mtu)]
         node.run(rows if node.datapath == "netdev" else link, check=True)
 

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import PurePath
 
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.switch import command
 
+_PATIENCE = 30
+"""Seconds until vswitchd is taken to hang: a dump of a large conntrack takes some."""
 _LOOK = 0.05
 """Seconds: more than a look at one entry takes, with thousands of flows that it may match too."""
 
 
 async def appctl(remote: str, *arguments: str) -> str:
-    """What the vswitchd that serves an OVSDB server says. Raises SwitchUnavailable, or OvsnetError with its words."""
-    finished = await command.run(["ovs-appctl", "-t", control_socket(remote), *arguments])
-    if finished.code != 0:
-        raise OvsnetError(f"{' '.join(arguments)}: {finished.err.strip()}", "is ovs-vswitchd running?")
-    return finished.out
+    """What the vswitchd that serves an OVSDB server says.
+
+    Raises SwitchUnavailable if it does not answer, or OvsnetError with its words.
+    """
+    argv = ["ovs-appctl", f"--timeout={_PATIENCE}", "-t", control_socket(remote), *arguments]
+    finished = await command.run(argv)
+    if finished.code == 0:
+        return finished.out
+    words = f"{' '.join(arguments)}: {finished.err.strip()}"
+    if finished.code == -signal.SIGALRM or "cannot connect to" in finished.err:
+        raise SwitchUnavailable(f"{words}; ovs-vswitchd does not answer", "is ovs-vswitchd running?")
+    raise OvsnetError(words, "is ovs-vswitchd running?")
 
 
 async def renew_entries(remote: str) -> None:

@@ -20,6 +20,8 @@ _ENTRY = re.compile(rf"(tcp|udp|sctp),orig={_TUPLE},reply={_TUPLE}")
 _BEGUN = re.compile(
     r"(tcp|udp|sctp|icmp|icmpv6),orig=\(src=([0-9a-f.:]+),dst=([0-9a-f.:]+)(?:,sport=(\d+),dport=(\d+))?"
 )
+_ENDS = re.compile(r"(\w+),orig=\(src=([0-9a-f.:]+),dst=([0-9a-f.:]+)")
+_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 _PROTOCOLS = {each.value.lower(): each for each in Protocol}
 _UNSEEN = 1
 """The bit of a policed connection's mark: the first packet was not the first of the connection, see table 48."""
@@ -116,6 +118,26 @@ def known(line: str) -> Known | None:
         port=int(port or 0) if protocol else 0,
         unseen=protocol is not None and bool(mark & _UNSEEN),
     )
+
+
+class End(Frozen):
+    """An address that began connections of a protocol, or to which they were begun. protocol: its number (IANA)."""
+
+    address: IPAddress
+    protocol: int
+    began: bool
+
+
+def ends(line: str) -> Iterator[End]:
+    """What a line of `dpctl/dump-conntrack` says, of whatever protocol but pings; nothing if it can't be read."""
+    found = _ENDS.match(line)
+    if found is None:
+        return
+    word, source, target = found.groups()
+    number = _NUMBERS.get(word) or (int(word) if word.isdecimal() else None)
+    if number is not None:
+        yield End(address=ipaddress.ip_address(source), protocol=number, began=True)
+        yield End(address=ipaddress.ip_address(target), protocol=number, began=False)
 
 
 def ways(service: ServiceObject, protocol: Protocol = Protocol.UDP) -> Iterator[Way]:

@@ -87,12 +87,13 @@ class CutConnection(Frozen):
 
     @property
     def matches(self) -> Iterator[str]:
-        """Of its packets: in both directions, but for pings, which are not answered without."""
+        """Of its packets, in both directions: a ping's answers alone would keep conntrack from forgetting it."""
         version = self.source.version
         field = "nw" if version == 4 else "ipv6"
         if self.protocol is None:
-            name = "icmp,icmp_type=8" if version == 4 else "icmp6,icmp_type=128"
-            yield f"{name},{field}_src={self.source},{field}_dst={self.target}"
+            name, asks, answers = ("icmp", 8, 0) if version == 4 else ("icmp6", 128, 129)
+            yield f"{name},icmp_type={asks},{field}_src={self.source},{field}_dst={self.target}"
+            yield f"{name},icmp_type={answers},{field}_src={self.target},{field}_dst={self.source}"
             return
         name = self.protocol.value.lower() + ("" if version == 4 else "6")
         ends = (self.source, self.source_port), (self.target, self.port)

@@ -22,6 +22,7 @@ from ovsnet.agent.bridge import Bridge
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.cutting import Cutting
 from ovsnet.agent.deniallog import DenialLog
+from ovsnet.agent.departed import Departed
 from ovsnet.agent.deriving import Deriving
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
@@ -71,6 +72,7 @@ class Agent:
     upkeep: Upkeep
     recovery: Recovery
     policing: Policing
+    departed: Departed | None = None
     cutting: Cutting | None = None
     denial_log: DenialLog | None = None
 
@@ -147,10 +149,9 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.ovsdb.run())
                 tasks.create_task(self.store.run())
-                if self.cutting is not None:
-                    tasks.create_task(self.cutting.run())
-                if self.denial_log is not None:
-                    tasks.create_task(self.denial_log.run())
+                for beside in (self.departed, self.cutting, self.denial_log):
+                    if beside is not None:
+                        tasks.create_task(beside.run())
                 tasks.create_task(self._bridge.watch(self.wake, self.auditor.heard, self._switch_lost))
                 await self._loop(tasks)
         finally:
@@ -300,8 +301,9 @@ class Agent:
         """Policies are in: what they deny by now may have to end, and who is who is known."""
         if self.denial_log is not None:
             self.denial_log.topology = self.topology
-        if self.cutting and self.topology:
-            self.cutting.tell(self.topology, self._bridge.datapath)
+        for each in (self.departed, self.cutting):
+            if each is not None and self.topology is not None:
+                each.tell(self.topology, self._bridge.datapath)
 
     async def _program(self, topo: Topology, numbers: Mapping[str, int], snapshot: Snapshot | None) -> None:
         """Flows and the host's side. numbers: OpenFlow port by port name."""

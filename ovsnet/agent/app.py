@@ -25,6 +25,7 @@ from ovsnet.agent.alone import alone
 from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.cutting import Cutting
 from ovsnet.agent.deniallog import DenialLog
+from ovsnet.agent.departed import Departed
 from ovsnet.agent.entries import Entries
 from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
@@ -129,6 +130,9 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
         renderer=renderer,
         policing=policing,
     )
+    departed = Departed(
+        openflow, installer, renderer, config.ovsdb, lambda: (ip for pod in pods.all() for ip in pod.ips)
+    )
     agent = Agent(
         config,
         name,
@@ -143,11 +147,13 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
         upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring),
         recovery=Recovery(ovsdb=ovsdb, links=links, read=resultcache.pods),
         policing=policing,
+        departed=departed,
         cutting=Cutting(openflow, installer, renderer, policing, config.ovsdb)
         if config.policy.cut_denied
         else None,
         denial_log=denial_log,
     )
+    pods.on_gone = departed.gone
     attachments.wake = agent.wake
     attachments.compare = agent.compare
     attachments.trouble = agent.trouble

@@ -220,8 +220,6 @@ class Attachments:
                 changes.append(DeletePort(name=pod.port))
             await self._ovsdb.apply(changes)
             await self._wiring.disconnect(names.token_of(pod.port))
-            with contextlib.suppress(OvsnetError):
-                await self._policing.forget(pod)
             # Without a switch there is nothing to drop: the next replacement will not have them.
             with contextlib.suppress(SwitchUnavailable):
                 await flows
@@ -233,10 +231,12 @@ class Attachments:
 
     async def _gone(self, pod: Pod) -> None:
         self._pods.gone(pod)
-        if changed := self._policing.update():
-            # What can't be taken back now the loop will.
-            with contextlib.suppress(OvsnetError):
+        changed = self._policing.update()
+        # What can't be taken back now the loop will.
+        with contextlib.suppress(OvsnetError):
+            if changed:
                 await self._installer.change(changed)
+            await self._policing.add_older(self._installer)
 
     async def _undo(self, pod: Pod) -> None:
         """A removal failed: as long as there is a row the pod is listed, with its flows."""

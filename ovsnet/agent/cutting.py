@@ -120,13 +120,10 @@ class Cutting:
             found = await self._denied(judge)
             connections = list(found)
             for at in range(0, len(connections), _AT_ONCE):
-                await self._cut(connections[at : at + _AT_ONCE])
+                await self._cut({each: found[each] for each in connections[at : at + _AT_ONCE]})
         except BaseException:
             self._suspect = True
             raise
-        if found:
-            _tell(found)
-            self.count += len(found)
 
     async def _denied(self, judge: CutJudge) -> dict[Known, tuple[str, Direction]]:
         """Connections that go on and are denied, with whose policies deny them."""
@@ -150,11 +147,13 @@ class Cutting:
             for each in allowed:
                 del self._held[each]
 
-    async def _cut(self, connections: list[Known]) -> None:
-        lines = [line for each in connections for line in self._renderer.lines(cut(each))]
+    async def _cut(self, found: dict[Known, tuple[str, Direction]]) -> None:
+        lines = [line for each in found for line in self._renderer.lines(cut(each))]
         await self._installer.once(lines)
-        self._held |= dict.fromkeys((each.key for each in connections), time.monotonic())
-        self._unforgotten += [each for each in connections if each.protocol is not None]
+        self._held |= dict.fromkeys((each.key for each in found), time.monotonic())
+        self._unforgotten += [each for each in found if each.protocol is not None]
+        self.count += len(found)
+        _tell(found)
         await self._forget()
 
     async def _forget(self) -> None:

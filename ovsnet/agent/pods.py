@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from ovsnet import ipam, names, state
@@ -45,6 +45,8 @@ class Pods:
         """Of pods' pairs in bytes, by the name of the host's end, as far as they are known."""
         self._locks: weakref.WeakValueDictionary[Key, asyncio.Lock] = weakref.WeakValueDictionary()
         self._serving: Serving | None = None
+        self.on_gone: Callable[[], None] = lambda: None
+        """Called when a pod's addresses have been given back."""
 
     def serve(self, topo: Topology, bridge: BridgeRow | None, rows: Mapping[str, PortRow]) -> None:
         """Takes note of this node's ranges and MTU; the first time, of the rows' pods as well."""
@@ -119,6 +121,7 @@ class Pods:
         if self.by_key.get(key_of(pod)) is pod:
             del self.by_key[key_of(pod)]
         self.serving().allocator.release(pod.ips, time.time(), holder(pod))
+        self.on_gone()
 
     def released(self) -> SetReleased:
         """The list of resting addresses for the Bridge row, those of pods that are leaving included."""

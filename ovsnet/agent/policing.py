@@ -18,7 +18,7 @@ from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Directions, Marks, isolation_of, word
 from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
 from ovsnet.model import IPAddress, Node, Pod
-from ovsnet.pipeline import POLICY_ZONE, is_drop
+from ovsnet.pipeline import is_drop
 from ovsnet.policies import Policies
 from ovsnet.policycuts import CutJudge, denies_more
 from ovsnet.policygroups import NodeAddresses
@@ -28,7 +28,6 @@ from ovsnet.policyremarks import remarks
 from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
 from ovsnet.servicemodel import Service
 from ovsnet.store import Snapshot
-from ovsnet.switch import conntrack
 from ovsnet.switch.openflow import OpenFlow
 
 log = logging.getLogger("ovsnet.policies")
@@ -70,6 +69,8 @@ class Policing:
         """Flows of policies, by cookie."""
         self.older: dict[int, Lines] = {}
         """Flows for connections that are older than their policies, by cookie: they are to be added once."""
+        self._over: set[int] = set()
+        """Cookies of such flows, of pods that are gone: their addresses will be others'."""
         self._lost: list[str] = []
         """That policies of pods are not known, in words."""
         self._remarked: tuple[object, ...] = ()
@@ -137,14 +138,22 @@ class Policing:
             await installer.serve({cookie: self.rendered.get(cookie, ()) for cookie in cookies})
 
     async def add_older(self, installer: Installer) -> None:
-        """Pods that have just been isolated have connections that nobody knows. Raises like `enforce`."""
+        """Pods that have just been isolated have connections that nobody knows; pods that are gone have none any more.
+        Raises like `enforce`."""
+        if self._over:
+            over, self._over = self._over, set()
+            try:
+                await installer.end(over)
+            except OvsnetError:
+                self._over |= over
+                raise
         older, self.older = self.older, {}
         if not older:
             return
         try:
             await installer.once(line for lines in older.values() for line in lines)
         except OvsnetError:
-            self.older = {**older, **self.older}
+            self.older = {each: older[each] for each in older if each not in self._over} | self.older
             raise
 
     def judge(self, own: Iterable[IPAddress], senders: Iterable[IPAddress]) -> CutJudge | None:
@@ -246,12 +255,6 @@ class Policing:
         ways = {pod.key: isolation_of(pod) for pod in isolated}
         return {pod.port: ways[key] for pod in self._pods() if (key := pod_key(pod)) in ways}
 
-    async def forget(self, pod: Pod) -> None:
-        """What the pod was allowed: its addresses may be others' soon. Raises SwitchUnavailable or OvsnetError."""
-        if self._snapshot is None or self._snapshot.has_policies:
-            found = (each for ip in pod.ips for each in conntrack.of_address(ip))
-            await asyncio.gather(*(self._openflow.forget(POLICY_ZONE, each) for each in found))
-
     async def admit(self, key: str, uid: str = "") -> None:
         """Returns when it is known which policies the Pod of that key has. Raises TryAgain if nobody says.
 
@@ -324,13 +327,19 @@ class Policing:
 
         before: those that were there, by the Pod's key; None: all were.
         """
-        isolated = self._isolated_pods = {cookie_of(pod): pod for pod in self._policies.isolated}
+        then, isolated = self._isolated_pods, {cookie_of(pod): pod for pod in self._policies.isolated}
+        for cookie, pod in then.items():
+            now = isolated.get(cookie)
+            if pod.key not in self._local if now is None else now.ips != pod.ips:
+                over = cookie_of(_older(pod))
+                self._over.add(over)
+                self.older.pop(over, None)
         for cookie in isolated.keys() - self._isolated:
             pod = isolated[cookie]
             if before is None or pod.key in before:
-                older = OlderConnections(namespace=pod.namespace, name=pod.name, ips=pod.ips, seconds=_OLDER)
+                older = _older(pod)
                 self.older[cookie_of(older)] = self._renderer.object(older)
-        self._isolated = set(isolated)
+        self._isolated, self._isolated_pods = set(isolated), isolated
 
     async def _remember(self) -> None:
         kept: dict[int, Lines] = {}
@@ -351,6 +360,10 @@ class Policing:
                 + ", ".join(sorted(closed)[:_NAMED])
             ]
         self._kept = {cookie_of(each): self._renderer.object(each) for each in closed.values()} | kept
+
+
+def _older(pod: PolicedPod) -> OlderConnections:
+    return OlderConnections(namespace=pod.namespace, name=pod.name, ips=pod.ips, seconds=_OLDER)
 
 
 def pod_key(pod: Pod) -> str:

@@ -5,14 +5,18 @@ Called by the agent and by `ovsnet conntrack`.
 
 from __future__ import annotations
 
+import asyncio
+
 from ovsnet import conntrack
-from ovsnet.conntrack import Connection, Known, Way
+from ovsnet.conntrack import Connection, End, Known, Way
 from ovsnet.model import IPAddress
 from ovsnet.pipeline import POLICY_ZONE, SERVICE_ZONE
 from ovsnet.servicemodel import Protocol
 from ovsnet.switch.control import appctl
 
 _NUMBER = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
+_TURN = 500
+"""Lines that are read without a break."""
 
 
 async def connections(remote: str, datapath: str) -> list[Connection]:
@@ -25,7 +29,35 @@ async def connections(remote: str, datapath: str) -> list[Connection]:
 async def policed(remote: str, datapath: str) -> list[Known]:
     """Connections that policies have allowed; the rest as `connections`."""
     text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={POLICY_ZONE}")
-    return [found for line in text.splitlines() if (found := conntrack.known(line)) is not None]
+    found: list[Known] = []
+    for number, line in enumerate(text.splitlines()):
+        if number % _TURN == 0:
+            # Requests do not wait for all of a large table.
+            await asyncio.sleep(0)
+        if (each := conntrack.known(line)) is not None:
+            found.append(each)
+    return found
+
+
+async def ends(remote: str, datapath: str) -> tuple[set[End], set[Known]]:
+    """Who is an end of a connection that policies have allowed, of whatever protocol, and pings; the rest as
+    `connections`."""
+    text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={POLICY_ZONE}")
+    found: set[End] = set()
+    pings: set[Known] = set()
+    for number, line in enumerate(text.splitlines()):
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
+        found.update(conntrack.ends(line))
+        if (each := conntrack.known(line)) is not None and each.protocol is None:
+            pings.add(each.key)
+    return found, pings
+
+
+def of_end(end: End) -> str:
+    """What `OpenFlow.forget` takes: all connections of this protocol in which the address is this end."""
+    side = "src" if end.began else "dst"
+    return f"{_family(end.address)}_{side}={end.address},ct_nw_proto={end.protocol}"
 
 
 def exactly(known: Known) -> str:
@@ -45,16 +77,6 @@ def tuples(way: Way) -> tuple[str, str]:
     began = f"{family}_dst={way.address},ct_nw_proto={number},ct_tp_dst={way.port}"
     answers = f"{family}_src={way.endpoint},ct_nw_proto={number},ct_tp_src={way.endpoint_port}"
     return began, answers
-
-
-def of_address(address: IPAddress) -> list[str]:
-    """The same for all connections that began from the address or to it, but for pings, which are soon forgotten."""
-    family = _family(address)
-    return [
-        f"{family}_{side}={address},ct_nw_proto={number}"
-        for side in ("src", "dst")
-        for number in _NUMBER.values()
-    ]
 
 
 def _family(address: IPAddress) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
+from unittest.mock import create_autospec
 
 import pytest
 from msgspec.structs import replace
@@ -17,12 +18,26 @@ from service_world import B1, vip
 from wire import ACK, ICMP, ICMP6, PUSH, RESET, SCTP, SYN, SYN_ACK, TCP, UDP, Packet, about
 
 from ovsnet import policycuts
+from ovsnet.agent.departed import Departed
+from ovsnet.agent.installer import Installer
 from ovsnet.conntrack import known
-from ovsnet.pipeline import POLICY_ZONE
 from ovsnet.policymodel import Block, NetworkPolicy, PolicyPeer
+from ovsnet.state import Topology
 from ovsnet.switch import conntrack
 from ovsnet.switch.openflow import OpenFlow
 
+NODE_1 = Topology(
+    name="node-1",
+    addresses=(),
+    internal=(),
+    cidrs=(ip_network("10.244.1.0/24"), ip_network("fd00:1::/64")),
+    gateways=(),
+    mac="",
+    mtu=1450,
+    encaps=(),
+    tunnel_ports=(),
+    peers=(),
+)
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
 FIN = 0x11
 SERVER, CLIENT, REMOTE = selector(app="a1"), selector(app="a2"), selector(app="b")
@@ -276,8 +291,10 @@ def test_a_node_port_is_no_way_around_policies(world: World, family: int) -> Non
 
 
 @FAMILIES
-def test_what_an_address_was_allowed_can_be_forgotten(world: World, family: int) -> None:
-    """It may be another pod's soon. Both as who began and as who was called; of others nothing, nor of pings."""
+def test_what_a_pod_that_is_gone_was_allowed_is_forgotten(
+    world: World, family: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be another pod's soon. Both as who began and as who was called, of all protocols; of others nothing."""
     world.apply(policy("all", selector(), ingress=[rule(PolicyPeer(pods=selector()))]))
     ways = [(POD_2, POD_1, "a2"), (POD_1, POD_2, "a1"), (B1, POD_2, "peer")]
     for src, dst, port in ways:
@@ -290,12 +307,22 @@ def test_what_an_address_was_allowed_can_be_forgotten(world: World, family: int)
     assert len(world.known) == 9
     ovs, name = world.wire.bridge.ovs, world.wire.bridge.name
     openflow = OpenFlow(f"{ovs.folder}/{name}.mgmt")
+    gone = ip_address(POD_1[family])
+    there = [ip_address(POD_2[family])]
 
-    async def forget() -> None:
-        for each in conntrack.of_address(ip_address(POD_1[family])):
-            await openflow.forget(POLICY_ZONE, each)
+    async def ask(_remote: str, *arguments: str) -> str:
+        return world.wire.ask(*arguments)
 
-    asyncio.run(forget())
+    monkeypatch.setattr(conntrack, "appctl", ask)
+    installed: list[str] = []
+    installer = create_autospec(Installer, instance=True)
+    installer.once.side_effect = installed.extend
+    departed = Departed(openflow, installer, world.policed.renderer, "", lambda: there)
+    departed.tell(NODE_1, "dummy")
+    asyncio.run(departed.look())
+    # User space forgets no pings when it is asked to: they are dropped until it does, in both directions.
+    assert len(installed) == 4
+    assert all("icmp" in line and str(gone) in line and "timeout" in line for line in installed)
     left = [line for line in world.known if not line.startswith("icmp")]
     assert len(left) == 3
     assert all(B1[family] in line for line in left)

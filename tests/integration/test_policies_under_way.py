@@ -205,8 +205,12 @@ def test_what_a_pod_was_allowed_goes_with_it(cluster: Policed) -> None:
             for ip, version in zip(ips, FAMILIES, strict=True)
         )
         cluster.lab.remove_pod("short")
-        left = [each for ip in ips for each in cluster.connections("node-a", "zone=65502", ip)]
-        assert [each for each in left if not each.startswith("icmp")] == []
+
+        def left() -> list[str]:
+            found = [each for ip in ips for each in cluster.connections("node-a", "zone=65502", ip)]
+            return [each for each in found if not each.startswith("icmp")]
+
+        eventually(lambda: left() == [])
 
 
 def test_a_pod_that_nobody_knows_waits_and_is_refused(cluster: Policed) -> None:

@@ -233,12 +233,18 @@ class Installer:
     def __init__(self, meanwhile: Callable[[], object]) -> None:
         self.meanwhile = meanwhile
         self.served: list[dict[int, tuple[str, ...]]] = []
+        self.ended: list[int] = []
         self.fails = False
 
     async def once(self, lines: Iterable[str]) -> None:
         self.meanwhile()
         if self.fails:
             raise SwitchUnavailable("away")
+
+    async def end(self, cookies: Iterable[int]) -> None:
+        if self.fails:
+            raise SwitchUnavailable("away")
+        self.ended += cookies
 
     async def serve(self, changed: dict[int, tuple[str, ...]]) -> None:
         self.served.append(dict(changed))
@@ -279,6 +285,49 @@ async def test_older_connections_are_not_forgotten_when_the_switch_is_away() -> 
         await world.policing.add_older(cast(Any, installer))
     await asyncio.gather(*cast(Any, waiting))
     assert doubted(world) == {"10.244.1.5", "10.244.1.6"}
+
+
+async def test_a_pod_that_goes_leaves_no_older_connections_to_its_address() -> None:
+    """It may be another pod's before the flows end by themselves."""
+    world = World()
+    world.pods += [attached("old", 5), attached("other", 6)]
+    await world.tell()
+    await world.tell(policy(Selector()), version=2)
+    installer = Installer(lambda: None)
+    await world.policing.add_older(cast(Any, installer))
+    assert installer.ended == []
+    world.pods.pop(0)
+    world.policing.update()
+    installer.fails = True
+    with pytest.raises(SwitchUnavailable):
+        await world.policing.add_older(cast(Any, installer))
+    installer.fails = False
+    await world.policing.add_older(cast(Any, installer))
+    older = names.cookie("older", "default/old")
+    assert installer.ended == [older]
+    # Another pod of the same name, with another address.
+    world.pods[:] = [attached("other", 7)]
+    world.policing.update()
+    await world.policing.add_older(cast(Any, installer))
+    assert installer.ended == [older, names.cookie("older", "default/other")]
+    assert world.policing.older == {}
+
+
+async def test_a_pod_that_goes_before_its_older_connections_are_looked_for_has_none() -> None:
+    world = World()
+    world.pods.append(attached("old", 5))
+    await world.tell()
+    await world.tell(policy(Selector()), version=2)
+
+    def goes() -> None:
+        world.pods.clear()
+        world.policing.update()
+
+    installer = Installer(goes)
+    installer.fails = True
+    with pytest.raises(SwitchUnavailable):
+        await world.policing.add_older(cast(Any, installer))
+    assert world.policing.older == {}
 
 
 def drops(lines: Iterable[str]) -> set[str]:

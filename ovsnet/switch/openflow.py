@@ -11,7 +11,6 @@ import logging
 import re
 import signal
 import socket
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 
@@ -19,6 +18,7 @@ from ovsnet import flowplan, names
 from ovsnet.errors import MeterRefused, OvsnetError, SwitchUnavailable
 from ovsnet.rows import PROTOCOL
 from ovsnet.switch import command, monitor
+from ovsnet.switch.messages import ECHO_REPLY, ECHO_REQUEST, HELLO, Framer, Message, NotOpenFlow, message
 from ovsnet.switch.monitor import Change
 
 log = logging.getLogger("ovsnet.flows")
@@ -31,9 +31,6 @@ _AWAY = re.compile(
     re.IGNORECASE,
 )
 _LINE = re.compile(r"-:(\d+):")
-_HEADER = struct.Struct(">BBHI")
-"""version, type, length, transaction (OpenFlow 1.5, section 7.1.1)"""
-_OPENFLOW_15, _HELLO, _ECHO_REQUEST, _ECHO_REPLY = 6, 0, 2, 3
 _SET_METER, _NO_SUCH_METER = "meter set ", "OFPMMFC_UNKNOWN_METER"
 _ABOUT_METERS = re.compile(r"OFPMMFC_\w+")
 """A meter is refused, or a flow for want of one (OFPMMFC_INVALID_METER)."""
@@ -43,6 +40,8 @@ _DIFFERENT = 2
 """The exit code of diff-flows that is no failure."""
 _PROBE = 3.0
 """Seconds without a word from vswitchd after which it is asked for one; twice that is silence."""
+_AGAIN = 3.0
+"""Seconds until the next connection after one on which something else than OpenFlow came."""
 _LOOK = 0.1
 """Seconds between looks for a management socket that is away."""
 
@@ -64,6 +63,7 @@ class OpenFlow:
         self._patience = patience
         self.silent = False
         """vswitchd keeps the connection of `wait_down` open and says nothing: it hangs."""
+        self._warned = False
         # To take names, ovs-ofctl would ask vswitchd for the features of all tables first: 15 ms a call.
         self._ofctl = ("ovs-ofctl", "-O", PROTOCOL, "--no-names", f"--timeout={patience}")
 
@@ -211,39 +211,62 @@ class OpenFlow:
 
         Holds one connection that says hello, answers probes, asks for a sign of life now and then, and hands
         on what vswitchd tells of changes of flows; its end is the news. `silent` tells meanwhile whether vswitchd
-        answers.
+        answers. Anything but OpenFlow ends the connection.
         """
         connection = await self._connect()
         if connection is None:
             return
-        loop = asyncio.get_running_loop()
+        garbage = ""
         try:
-            opening = (
-                _message(_HELLO, 1)
-                + _message(monitor.SET_ASYNC, 3, monitor.forward_requests())
-                + _message(monitor.MULTIPART_REQUEST, 4, monitor.request())
-            )
-            await loop.sock_sendall(connection, opening)
-            buffer, asked = b"", False
-            while True:
-                try:
-                    async with asyncio.timeout(_PROBE):
-                        data = await loop.sock_recv(connection, 65536)
-                except TimeoutError:
-                    self._is_silent(asked)
-                    asked = True
-                    await loop.sock_sendall(connection, _message(_ECHO_REQUEST, 2))
-                    continue
-                if not data:
-                    return
-                asked = False
-                self._is_silent(asked)
-                buffer = await self._read(connection, buffer + data, changed)
+            await self._follow(connection, changed)
         except OSError:
-            return
+            pass
+        except NotOpenFlow as error:
+            garbage = str(error)
         finally:
             self.silent = False
             connection.close()
+        if garbage:
+            await self._is_garbled(garbage)
+
+    async def _follow(self, connection: socket.socket, changed: Callable[[Change], None]) -> None:
+        """Until vswitchd ends the connection. Raises OSError, or NotOpenFlow."""
+        loop = asyncio.get_running_loop()
+        opening = (
+            message(HELLO, 1)
+            + message(monitor.SET_ASYNC, 3, monitor.forward_requests())
+            + message(monitor.MULTIPART_REQUEST, 4, monitor.request())
+        )
+        await loop.sock_sendall(connection, opening)
+        framer, asked = Framer(), False
+        while True:
+            try:
+                async with asyncio.timeout(_PROBE):
+                    data = await loop.sock_recv(connection, 65536)
+            except TimeoutError:
+                self._is_silent(asked)
+                asked = True
+                await loop.sock_sendall(connection, message(ECHO_REQUEST, 2))
+                continue
+            if not data:
+                return
+            asked = False
+            self._is_silent(asked)
+            if answers := _take(framer.feed(data), changed):
+                await loop.sock_sendall(connection, answers)
+
+    async def _is_garbled(self, garbage: str) -> None:
+        # It may stay so, however often it is asked: once is enough.
+        log.log(
+            logging.DEBUG if self._warned else logging.WARNING,
+            "what comes from %s is no OpenFlow (%s), and nobody tells when flows are lost; asking again, every %.0f s: "
+            "is it ovs-vswitchd that listens there?",
+            self._path,
+            garbage,
+            _AGAIN,
+        )
+        self._warned = True
+        await asyncio.sleep(_AGAIN)
 
     def _is_silent(self, silent: bool) -> None:
         if silent and not self.silent:
@@ -256,26 +279,6 @@ class OpenFlow:
         elif self.silent and not silent:
             log.warning("ovs-vswitchd answers again on %s", self._path)
         self.silent = silent
-
-    async def _read(
-        self, connection: socket.socket, buffer: bytes, changed: Callable[[Change], None]
-    ) -> bytes:
-        """Answers each complete echo request in the buffer, hands on news; gives back the incomplete rest."""
-        while len(buffer) >= _HEADER.size:
-            version, kind, length, xid = _HEADER.unpack_from(buffer)
-            if length < _HEADER.size or len(buffer) < length:
-                break
-            if kind == _ECHO_REQUEST:
-                reply = _HEADER.pack(version, _ECHO_REPLY, length, xid) + buffer[_HEADER.size : length]
-                await asyncio.get_running_loop().sock_sendall(connection, reply)
-            elif kind == monitor.MULTIPART_REPLY:
-                for change in monitor.changes(buffer[_HEADER.size : length]):
-                    changed(change)
-            elif kind == monitor.REQUEST_FORWARD:
-                for forwarded in monitor.forwarded(buffer[_HEADER.size : length]):
-                    changed(forwarded)
-            buffer = buffer[length:]
-        return buffer
 
     async def _connect(self) -> socket.socket | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -327,8 +330,19 @@ class OpenFlow:
         )
 
 
-def _message(kind: int, transaction: int, body: bytes = b"") -> bytes:
-    return _HEADER.pack(_OPENFLOW_15, kind, _HEADER.size + len(body), transaction) + body
+def _take(messages: Iterable[Message], changed: Callable[[Change], None]) -> bytes:
+    """Hands on news; what to answer."""
+    answers = b""
+    for each in messages:
+        if each.kind == ECHO_REQUEST:
+            answers += message(ECHO_REPLY, each.transaction, each.body)
+        elif each.kind == monitor.MULTIPART_REPLY:
+            for change in monitor.changes(each.body):
+                changed(change)
+        elif each.kind == monitor.REQUEST_FORWARD:
+            for forwarded in monitor.forwarded(each.body):
+                changed(forwarded)
+    return answers
 
 
 def _flows(lines: Iterable[str], groups: dict[int, str], meters: dict[int, str]) -> Iterator[str]:

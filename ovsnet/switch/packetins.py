@@ -12,15 +12,14 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+from ovsnet.switch.messages import ECHO_REPLY, ECHO_REQUEST, HELLO, Framer, Message, NotOpenFlow, message
 
 log = logging.getLogger("ovsnet.denied")
 
-_HEADER = struct.Struct(">BBHI")
-"""version, type, length, transaction (section 7.1.1)"""
-_VERSION = 6
-_HELLO, _ECHO_REQUEST, _ECHO_REPLY, _SET_CONFIG, _PACKET_IN = 0, 2, 3, 9, 10
+_SET_CONFIG, _PACKET_IN = 9, 10
 _SETTINGS = struct.Struct(">HH")
 """flags, miss_send_len"""
 _BYTES = 128
@@ -77,17 +76,16 @@ class PacketIns:
         try:
             await loop.sock_connect(connection, self._path)
             await loop.sock_sendall(
-                connection, _message(_HELLO, 1) + _message(_SET_CONFIG, 2, _SETTINGS.pack(0, _BYTES))
+                connection, message(HELLO, 1) + message(_SET_CONFIG, 2, _SETTINGS.pack(0, _BYTES))
             )
-            buffer = b""
+            framer = Framer()
             while data := await loop.sock_recv(connection, _AT_ONCE):
                 heard = True
-                buffer, answers = self._take(buffer + data)
-                if answers:
+                if answers := self._take(framer.feed(data)):
                     await loop.sock_sendall(connection, answers)
         except OSError as error:
             log.debug("no packets from %s for now: %s", self._path, error)
-        except _Garbage as error:
+        except NotOpenFlow as error:
             # It may stay so, however often it is asked: once is enough.
             log.log(
                 logging.DEBUG if self._warned else logging.WARNING,
@@ -102,27 +100,12 @@ class PacketIns:
             connection.close()
         return heard
 
-    def _take(self, buffer: bytes) -> tuple[bytes, bytes]:
-        """Hands on what is complete in the buffer; the rest of it, and what to answer."""
-        at, answers = 0, b""
-        while len(buffer) - at >= _HEADER.size:
-            version, kind, length, transaction = _HEADER.unpack_from(buffer, at)
-            if length < _HEADER.size or version != _VERSION:
-                raise _Garbage(buffer[at : at + _HEADER.size].hex(" "))
-            if len(buffer) - at < length:
-                break
-            body = buffer[at + _HEADER.size : at + length]
-            if kind == _ECHO_REQUEST:
-                answers += _message(_ECHO_REPLY, transaction, body)
-            elif kind == _PACKET_IN and (packet := read(body)) is not None:
+    def _take(self, messages: Iterable[Message]) -> bytes:
+        """Hands packets on; what to answer."""
+        answers = b""
+        for each in messages:
+            if each.kind == ECHO_REQUEST:
+                answers += message(ECHO_REPLY, each.transaction, each.body)
+            elif each.kind == _PACKET_IN and (packet := read(each.body)) is not None:
                 self._came(packet)
-            at += length
-        return buffer[at:], answers
-
-
-class _Garbage(Exception):
-    """A message's header that makes no sense."""
-
-
-def _message(kind: int, transaction: int, body: bytes = b"") -> bytes:
-    return _HEADER.pack(_VERSION, kind, _HEADER.size + len(body), transaction) + body
+        return answers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ ASKING = ("list", "watch", "check")
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(reflector, "_ABSENT", (0.1, 0.2))
+    monkeypatch.setattr(reflector, "_ABSENT_AT_FIRST", (0.1, 0.2))
     caplog.set_level(logging.INFO, "ovsnet.store")
 
 
@@ -72,6 +74,34 @@ async def test_a_server_without_the_kind_is_no_trouble_and_is_asked_again(
         in caplog.messages
     )
     assert not [each for each in caplog.records if each.levelno > logging.INFO]
+
+
+async def test_a_server_that_errs_while_it_starts_hides_no_policy(tmp_path: Path) -> None:
+    """An agent that starts would take it for the end of what an earlier one denied."""
+    async with made(tmp_path) as world:
+        await furnish(world)
+        await world.api.put(CLUSTER_POLICIES, policy("lock"))
+        world.api.once[CLUSTER_POLICIES, "list"] = [MISSING]
+        async with running(world):
+            await world.until_services("web")
+            assert world.api.count("list", CLUSTER_POLICIES) == 2
+            assert set(world.published[0].cluster_policies) == {"lock"}
+
+
+async def test_a_start_without_the_kind_asks_twice_and_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No agent starts later by the pause between two later questions."""
+    monkeypatch.undo()
+    async with made(tmp_path) as world:
+        install(world, there=False)
+        async with running(world):
+            started = time.monotonic()
+            await world.until_services("web")
+            assert time.monotonic() - started < 5
+            assert world.api.count("list", CLUSTER_POLICIES) == 2
+            await asyncio.sleep(2 * reflector._ABSENT_AT_FIRST[1])
+            assert world.api.count("list", CLUSTER_POLICIES) == 2, "asked no faster than later ever after"
 
 
 async def test_a_kind_that_is_taken_away_takes_its_policies_along(tmp_path: Path) -> None:

@@ -39,8 +39,11 @@ _SHORT_TRIES = 3
 """Watches of less than that many seconds, without an event, after which something is wrong."""
 _ABSENT = (20.0, 40.0)
 """Seconds after which a resource that the server does not have is asked for again, somewhere in between."""
+_ABSENT_AT_FIRST = (0.75, 1.25)
+"""The same before anything is known of it: an agent's start waits for that."""
 _MISSES = 2
-"""Answers that there is no such resource until its objects are taken for gone: a server that starts may err."""
+"""Answers that there is no such resource until its objects are taken for gone, or for none at first: a server that
+starts may err, and an earlier agent's flows may be of objects that it has."""
 Changes = Mapping[str, Readable | None]
 
 
@@ -80,7 +83,7 @@ class Reflector:
     ) -> None:
         self.resource = resource
         self.complete = False
-        """There has been a whole list."""
+        """There has been a whole list, or word that there can't be one."""
         self._client = client
         self._changed = changed
         self._trouble = trouble
@@ -122,7 +125,8 @@ class Reflector:
                 if self._version:
                     await self._watch()
                 else:
-                    await asyncio.sleep(random.uniform(*_ABSENT))  # noqa: S311 - no secret
+                    pause = _ABSENT if self.complete else _ABSENT_AT_FIRST
+                    await asyncio.sleep(random.uniform(*pause))  # noqa: S311 - no secret
             except Gone:
                 self._version = ""
                 await asyncio.sleep(self._backoff.next())
@@ -171,11 +175,11 @@ class Reflector:
         return self.resource.optional and isinstance(error, Refused) and error.status == 404
 
     def _miss(self) -> None:
-        """The server does not have the resource: there are none, which is no trouble."""
+        """The server does not have the resource: there are none if it says so again, which is no trouble."""
         self._misses += 1
         self._contact = time.monotonic()
         self._trouble(self, None)
-        if self._known.objects and self._misses < _MISSES:
+        if self._misses < _MISSES and (self._known.objects or not self.complete):
             return
         gone, first = dict.fromkeys(self._known.objects), not self.complete
         self._known, self.complete = _Found(), True

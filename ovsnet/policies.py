@@ -279,7 +279,8 @@ class Policies:
                 if pod is None and direction is Direction.INGRESS and rule.has_names:
                     # Of which numbers nobody knows: it may be any.
                     rule = msgspec.structs.replace(rule, ports=None)
-                found = self._rules.allowances("", direction, rule, pod)
+                strictly = ranked.standing.action is Action.ACCEPT
+                found = self._rules.allowances("", direction, rule, pod, strictly=strictly)
                 known = tuple(msgspec.structs.replace(each, standing=ranked.standing) for each in found)
                 if not ranked.rule.has_names:
                     self._common[ranked.standing] = known

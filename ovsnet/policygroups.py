@@ -84,7 +84,7 @@ class Groups:
         self._groups: dict[int, Group] = {}
         self._last = 0
         self._meant: dict[str, set[int]] = {}
-        """Groups that can mean pods of a namespace."""
+        """Groups that can mean pods of a namespace, of those that have pods."""
         self._in: dict[str, set[str]] = {}
         """Pods by namespace."""
         self._labelled: dict[tuple[str, str, str], set[str]] = {}
@@ -168,8 +168,8 @@ class Groups:
         self._pods, self._local, self.namespaces = pods, local, namespaces
         self._having = None
         for name in relabelled:
-            if self._mean(name):
-                for key in self._in.get(name, ()):
+            if name in self._in and self._mean(name):
+                for key in self._in[name]:
                     self._place(key)
         for key in changed | moved:
             self._place(key)
@@ -192,7 +192,8 @@ class Groups:
             self._spread(number, group)
             return number
         for namespace in self._matching(group):
-            self._meant.setdefault(namespace, set()).add(number)
+            if namespace in self._meant:
+                self._meant[namespace].add(number)
             for key in self._candidates(namespace, group.pods):
                 if _means(group, self._pods[key]):
                     placed = self._placed.setdefault(key, _Placed())
@@ -256,6 +257,9 @@ class Groups:
     def _index(self, key: str, before: LabelledPod | None, after: LabelledPod | None) -> None:
         if before is not None:
             self._in[before.namespace].discard(key)
+            if not self._in[before.namespace]:
+                del self._in[before.namespace]
+                self._meant.pop(before.namespace, None)
             for label in before.labels.items():
                 self._labelled[before.namespace, *label].discard(key)
                 if not self._labelled[before.namespace, *label]:

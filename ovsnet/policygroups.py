@@ -159,7 +159,7 @@ class Groups:
         local: Mapping[str, tuple[IPAddress, ...]],
         nodes: Mapping[str, NodeAddresses],
     ) -> None:
-        """local: addresses of this node's pods, which count before anybody else knows them."""
+        """local: addresses of pods that are on this node, which count before anybody else knows them."""
         moved = set(different(self._local, local))
         changed = set(different(self._pods, pods))
         relabelled = list(different(self.namespaces, namespaces))

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 
+import msgspec
+
+from ovsnet.policies import Policies
 from ovsnet.policygroups import Group, Groups
-from ovsnet.policymodel import LabelledPod, Namespace, Operator, Requirement, Selector
+from ovsnet.policymodel import (
+    Direction,
+    LabelledPod,
+    Namespace,
+    NetworkPolicy,
+    Operator,
+    PolicyPeer,
+    PolicyRule,
+    Requirement,
+    Selector,
+)
+from ovsnet.servicemodel import Protocol
 
 APP = Selector(requirements=(Requirement(key="app", operator=Operator.IN, values=frozenset({"db"})),))
 TEAM = Selector(requirements=(Requirement(key="team", operator=Operator.IN, values=frozenset({"a"})),))
@@ -18,6 +32,33 @@ def pod(number: int, namespace: str) -> LabelledPod:
         labels={"app": "db"},
         ips=(ipaddress.ip_address(f"10.244.1.{number + 2}"),),
     )
+
+
+def test_a_pod_that_lingers_here_while_another_of_its_name_runs_elsewhere() -> None:
+    """Peers mean the one that the store knows; the other is a subject until it is gone."""
+    old, new = (ipaddress.ip_address(each) for each in ("10.244.1.3", "10.244.2.9"))
+    web = msgspec.structs.replace(pod(5, "shop"), name="web", labels={"app": "web"}, node="node-a")
+    rule = PolicyRule(peers=(PolicyPeer(pods=APP),))
+    policy = NetworkPolicy(namespace="shop", name="p", pods=Selector(), ingress=(rule,))
+    local = {"shop/db-0": (old,), web.key: web.ips}
+    policies = Policies()
+
+    def follow(*known: LabelledPod) -> list[str]:
+        pods = {each.key: each for each in (web, *known)}
+        policies.update({policy.key: policy}, {"shop": Namespace(name="shop")}, pods, local, {}, {}, "node-a")
+        denied = [policies.denies(web.key, Direction.INGRESS, each, Protocol.TCP, 80) for each in (old, new)]
+        assert "shop/db-0" in {each.key for each in policies.isolated}
+        found = [str(each) for each in policies.networks(Group(namespace="shop", pods=APP))]
+        assert denied == [f"{each}/32" not in found for each in (old, new)]
+        assert policies.means(Group(namespace="shop", pods=APP), new) is (f"{new}/32" in found)
+        return found
+
+    db = msgspec.structs.replace(pod(1, "shop"), ips=(), node="node-a")
+    assert follow(db) == [f"{old}/32"], "kubelet has not told its address yet"
+    there = msgspec.structs.replace(db, node="node-b")
+    assert follow(there) == []
+    assert follow(msgspec.structs.replace(there, ips=(new,))) == [f"{new}/32"]
+    assert follow(msgspec.structs.replace(db, node="")) == [f"{old}/32"], "nobody knows where it is"
 
 
 def meant(groups: Groups, number: int) -> list[str]:

@@ -159,8 +159,9 @@ class Policies:
         local: Mapping[str, tuple[IPAddress, ...]],
         nodes: Mapping[str, NodeAddresses],
         cluster: Mapping[str, ClusterNetworkPolicy] | None = None,
+        node: str = "",
     ) -> None:
-        """Derives anew what changed. local: addresses of this node's pods, by the Pod's key."""
+        """Derives anew what changed. local: addresses of this node's pods, by the Pod's key. node: this one's name."""
         changed = set(different(self._policies, policies))
         for key in changed:
             self._index(self._policies.get(key), policies.get(key))
@@ -168,7 +169,7 @@ class Policies:
         concerned = {key.partition("/")[0] for key in changed}
         moved = different(self._groups.namespaces, namespaces)
         touched = self._tiers.update(cluster or {})
-        self._groups.update(namespaces, pods, local, nodes)
+        self._groups.update(namespaces, pods, at_home(local, pods, node), nodes)
         as_were = (each for key in relabelled for each in (self._pods.get(key), pods.get(key)) if each)
         if (relabelled or moved) and self._rules.renumbered(as_were, anywhere=bool(moved)):
             concerned |= {name for name, found in self._of.items() if any(map(_is_volatile, found.values()))}
@@ -279,7 +280,8 @@ class Policies:
                 if pod is None and direction is Direction.INGRESS and rule.has_names:
                     # Of which numbers nobody knows: it may be any.
                     rule = msgspec.structs.replace(rule, ports=None)
-                found = self._rules.allowances("", direction, rule, pod)
+                strictly = ranked.standing.action is Action.ACCEPT
+                found = self._rules.allowances("", direction, rule, pod, strictly=strictly)
                 known = tuple(msgspec.structs.replace(each, standing=ranked.standing) for each in found)
                 if not ranked.rule.has_names:
                     self._common[ranked.standing] = known
@@ -319,6 +321,15 @@ def addresses(pods: Iterable[Pod]) -> dict[str, tuple[IPAddress, ...]]:
         # One of several interfaces, or of a pod that is replaced by another of its name.
         found[key] = (*found.get(key, ()), *pod.ips)
     return found
+
+
+def at_home(
+    local: Mapping[str, tuple[IPAddress, ...]], pods: Mapping[str, LabelledPod], node: str
+) -> Mapping[str, tuple[IPAddress, ...]]:
+    """Without what lingers on this node of pods that the store knows on another: as peers, they are there. node: this
+    one's name, "" if nobody knows it."""
+    away = {key for key in local if (pod := pods.get(key)) and node and pod.node not in ("", node)}
+    return {key: ips for key, ips in local.items() if key not in away} if away else local
 
 
 def node_addresses(nodes: Mapping[str, Node]) -> dict[str, NodeAddresses]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ovsnet.mappings import different
 from ovsnet.model import Frozen, IPAddress, IPNetwork
-from ovsnet.policymodel import Block, LabelledPod, Labels, Namespace, Operator, Selector
+from ovsnet.policymodel import Block, LabelledPod, Labels, NamedPort, Namespace, Operator, Selector
 from ovsnet.policynets import of_length, parts
 from ovsnet.servicemodel import Protocol
 
@@ -25,13 +25,13 @@ _Key = TypeVar("_Key", bound=Hashable)
 class Group(Frozen):
     """Pods, a block, or nodes.
 
-    namespace: of the pods, "" if `namespaces` says it. port: only pods whose port of that name has that number.
+    namespace: of the pods, "" if `namespaces` says it. port: only pods that have it.
     """
 
     namespace: str = ""
     namespaces: Selector | None = None
     pods: Selector = Selector()
-    port: tuple[str, Protocol, int] | None = None
+    port: NamedPort | None = None
     block: Block | None = None
     nodes: Selector | None = None
 
@@ -46,7 +46,7 @@ class Group(Frozen):
         if self.nodes is not None:
             return f"nodes {self.nodes.text}"
         where = f"namespaces {self.namespaces.text}" if self.namespaces else f"namespace {self.namespace}"
-        named = f" with {self.port[1].value} {self.port[0]}={self.port[2]}" if self.port else ""
+        named = f" with {self.port.text}" if self.port else ""
         return f"pods {self.pods.text} of {where}{named}"
 
 
@@ -84,7 +84,7 @@ class Groups:
         self._groups: dict[int, Group] = {}
         self._last = 0
         self._meant: dict[str, set[int]] = {}
-        """Groups that can mean pods of a namespace."""
+        """Groups that can mean pods of a namespace, of those that have pods."""
         self._in: dict[str, set[str]] = {}
         """Pods by namespace."""
         self._labelled: dict[tuple[str, str, str], set[str]] = {}
@@ -142,16 +142,14 @@ class Groups:
         known = self.namespaces.get(namespace)
         return known is not None and group.namespaces.matches(known.labels)
 
-    def numbers(self, group: Group, name: str, protocol: Protocol) -> set[int]:
-        """Which numbers the group's pods have for a port of that name."""
+    def numbers(self, group: Group, name: str, protocol: Protocol) -> set[NamedPort]:
+        """The group's pods' ports of that name."""
         found = set()
         for namespace in self._matching(group):
             for key in self._candidates(namespace, group.pods):
                 pod = self._pods[key]
                 if _means(group, pod):
-                    found |= {
-                        each.port for each in pod.ports if (each.name, each.protocol) == (name, protocol)
-                    }
+                    found |= {each for each in pod.ports if (each.name, each.protocol) == (name, protocol)}
         return found
 
     def update(
@@ -161,7 +159,7 @@ class Groups:
         local: Mapping[str, tuple[IPAddress, ...]],
         nodes: Mapping[str, NodeAddresses],
     ) -> None:
-        """local: addresses of this node's pods, which count before anybody else knows them."""
+        """local: addresses of pods that are on this node, which count before anybody else knows them."""
         moved = set(different(self._local, local))
         changed = set(different(self._pods, pods))
         relabelled = list(different(self.namespaces, namespaces))
@@ -170,8 +168,8 @@ class Groups:
         self._pods, self._local, self.namespaces = pods, local, namespaces
         self._having = None
         for name in relabelled:
-            if self._mean(name):
-                for key in self._in.get(name, ()):
+            if name in self._in and self._mean(name):
+                for key in self._in[name]:
                     self._place(key)
         for key in changed | moved:
             self._place(key)
@@ -194,7 +192,8 @@ class Groups:
             self._spread(number, group)
             return number
         for namespace in self._matching(group):
-            self._meant.setdefault(namespace, set()).add(number)
+            if namespace in self._meant:
+                self._meant[namespace].add(number)
             for key in self._candidates(namespace, group.pods):
                 if _means(group, self._pods[key]):
                     placed = self._placed.setdefault(key, _Placed())
@@ -258,6 +257,9 @@ class Groups:
     def _index(self, key: str, before: LabelledPod | None, after: LabelledPod | None) -> None:
         if before is not None:
             self._in[before.namespace].discard(key)
+            if not self._in[before.namespace]:
+                del self._in[before.namespace]
+                self._meant.pop(before.namespace, None)
             for label in before.labels.items():
                 self._labelled[before.namespace, *label].discard(key)
                 if not self._labelled[before.namespace, *label]:
@@ -371,7 +373,4 @@ def _by_gateway(nodes: Mapping[str, NodeAddresses]) -> dict[IPAddress, list[Node
 def _means(group: Group, pod: LabelledPod) -> bool:
     if pod.host_network or not group.pods.matches(pod.labels):
         return False
-    if group.port is None:
-        return True
-    name, protocol, number = group.port
-    return any((each.name, each.protocol, each.port) == (name, protocol, number) for each in pod.ports)
+    return group.port is None or group.port in pod.ports

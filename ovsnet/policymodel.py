@@ -193,11 +193,18 @@ class Namespace(Frozen):
 
 
 class NamedPort(Frozen):
-    """A container's port that has a name."""
+    """A container's port that has a name. several: the name stands for other numbers of the protocol as well: what
+    denies or passes on means all of them, what allows none."""
 
     name: str
     port: int
     protocol: Protocol = Protocol.TCP
+    several: bool = False
+
+    @property
+    def text(self) -> str:
+        """TCP http=8080"""
+        return f"{self.protocol.value} {self.name}={self.port}" + (" among others" if self.several else "")
 
 
 class LabelledPod(Namespaced):
@@ -211,5 +218,5 @@ class LabelledPod(Namespaced):
     host_network: bool = False
     """Its addresses are the node's: no policy selects it, and no selector of a peer does."""
     ports: tuple[NamedPort, ...] = ()
-    """Of all its containers, sidecars among them. A name that stands for several ports of one protocol is left out."""
+    """Of all its containers, sidecars among them, in order of names, protocols and numbers."""
     source: str = ""

@@ -56,7 +56,7 @@ def remarks(
 
 
 class _Names:
-    """Which ports the pods have that a policy selects."""
+    """Which ports the pods have that a policy selects, by names that stand for one number."""
 
     def __init__(self, pods: Iterable[LabelledPod]) -> None:
         self._pods = pods
@@ -64,7 +64,9 @@ class _Names:
 
     def __contains__(self, asked: object) -> bool:
         if self._found is None:
-            self._found = {(port.name, port.protocol) for pod in self._pods for port in pod.ports}
+            self._found = {
+                (port.name, port.protocol) for pod in self._pods for port in pod.ports if not port.several
+            }
         return asked in self._found
 
 
@@ -129,6 +131,9 @@ def _egress(port: PolicyPort, granted: Granted) -> str:
     asked = port.name, port.protocol
     for allowance in granted.allowances:
         for group in allowance.peers or ():
-            if group.port is not None and group.port[:2] == asked:
+            if group.port is not None and (group.port.name, group.port.protocol) == asked:
                 return ""
-    return f"no pod that the rule means has a port called {port.name} over {port.protocol.value}; it allows nothing"
+    return (
+        f"no pod that the rule means has a port called {port.name} over {port.protocol.value}, or it stands for "
+        "several; it allows nothing"
+    )

@@ -1,7 +1,8 @@
 """What one rule of a policy comes to for a pod: whom it means as groups, and its ports as numbers.
 
 Pure. Owns what a port by name means: of an ingress rule the pod's own ports, of an egress rule those of the pods at the
-other end, some of which may have other numbers than others. Knows neither tiers nor isolation. Called by `policies`.
+other end, some of which may have other numbers than others; and that a name of several numbers in one pod means none of
+them to what allows, and all of them to what denies. Knows neither tiers nor isolation. Called by `policies`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from ovsnet.policygroups import Group, Groups
 from ovsnet.policylists import Allowance
-from ovsnet.policymodel import Direction, LabelledPod, PolicyPeer, PolicyPort, PolicyRule, Selector
+from ovsnet.policymodel import Direction, LabelledPod, NamedPort, PolicyPeer, PolicyPort, PolicyRule, Selector
 from ovsnet.policyobjects import PortRange
 from ovsnet.servicemodel import Protocol
 
@@ -22,7 +23,7 @@ class Rules:
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
-        self._numbers: dict[tuple[Group, str, Protocol], set[int]] = {}
+        self._numbers: dict[tuple[Group, str, Protocol], set[NamedPort]] = {}
         """Of ports by name that egress rules ask for."""
 
     def renumbered(self, changed: Iterable[LabelledPod], *, anywhere: bool) -> bool:
@@ -40,9 +41,15 @@ class Rules:
         return True
 
     def allowances(
-        self, namespace: str, direction: Direction, rule: PolicyRule, pod: LabelledPod | None
+        self,
+        namespace: str,
+        direction: Direction,
+        rule: PolicyRule,
+        pod: LabelledPod | None,
+        *,
+        strictly: bool = True,
     ) -> Iterator[Allowance]:
-        """What a rule comes to for this pod."""
+        """What a rule comes to for this pod. strictly: without ports by a name that stands for several numbers."""
         peers = None if rule.peers is None else tuple(_group(namespace, each) for each in rule.peers)
         ranges = {
             PortRange(protocol=each.protocol, first=each.first, last=each.last)
@@ -57,29 +64,32 @@ class Rules:
                 for each in named
                 for port in (pod.ports if pod else ())
                 if (port.name, port.protocol) == (each.name, each.protocol)
+                and not (strictly and port.several)
             }
         if peers != () and (rule.ports is None or ranges):
             yield _allowance(direction, peers, None if rule.ports is None else ranges)
         if direction is Direction.EGRESS:
             for each in named:
                 for group in (_EVERY_POD,) if peers is None else peers:
-                    yield from self._named(group, each)
+                    yield from self._named(group, each, strictly)
 
-    def _named(self, group: Group, port: PolicyPort) -> Iterator[Allowance]:
-        """To a port by name: of pods whose port of that name has one number, that number."""
+    def _named(self, group: Group, port: PolicyPort, strictly: bool) -> Iterator[Allowance]:
+        """To a port by name: of pods that have one number for it, that number; else, if not strictly, each."""
         if not group.is_of_pods:
             return
         asked = group, port.name, port.protocol
         if asked not in self._numbers:
             self._numbers[asked] = self._groups.numbers(*asked)
-        for number in self._numbers[asked]:
+        for having in self._numbers[asked]:
+            if strictly and having.several:
+                continue
             only = Group(
                 namespace=group.namespace,
                 namespaces=group.namespaces,
                 pods=group.pods,
-                port=(port.name, port.protocol, number),
+                port=having,
             )
-            ports = PortRange(protocol=port.protocol, first=number, last=number)
+            ports = PortRange(protocol=port.protocol, first=having.port, last=having.port)
             yield _allowance(Direction.EGRESS, (only,), {ports})
 
 

@@ -41,7 +41,7 @@ _OLDER = 300
 
 
 class Policing:
-    """What is to be installed for policies. pods: this node's, those of requests under way included."""
+    """What is to be installed for policies. pods: this node's, those of requests under way included. node: its name."""
 
     def __init__(
         self,
@@ -49,8 +49,10 @@ class Policing:
         renderer: Renderer,
         pods: Callable[[], Iterable[Pod]],
         marks: Marks,
+        node: str = "",
         patience: float = _PATIENCE,
     ) -> None:
+        self._node = node
         self._openflow = openflow
         self._renderer = renderer
         self._pods = pods
@@ -123,6 +125,7 @@ class Policing:
             self._addresses(),
             self._node_addresses(snapshot.nodes),
             snapshot.cluster_policies,
+            self._node,
         )
         changed = self._render(self._policies.news())
         self._note_isolated(None if renewed else before)

@@ -96,7 +96,7 @@ async def look(config: Config) -> View:
         own = snapshot.nodes.get(name)
         here = Here(node=name, zone=own.zone if own else "", addresses=topo.internal if topo else ())
         services.update(snapshot.services, snapshot.slices, here)
-    policed = _policed(rows, snapshot)
+    policed = _policed(rows, snapshot, name)
     return View(
         config=config,
         name=name,
@@ -162,7 +162,7 @@ def _attached(config: Config, topo: Topology | None, rows: Mapping[str, PortRow]
     return state.objects(topo, config.tunnels, numbers, pods)
 
 
-def _policed(rows: Mapping[str, PortRow], snapshot: Snapshot | None) -> Policies:
+def _policed(rows: Mapping[str, PortRow], snapshot: Snapshot | None, node: str) -> Policies:
     found = Policies()
     if snapshot is not None:
         found.update(
@@ -172,6 +172,7 @@ def _policed(rows: Mapping[str, PortRow], snapshot: Snapshot | None) -> Policies
             policies.addresses(state.pods(rows)),
             policies.node_addresses(snapshot.nodes),
             snapshot.cluster_policies,
+            node,
         )
     return found
 

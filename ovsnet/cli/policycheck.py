@@ -87,7 +87,7 @@ def world_of(view: View, snapshot: Snapshot) -> World:
         pods=snapshot.pods,
         nodes=snapshot.nodes,
         node=view.name,
-        local=policies.addresses(state.pods(view.rows)),
+        local=policies.at_home(policies.addresses(state.pods(view.rows)), snapshot.pods, view.name),
     )
 
 

@@ -113,21 +113,21 @@ class PodReader(Reader[LabelledPod]):
 
     def _ports(self, spec: dict[str, object]) -> tuple[NamedPort, ...]:
         """What has a name in containers and sidecars (initContainers that always run, KEP-753)."""
-        found: dict[tuple[str, Protocol], int] = {}
-        doubtful: set[tuple[str, Protocol]] = set()
+        found: dict[tuple[str, Protocol], set[int]] = {}
         for path, entry in self._containers(spec):
             for name, protocol, number in self._named(entry, path):
-                if found.setdefault((name, protocol), number) != number:
-                    doubtful.add((name, protocol))
-        for name, protocol in sorted(doubtful):
-            del found[name, protocol]
-            self._remark(
-                "spec.containers",
-                f"{protocol.value} port {shown(name)} has several numbers; it is left out, give each a name",
-            )
+                found.setdefault((name, protocol), set()).add(number)
+        for name, protocol in sorted(found):
+            if len(found[name, protocol]) > 1:
+                self._remark(
+                    "spec.containers",
+                    f"{protocol.value} port {shown(name)} has several numbers; no rule allows it by that name, give "
+                    "each a name",
+                )
         return tuple(
-            NamedPort(name=name, port=found[name, protocol], protocol=protocol)
+            NamedPort(name=name, port=number, protocol=protocol, several=len(found[name, protocol]) > 1)
             for name, protocol in sorted(found)
+            for number in sorted(found[name, protocol])
         )
 
     def _containers(self, spec: dict[str, object]) -> Iterator[tuple[str, dict[str, object]]]:

@@ -68,16 +68,21 @@ def _holds(expression: Object, of: dict[str, str]) -> bool:
 
 
 def named_port(pod: Object, name: str, protocol: str) -> int | None:
-    """The number behind a name in this pod. None: it has no such port, or one name for several numbers.
+    """The number behind a name in this pod. None: it has no such port, or one name for several numbers."""
+    numbers = named_ports(pod, name, protocol)
+    return next(iter(numbers)) if len(numbers) == 1 else None
+
+
+def named_ports(pod: Object, name: str, protocol: str) -> set[int]:
+    """All numbers behind a name in this pod: in each container a name is another.
 
     Init containers count if they go on running beside the others (restartPolicy: Always).
     """
     spec = pod["spec"]
     sidecars = [each for each in spec.get("initContainers") or () if each.get("restartPolicy") == "Always"]
-    numbers = {
+    return {
         port["containerPort"]
         for container in (*(spec.get("containers") or ()), *sidecars)
         for port in container.get("ports") or ()
         if port.get("name") == name and (port.get("protocol") or "TCP") == protocol
     }
-    return next(iter(numbers)) if len(numbers) == 1 else None

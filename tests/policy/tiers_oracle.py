@@ -5,14 +5,15 @@ Imports nothing of ovsnet. Takes manifests that the API server accepts.
 
 Where the API leaves a choice, this is ovsnet's:
 - of two policies of one tier and priority that whose name comes first is asked first;
-- whoever means one of a node's addresses means the node's gateway as well, as in an ipBlock.
+- whoever means one of a node's addresses means the node's gateway as well, as in an ipBlock;
+- a port's name that stands for several numbers in a pod is none of them to Accept, and all of them to Deny and Pass.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from policy_matching import block_matches, labels, named_port, namespace_labels, selects
+from policy_matching import block_matches, labels, named_ports, namespace_labels, selects
 from policy_world import Cluster, Connection, End, Node, Object
 
 
@@ -68,16 +69,17 @@ def _is_port(rule: Object, connection: Connection) -> bool:
     if "protocols" not in rule:
         return True
     return connection.protocol is not None and any(
-        _is_protocol(each, connection.protocol, connection) for each in rule["protocols"]
+        _is_protocol(each, connection.protocol, connection, rule["action"]) for each in rule["protocols"]
     )
 
 
-def _is_protocol(entry: Object, protocol: str, connection: Connection) -> bool:
+def _is_protocol(entry: Object, protocol: str, connection: Connection, action: str) -> bool:
     if "destinationNamedPort" in entry:
         pod = connection.destination.who
-        return isinstance(pod, dict) and connection.port == named_port(
-            pod, entry["destinationNamedPort"], protocol
-        )
+        if not isinstance(pod, dict):
+            return False
+        numbers = named_ports(pod, entry["destinationNamedPort"], protocol)
+        return connection.port in numbers and (action != "Accept" or len(numbers) == 1)
     if protocol.lower() not in entry:
         return False
     port = entry[protocol.lower()]["destinationPort"]

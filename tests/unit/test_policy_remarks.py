@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+import msgspec
+
 from ovsnet.policies import Policies
 from ovsnet.policymodel import (
     Block,
@@ -63,6 +65,16 @@ def test_a_name_that_no_pod_has() -> None:
     assert said(pod("web", 2, "http"), ingress=[rule]) == {}
     assert said(pod("web", 2), pod("other", 3, "http"), ingress=[rule]) == {}, "a pod of another node has it"
     assert said(pod("web", 2), ingress=[rule], local="shop/elsewhere") == {}, "it is none of this node's pods"
+
+
+def test_a_name_that_stands_for_several_numbers() -> None:
+    ports = tuple(NamedPort(name="http", port=each, several=True) for each in (80, 81))
+    web = msgspec.structs.replace(pod("web", 2), ports=ports)
+    far = PolicyRule(peers=(EVERYBODY,), ports=(HTTP,))
+    found = said(web, ingress=[PolicyRule(ports=(HTTP,))], egress=[far])["shop/p"]
+    assert [line.split(".ports: ")[0] for line in found] == ["spec.egress[0]", "spec.ingress[0]"]
+    assert all("or it stands for several; it allows nothing" in line for line in found)
+    assert said(web, pod("other", 3, "http"), ingress=[PolicyRule(ports=(HTTP,))], egress=[far]) == {}
 
 
 def test_a_name_that_nobody_at_the_other_end_has() -> None:

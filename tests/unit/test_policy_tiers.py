@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pytest
 from cluster_policy_manifests import cluster_policy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -308,10 +309,39 @@ def test_a_port_by_name_is_one_rule_with_a_number_for_each_sort_of_pod() -> None
     assert len(drops) == 1
 
 
-def _with_port(name: str, number: int, port: int) -> LabelledPod:
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("tier", Tier)
+@pytest.mark.parametrize("action", Action)
+def test_a_name_of_several_numbers_is_none_to_accept_and_each_to_the_others(
+    direction: Direction, tier: Tier, action: Action
+) -> None:
+    """The pod gets a second container, whose port has the name of the first's."""
+    way, far = ("ingress", "from") if direction is Direction.INGRESS else ("egress", "to")
+    named = {far: [EVERY_POD], "protocols": [{"destinationNamedPort": "http"}]}
+    rules = [{"action": action.value, **named}, {"action": "Deny", far: [{"pods": {"podSelector": {}}}]}]
+    spec = {"tier": tier.value, "priority": 1, "subject": EVERY_POD, way: rules}
+    cluster = cluster_policy(spec)
+    client, web = labelled("client", 2), _with_port("web", 3, 9000)
+    world = World(client, web)
+    for numbers in ((9000,), (9000, 9001), (9001,)):
+        world.pods = {**world.pods, web.key: _with_port("web", 3, *numbers)}
+        world.follow(cluster)
+        (decided, _) = world.policies.decided(
+            web.key if direction is Direction.INGRESS else client.key, direction, tier
+        )
+        found = {port.first for each in decided.allowances for port in each.ports or ()}
+        alone = action is not Action.ACCEPT or len(numbers) == 1
+        assert found == (set(numbers) if alone else set())
+        subject, other = (web, client) if direction is Direction.INGRESS else (client, web)
+        for port in (9000, 9001):
+            let = action is not Action.DENY and port in found
+            assert world.policies.denies(subject.key, direction, other.ips[0], Protocol.TCP, port) is not let
+
+
+def _with_port(name: str, number: int, *ports: int) -> LabelledPod:
     return LabelledPod(
         namespace="default",
         name=name,
         ips=(ipaddress.ip_address(f"10.244.1.{number}"),),
-        ports=(NamedPort(name="http", port=port),),
+        ports=tuple(NamedPort(name="http", port=port, several=len(ports) > 1) for port in ports),
     )

@@ -150,14 +150,14 @@ def test_an_address_that_is_none_is_left_out(path: str, value: object, remark: s
         (
             "spec/containers/1/ports/1/containerPort",
             8081,
-            "spec.containers: TCP port 'http' has several numbers; it is left out, give each a name",
-            ("dns", "http", "mesh"),
+            "spec.containers: TCP port 'http' has several numbers; no rule allows it by that name, give each a name",
+            ("dns", "http", "http", "http", "mesh"),
         ),
         (
             "spec/initContainers/1/ports/0/name",
             "http",
             "spec.containers: TCP port 'http' has several numbers",
-            ("dns", "http"),
+            ("dns", "http", "http", "http"),
         ),
         (
             "spec/containers/1/ports/0/containerPort",
@@ -198,6 +198,15 @@ def test_a_named_port_that_is_none_is_left_out(path: str, value: object, remark:
     assert tuple(each.name for each in found.ports) == left
     assert line.startswith(f"Pod shop/web-0.a: {remark}")
     assert found == msgspec.structs.replace(EXPECTED, ports=found.ports)
+
+
+def test_a_name_of_several_numbers_keeps_them_all() -> None:
+    (found,), _ = pods(changed("spec/containers/1/ports/1/containerPort", 80))
+    assert found.ports[1:4] == (
+        NamedPort(name="http", port=80, several=True),
+        NamedPort(name="http", port=8080, several=True),
+        NamedPort(name="http", port=8443, protocol=Protocol.UDP),
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,22 @@
 
 Pure. Two nodes never share a name, a pod range or an address, and no pod range has a node's address in it: packets
 for that node would go into a tunnel, the tunnel's own among them. Who was accepted before keeps what it has; among
-newcomers the first file by name wins; of two files with one object that which counted so far. A node whose new manifest
-is refused keeps its old one as long as that goes together with the others, so that a mistake in one file withdraws
-nothing. Which Service has what several claim is in `frontends`. Called by the stores.
+newcomers the first file by name wins; of two files with one object that which counted so far, but see `policies`. A
+node whose new manifest is refused keeps its old one as long as that goes together with the others, so that a mistake in
+one file withdraws nothing. Which Service has what several claim is in `frontends`. Called by the stores.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Node
+from ovsnet.policymodel import NetworkPolicy
 from ovsnet.store.reading import Readable, key_of, kind_of
 
 _Object = TypeVar("_Object", bound=Readable)
@@ -88,6 +92,51 @@ def one_of_each(
             f"{kind} {key} stands in {wanted[key][1].source} too, which counts; remove one of both"
         )
     return wanted, problems
+
+
+def policies(
+    files: Mapping[str, Iterable[NetworkPolicy]], before: Mapping[str, NetworkPolicy]
+) -> tuple[dict[str, NetworkPolicy], dict[str, list[str]]]:
+    """NetworkPolicies by key, those of `before` themselves that say the same, and what is wrong by file.
+
+    Nobody can tell which of several of one key is meant. Where they say different things each isolates whom it selects
+    and none allows anything: that depends on the files alone, so that all nodes, commands, and agents that start later
+    agree.
+    """
+    found: dict[str, NetworkPolicy] = {}
+    problems: dict[str, list[str]] = {}
+    for key, copies in _by_key(files).items():
+        (path, first), *others = copies
+        found[key] = first
+        alike = all(replace(item, source="") == replace(first, source="") for _, item in others)
+        if others and not alike:
+            for file, item in copies:
+                name = first.name if item is first else f"{item.name} in {PurePath(file).name}"
+                one = _allowing_nothing(replace(item, name=name))
+                found[one.key] = one
+        for file, _ in others:
+            what = "which counts" if alike else "and says something else there: neither allows anything"
+            problems.setdefault(file, []).append(
+                f"NetworkPolicy {key} stands in {path} too, {what}; remove one of both"
+            )
+    return {key: old if (old := before.get(key)) == item else item for key, item in found.items()}, problems
+
+
+def _by_key(files: Mapping[str, Iterable[NetworkPolicy]]) -> dict[str, list[tuple[str, NetworkPolicy]]]:
+    """(file, policy), in the order of the files' names."""
+    found: dict[str, list[tuple[str, NetworkPolicy]]] = {}
+    for file in sorted(files):
+        for item in files[file]:
+            found.setdefault(item.key, []).append((file, item))
+    return found
+
+
+def _allowing_nothing(policy: NetworkPolicy) -> NetworkPolicy:
+    return replace(
+        policy,
+        ingress=None if policy.ingress is None else (),
+        egress=None if policy.egress is None else (),
+    )
 
 
 def _keeps(node: Node, before: Mapping[str, Node]) -> bool:

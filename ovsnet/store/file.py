@@ -16,6 +16,7 @@ from typing import TypeVar
 from ovsnet.errors import StoreError
 from ovsnet.mappings import different
 from ovsnet.model import Node
+from ovsnet.policymodel import NetworkPolicy
 from ovsnet.store import Snapshot, cluster
 from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.folder import ManifestFolder
@@ -149,7 +150,7 @@ class _Combining:
         conflicts = {path: list(lines) for path, lines in self._settled.problems.items()}
         self._settle_services(conflicts)
         slices = self._merged(SliceReader, was.slices, conflicts)
-        policies = self._merged(PolicyReader, was.policies, conflicts)
+        policies = self._policies(was.policies, conflicts)
         cluster_policies = self._merged(ClusterPolicyReader, was.cluster_policies, conflicts)
         namespaces = self._merged(NamespaceReader, was.namespaces, conflicts)
         pods = self._merged(PodReader, was.pods, conflicts)
@@ -187,6 +188,17 @@ class _Combining:
         for path, lines in doubles.items():
             conflicts.setdefault(path, []).extend(lines)
         return _same({key: item for key, (_, item) in chosen.items()}, before)
+
+    def _policies(
+        self, before: Mapping[str, NetworkPolicy], conflicts: dict[str, list[str]]
+    ) -> Mapping[str, NetworkPolicy]:
+        files = self._files(PolicyReader)
+        found = cluster.merged(files.values())
+        if found is None:
+            found, doubles = cluster.policies({path: each.values() for path, each in files.items()}, before)
+            for path, lines in doubles.items():
+                conflicts.setdefault(path, []).extend(lines)
+        return _same(found, before)
 
     def _settle_services(self, conflicts: dict[str, list[str]]) -> None:
         """Has `frontends` settle who has what."""

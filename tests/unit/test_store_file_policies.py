@@ -121,7 +121,7 @@ async def test_a_policy_that_can_not_be_read_in_full_is_in_force(folder: Path) -
 
 async def test_of_two_objects_of_one_key_the_first_counts(folder: Path) -> None:
     (folder / "a.yaml").write_text(together(policy("lock"), pod("web", "10.0.0.1")))
-    (folder / "b.yaml").write_text(together(policy("lock", "{policyTypes: [Egress]}"), namespace("default")))
+    (folder / "b.yaml").write_text(together(policy("lock"), namespace("default")))
     (folder / "c.yaml").write_text(together(pod("web", "10.0.0.2"), namespace("default", "{team: a}")))
     found = await read_folder(folder)
     assert found.policies["default/lock"].ingress == ()
@@ -131,6 +131,30 @@ async def test_of_two_objects_of_one_key_the_first_counts(folder: Path) -> None:
     assert f"NetworkPolicy default/lock stands in {folder / 'a.yaml'}" in words["b.yaml"]
     assert f"Pod default/web stands in {folder / 'a.yaml'}" in words["c.yaml"]
     assert f"Namespace default stands in {folder / 'b.yaml'}" in words["c.yaml"]
+
+
+async def test_of_policies_of_one_name_that_differ_neither_allows_anything(folder: Path) -> None:
+    """And it is the same for whoever looks, whichever was there first."""
+    web, db = "{podSelector: {matchLabels: {app: web}}, ingress: [{}]}", "{podSelector: {}, egress: [{}]}"
+    (folder / "b.yaml").write_text(policy("lock", web))
+    async with running(folder) as cluster:
+        before = await cluster.until(lambda now: bool(now.policies))
+        assert before.policies["default/lock"].ingress
+        cluster.write("a.yaml", policy("lock", db))
+        now = await cluster.until(lambda now: len(now.policies) == 2)
+        again = await read_folder(folder)
+        for found in (now, again):
+            first, other = found.policies["default/lock"], found.policies["default/lock in b.yaml"]
+            assert (first.ingress, first.egress, len(first.pods.requirements)) == ((), (), 0)
+            assert (other.ingress, other.egress, len(other.pods.requirements)) == ((), None, 1)
+            (line,) = found.problems.values()
+            assert "neither allows anything" in line
+        cluster.write("c.yaml", policy("more"))
+        later = await cluster.until(lambda now: len(now.policies) == 3)
+        assert later.policies["default/lock in b.yaml"] is now.policies["default/lock in b.yaml"]
+        (folder / "a.yaml").unlink()
+        after = await cluster.until(lambda now: len(now.policies) == 2)
+        assert after.policies["default/lock"].ingress
 
 
 async def test_a_folder_that_is_being_filled_is_read_when_it_is_full(tmp_path: Path) -> None:

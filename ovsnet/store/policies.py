@@ -10,6 +10,7 @@ alone, without a word: kinds of this name in other API groups. Called through `m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from ovsnet.model import IPNetwork
 from ovsnet.policymodel import (
@@ -21,6 +22,7 @@ from ovsnet.policymodel import (
     PolicyRule,
     Selector,
 )
+from ovsnet.policynets import parts
 from ovsnet.servicemodel import Protocol
 from ovsnet.store import selectors
 from ovsnet.store.policyfields import Unreadable, network, only, port_number, selector
@@ -35,6 +37,8 @@ _PORT = frozenset({"protocol", "port", "endPort"})
 _DIRECTIONS: dict[object, Direction] = {each.value: each for each in Direction}
 _FAR_ENDS = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 
+_RANGES = 20_000
+"""What one block may come to: whoever writes policies in one namespace must not hold up all others."""
 _MANY = 5
 """Remarks on one policy; more are counted."""
 
@@ -205,7 +209,16 @@ def _block(value: object, path: str) -> Block:
         if part == cidr or not _is_within(part, cidr):
             raise Unreadable(at, f"{text} is not a part of {cidr}")
         found.add(part)
-    return Block(cidr=cidr, excepts=tuple(sorted(found, key=_order)))
+    block = Block(cidr=cidr, excepts=tuple(sorted(found, key=_order)))
+    if (
+        len(found) > _RANGES // cidr.max_prefixlen
+        and sum(1 for _ in islice(parts(block), _RANGES + 1)) > _RANGES
+    ):
+        raise Unreadable(
+            f"{path}.except",
+            f"{len(found)} exceptions make more than {_RANGES} ranges of {cidr}, each a flow",
+        )
+    return block
 
 
 def _is_within(part: IPNetwork, whole: IPNetwork) -> bool:

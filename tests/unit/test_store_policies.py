@@ -195,6 +195,15 @@ def test_all_ports_and_single_ones() -> None:
         ({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["0.0.0.0/0"]}}, "is not a part of"),
         ({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}}, "is not a part of"),
         ({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["fd00::/64"]}}, "is not a part of"),
+        (
+            {
+                "ipBlock": {
+                    "cidr": "::/0",
+                    "except": [f"{n + 0x2000:x}:{n * 7:x}::1/128" for n in range(1000)],
+                }
+            },
+            "except: 1000 exceptions make more than 20000 ranges of ::/0",
+        ),
     ],
 )
 def test_a_peer_that_can_not_be_read_is_nobody(peer: object, expected: str) -> None:
@@ -371,6 +380,13 @@ def test_a_list_of_policies_is_read() -> None:
     del item["kind"], item["apiVersion"]
     found, _ = policies({"kind": "NetworkPolicyList", "items": [item]})
     assert [each.key for each in found] == ["shop/web"]
+
+
+def test_thousands_of_exceptions_are_read() -> None:
+    block = {"cidr": "10.0.0.0/8", "except": [f"10.{n // 256}.{n % 256}.0/24" for n in range(0, 10_000, 2)]}
+    (peer,) = peers({"ipBlock": block}) or ()
+    assert peer.block is not None
+    assert len(peer.block.excepts) == 5000
 
 
 def test_large_policies_are_read_in_a_moment() -> None:

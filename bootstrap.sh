@@ -196,7 +196,7 @@ make_venv() {
   "$dir/bin/python" -c 'import pip' 2>/dev/null || logged "making $dir" "$python" -m venv --clear "$dir"
   logged "pip install" "$dir/bin/python" -m pip install --disable-pip-version-check "$@"
   # Where it will run it may not write: templates are compiled once now, as pip does with modules.
-  [[ $kind == editable ]] || PYTHONDONTWRITEBYTECODE="" PYTHONPYCACHEPREFIX="" logged "compiling templates" "$dir/bin/python" -P -c \
+  [[ $kind == editable ]] || logged "compiling templates" "$dir/bin/python" -I -c \
     'from ovsnet import render, resources; render.Renderer(resources.flows_dir())'
   printf '%s\n' "$stamp" >"$dir/.ovsnet"
 }

@@ -149,9 +149,8 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.ovsdb.run())
                 tasks.create_task(self.store.run())
-                for beside in (self.departed, self.cutting, self.denial_log):
-                    if beside is not None:
-                        tasks.create_task(beside.run())
+                for beside in (each for each in (self.departed, self.cutting, self.denial_log) if each):
+                    tasks.create_task(beside.run())
                 tasks.create_task(self._bridge.watch(self.wake, self.auditor.heard, self._switch_lost))
                 await self._loop(tasks)
         finally:

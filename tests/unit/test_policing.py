@@ -3,93 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
-from policy_rows import Rows
+from policing_world import APP, WEB, Installer, World, attached, doubted, policy
 
-from ovsnet import names, resources
-from ovsnet.agent.marks import Marks
-from ovsnet.agent.policing import Policing
-from ovsnet.errors import SwitchUnavailable, TryAgain
-from ovsnet.model import Pod
+from ovsnet import names
+from ovsnet.errors import TryAgain
 from ovsnet.policymodel import (
     Action,
     ClusterNetworkPolicy,
     ClusterRule,
     LabelledPod,
-    NetworkPolicy,
-    Operator,
     PolicyRule,
-    Requirement,
     Selector,
     Subject,
     Tier,
 )
-from ovsnet.render import Renderer, cookie_of
+from ovsnet.render import cookie_of
 from ovsnet.store import Snapshot
 from ovsnet.store.clusterpolicies import EVERYBODY
-
-APP = Selector(requirements=(Requirement(key="app", operator=Operator.IN, values=frozenset({"web"})),))
-WEB = LabelledPod(namespace="default", name="web", labels={"app": "web"})
-
-
-class OpenFlow:
-    """What an earlier agent has installed."""
-
-    def __init__(self, *lines: str) -> None:
-        self.lines = lines
-
-    async def flows_of(self, kind: str) -> list[str]:
-        cookie, mask = names.cookies_of(kind)
-        return [line for line in self.lines if int(line.partition(",")[0][7:], 16) & mask == cookie]
-
-
-def attached(name: str, number: int) -> Pod:
-    return Pod(
-        namespace="default",
-        name=name,
-        container=f"c-{name}",
-        ifname="eth0",
-        netns="",
-        network="ovsnet",
-        port=names.host_interface(f"{number:08x}"),
-        ofport=number,
-        mac="0a:58:0a:f4:01:02",
-        ips=(ipaddress.ip_address(f"10.244.1.{number}"),),
-    )
-
-
-class World:
-    def __init__(self, *lines: str, said: str | None = names.NO_POLICIES) -> None:
-        """lines: flows of an earlier agent. said: what it noted on the Bridge row."""
-        self.pods: list[Pod] = []
-        self.rows = Rows(said)
-        self.policing = Policing(
-            cast(Any, OpenFlow(*lines)),
-            Renderer(resources.flows_dir()),
-            lambda: self.pods,
-            Marks(self.rows),
-            patience=0.05,
-        )
-
-    async def tell(
-        self, *policies: NetworkPolicy, pods: Iterable[LabelledPod] = (), version: int = 1
-    ) -> dict[int, tuple[str, ...]]:
-        snapshot = Snapshot(
-            nodes={},
-            problems={},
-            version=version,
-            policies={each.key: each for each in policies},
-            pods={each.key: each for each in pods},
-        )
-        return await self.policing.follow(snapshot, unknown=False)
-
-
-def policy(selector: Selector, *rules: PolicyRule) -> NetworkPolicy:
-    return NetworkPolicy(namespace="default", name="p", pods=selector, ingress=rules)
 
 
 async def test_a_pod_comes_with_its_policies() -> None:
@@ -183,36 +117,6 @@ async def test_policies_of_an_earlier_agent_stay_until_the_store_is_there() -> N
     await world.policing.admit("default/other")
 
 
-def doubted(world: World) -> set[str]:
-    """Addresses that older connections are looked for of."""
-    lines = [line for lines in world.policing.older.values() for line in lines]
-    assert all("hard_timeout=300" in line for line in lines)
-    found = {field for line in lines for part in line.split() for field in part.split(",")}
-    return {field.partition("=")[2] for field in found if field.startswith("nw_src=")}
-
-
-async def test_only_pods_that_were_there_before_their_policies_have_older_connections() -> None:
-    world = World()
-    world.pods.append(attached("old", 5))
-    await world.tell()
-    await world.tell(policy(Selector()), version=2)
-    assert doubted(world) == {"10.244.1.5"}
-    world.policing.older.clear()
-    world.pods.append(attached("new", 6))
-    world.policing.update()
-    await world.tell(policy(Selector(), PolicyRule(peers=())), version=3)
-    assert world.policing.older == {}
-
-
-async def test_what_an_earlier_agent_isolated_has_none_if_the_switch_kept_it() -> None:
-    line = f"cookie=0x{names.cookie('policedpod', 'default/met'):x}, table=47, priority=50 actions=drop"
-    world = World(line)
-    world.pods += [attached("met", 5), attached("lost", 6)]
-    snapshot = Snapshot(nodes={}, problems={}, version=1, policies={"default/p": policy(Selector())})
-    await world.policing.follow(snapshot, unknown=True)
-    assert doubted(world) == {"10.244.1.6"}
-
-
 async def test_a_pod_of_an_earlier_ones_name_has_to_be_known_itself() -> None:
     """With other labels it may have other policies."""
     world = World()
@@ -225,109 +129,6 @@ async def test_a_pod_of_an_earlier_ones_name_has_to_be_known_itself() -> None:
     after = LabelledPod(namespace="default", name="web", uid="new", labels={"app": "web"})
     await world.tell(policy(APP), pods=[after], version=2)
     await world.policing.admit("default/web", "new")
-
-
-class Installer:
-    """`meanwhile` happens while it adds what is added once."""
-
-    def __init__(self, meanwhile: Callable[[], object]) -> None:
-        self.meanwhile = meanwhile
-        self.served: list[dict[int, tuple[str, ...]]] = []
-        self.ended: list[int] = []
-        self.fails = False
-
-    async def once(self, lines: Iterable[str]) -> None:
-        self.meanwhile()
-        if self.fails:
-            raise SwitchUnavailable("away")
-
-    async def end(self, cookies: Iterable[int]) -> None:
-        if self.fails:
-            raise SwitchUnavailable("away")
-        self.ended += cookies
-
-    async def serve(self, changed: dict[int, tuple[str, ...]]) -> None:
-        self.served.append(dict(changed))
-
-
-async def test_what_a_request_changes_meanwhile_is_not_undone() -> None:
-    """The pod goes while flows for its older connections are added: its isolation must not come back."""
-    world = World()
-    world.pods.append(attached("old", 5))
-    await world.tell()
-    cookie = names.cookie("policedpod", "default/old")
-
-    def goes() -> None:
-        world.pods.clear()
-        assert world.policing.update() == {cookie: ()}
-
-    installer = Installer(goes)
-    snapshot = Snapshot(nodes={}, problems={}, version=2, policies={"default/p": policy(Selector())})
-    await world.policing.enforce(snapshot, cast(Any, installer))
-    assert installer.served == [{cookie: ()}]
-
-
-async def test_older_connections_are_not_forgotten_when_the_switch_is_away() -> None:
-    """Nor those that come meanwhile."""
-    world = World()
-    world.pods += [attached("old", 5), attached("other", 6)]
-    await world.tell()
-    await world.tell(policy(APP), pods=[WEB, LabelledPod(namespace="default", name="other")], version=2)
-    assert doubted(world) == {"10.244.1.5"}
-    both = policy(Selector())
-    later = Snapshot(nodes={}, problems={}, version=3, policies={"default/p": both})
-    waiting: list[object] = []
-    installer = Installer(
-        lambda: waiting.append(asyncio.ensure_future(world.policing.follow(later, unknown=False)))
-    )
-    installer.fails = True
-    with pytest.raises(SwitchUnavailable):
-        await world.policing.add_older(cast(Any, installer))
-    await asyncio.gather(*cast(Any, waiting))
-    assert doubted(world) == {"10.244.1.5", "10.244.1.6"}
-
-
-async def test_a_pod_that_goes_leaves_no_older_connections_to_its_address() -> None:
-    """It may be another pod's before the flows end by themselves."""
-    world = World()
-    world.pods += [attached("old", 5), attached("other", 6)]
-    await world.tell()
-    await world.tell(policy(Selector()), version=2)
-    installer = Installer(lambda: None)
-    await world.policing.add_older(cast(Any, installer))
-    assert installer.ended == []
-    world.pods.pop(0)
-    world.policing.update()
-    installer.fails = True
-    with pytest.raises(SwitchUnavailable):
-        await world.policing.add_older(cast(Any, installer))
-    installer.fails = False
-    await world.policing.add_older(cast(Any, installer))
-    older = names.cookie("older", "default/old")
-    assert installer.ended == [older]
-    # Another pod of the same name, with another address.
-    world.pods[:] = [attached("other", 7)]
-    world.policing.update()
-    await world.policing.add_older(cast(Any, installer))
-    assert installer.ended == [older, names.cookie("older", "default/other")]
-    assert world.policing.older == {}
-
-
-async def test_a_pod_that_goes_before_its_older_connections_are_looked_for_has_none() -> None:
-    world = World()
-    world.pods.append(attached("old", 5))
-    await world.tell()
-    await world.tell(policy(Selector()), version=2)
-
-    def goes() -> None:
-        world.pods.clear()
-        world.policing.update()
-
-    installer = Installer(goes)
-    installer.fails = True
-    with pytest.raises(SwitchUnavailable):
-        await world.policing.add_older(cast(Any, installer))
-    assert world.policing.older == {}
 
 
 def drops(lines: Iterable[str]) -> set[str]:

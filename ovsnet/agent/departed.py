@@ -2,7 +2,8 @@
 
 Whatever a pod's way out: a DEL, an interface that went by itself, or something that happened while no agent ran. What
 conntrack knows is compared with who is there, at the start and whenever a pod has gone; addresses rest long enough in
-between. Runs beside the agent's loop.
+between. Pings are dropped until they are forgotten by themselves: `OpenFlow.forget` may not be asked for those. Runs
+beside the agent's loop.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Called by the agent and by `ovsnet conntrack`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from ovsnet import conntrack
 from ovsnet.conntrack import Connection, End, Known, Way
@@ -28,30 +29,28 @@ async def connections(remote: str, datapath: str) -> list[Connection]:
 
 async def policed(remote: str, datapath: str) -> list[Known]:
     """Connections that policies have allowed; the rest as `connections`."""
-    text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={POLICY_ZONE}")
-    found: list[Known] = []
-    for number, line in enumerate(text.splitlines()):
-        if number % _TURN == 0:
-            # Requests do not wait for all of a large table.
-            await asyncio.sleep(0)
-        if (each := conntrack.known(line)) is not None:
-            found.append(each)
-    return found
+    return [each async for line in _policed(remote, datapath) if (each := conntrack.known(line)) is not None]
 
 
 async def ends(remote: str, datapath: str) -> tuple[set[End], set[Known]]:
     """Who is an end of a connection that policies have allowed, of whatever protocol, and pings; the rest as
     `connections`."""
-    text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={POLICY_ZONE}")
     found: set[End] = set()
     pings: set[Known] = set()
-    for number, line in enumerate(text.splitlines()):
-        if number % _TURN == 0:
-            await asyncio.sleep(0)
+    async for line in _policed(remote, datapath):
         found.update(conntrack.ends(line))
         if (each := conntrack.known(line)) is not None and each.protocol is None:
             pings.add(each.key)
     return found, pings
+
+
+async def _policed(remote: str, datapath: str) -> AsyncIterator[str]:
+    """Lines about connections that policies have allowed; requests do not wait for all of a large table."""
+    text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={POLICY_ZONE}")
+    for number, line in enumerate(text.splitlines()):
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
+        yield line
 
 
 def of_end(end: End) -> str:

@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ _SOURCE = Path(__file__).with_name("client.c")
 _FLAGS = ("-std=c11", "-O2", "-s")
 _LINKING = {"static": ("-static",), "dynamic": ()}
 """Tried in this order: not every machine has a libc to link with statically."""
+_making = threading.Lock()
 _CLIENT = Path(__file__).with_name("client.py")
 _COMPILE = """\
 import marshal, sys, _frozen_importlib_external as importer
@@ -60,13 +62,18 @@ class Executable:
     kind: str
 
 
-@functools.cache
 def made(path: str | None = None) -> Executable:
     """The executable for this machine; path: where compilers are looked for, else PATH. Raises HostFailure.
 
-    Compiling takes some 0.2 s, so a process does it once however many nodes it sets up. A compiler that fails
-    is told in the log.
+    Compiling takes some 0.2 s, so a process does it once however many nodes it sets up, side by side too. A compiler
+    that fails is told in the log.
     """
+    with _making:
+        return _made(path)
+
+
+@functools.cache
+def _made(path: str | None) -> Executable:
     failed = []
     for compiler in compilers(path):
         try:

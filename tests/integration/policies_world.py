@@ -326,7 +326,8 @@ def policed_cluster(**options: Any) -> Iterator[Policed]:
         ]
         lab.outside.ip(routes)
         cluster.label_namespace("other", team="blue")
-        assert_green(lab)
+        if SLOWER == 1:  # In a guest that takes ten seconds, and each test shows its own part of it.
+            assert_green(lab)
         yield cluster
         for node in lab.nodes:
             assert "Traceback" not in agent_log(node)

@@ -5,17 +5,24 @@
     SCTP   the same, where the kernel has it
     UDP    the answer to a datagram is JSON, padded to its length
 
-Run as a script in a namespace (`python -I -S service_server.py NAME PORT...`), so standard library only. Listens on
-both families, also on addresses that come later.
+Run as a script, so standard library only: `python -I -S service_server.py NAME[=NETNS]...` serves under each of these
+names in that network namespace, or in its own, and says READY when all of them listen. Listens on both families, also
+on addresses that come later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
+import os
 import socket
 import sys
+
+PORT, OTHER_PORT = 8080, 8081
+"""Where every server listens."""
+READY = "listening"
 
 
 def both_families(kind: socket.SocketKind, port: int) -> socket.socket:
@@ -77,18 +84,30 @@ class Server:
         udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         udp.setblocking(False)
         asyncio.get_running_loop().add_reader(udp, self.datagrams, udp)
-        # Last: who connects to it knows that the others are there.
         await self.listen(both_families(socket.SOCK_STREAM, self.port))
 
     async def listen(self, sock: socket.socket) -> None:
         await asyncio.start_server(self.stream, sock=sock, backlog=512)
 
 
-async def main(name: str, ports: list[int]) -> None:
-    for port in ports:
-        await Server(name, port).start()
+def enter(netns: str) -> None:
+    """The namespace of sockets that are made from here on. Raises OSError."""
+    descriptor = os.open(netns, os.O_RDONLY)
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, 0):
+        raise OSError(ctypes.get_errno(), f"setns {netns}")
+    os.close(descriptor)
+
+
+async def main(places: list[str]) -> None:
+    own = f"/proc/{os.getpid()}/fd/{os.open('/proc/self/ns/net', os.O_RDONLY)}"
+    for place in places:
+        name, _, netns = place.partition("=")
+        enter(netns or own)
+        for port in (PORT, OTHER_PORT):
+            await Server(name, port).start()
+    print(READY, flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], list(map(int, sys.argv[2:]))))
+    asyncio.run(main(sys.argv[1:]))

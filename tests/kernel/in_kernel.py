@@ -3,9 +3,9 @@
 That is here, if this machine's kernel has it. Elsewhere the tests are collected here as usual and run in guests, each a
 user-mode Linux with a processor of its own: they get the tests' names, a module at a time as each comes to need one,
 and send each report back, so that whatever pytest makes of reports (-v, -x, junit) works as ever. Modules with the mark
-`alone` come first, in one guest with none beside it. A guest that hangs or dies costs the test under way, but for one
-that stops as a whole, whose test is tried once more; another one goes on with the rest. How a guest is booted is
-`guest`'s, what runs in it `in_guest`'s. Loaded by tests/conftest.py.
+`one_by_one` are the first guest's, before any other: they measure milliseconds, and wait most of the time. A guest that
+hangs or dies costs the test under way, but for one that stops as a whole, whose test is tried once more; another one
+goes on with the rest. How a guest is booted is `guest`'s, what runs in it `in_guest`'s. Loaded by tests/conftest.py.
 """
 
 from __future__ import annotations
@@ -90,29 +90,29 @@ class Run:
         self.config = session.config
         self.waiting = {item.nodeid: item for item in session.items}
         """What has not ended."""
+        self.one_by_one: deque[list[str]] = deque()
+        """Modules that only the first guest runs, of which it was not told yet."""
         self.modules: deque[list[str]] = deque()
-        """What no guest was told to run, of what is to be run now."""
+        """The others, of which no guest was told."""
         self.stopped: set[str] = set()
         """Tests whose guest stopped as a whole."""
 
     def all(self) -> None:
-        """Those that measure come first, with no guest beside theirs."""
-        groups = [list(group) for _, group in itertools.groupby(self.session.items, lambda item: item.path)]
-        for guests, alone in ((1, True), (self.config.option.guests, False)):
-            those = [each for each in groups if bool(each[0].get_closest_marker("alone")) is alone]
-            self.side_by_side([[item.nodeid for item in each] for each in those], guests)
-
-    def side_by_side(self, modules: list[list[str]], guests: int) -> None:
-        self.modules.extend(modules)
-        rest = {nodeid for module in modules for nodeid in module}
+        for _, group in itertools.groupby(self.session.items, lambda item: item.path):
+            module = list(group)
+            marked = module[0].get_closest_marker("one_by_one")
+            (self.one_by_one if marked else self.modules).append([item.nodeid for item in module])
+        guests = min(self.config.option.guests, len(self.modules) + bool(self.one_by_one))
         with contextlib.ExitStack() as stack:
-            lanes = [
-                stack.enter_context(Lane(self, number)) for number in range(min(max(guests, 1), len(modules)))
-            ]
-            while not rest.isdisjoint(self.waiting):
+            lanes = [stack.enter_context(Lane(self, number)) for number in range(max(guests, 1))]
+            while self.waiting:
                 heard = [lane.step() for lane in lanes]
                 if not any(heard):
                     time.sleep(POLL)
+
+    def of_lane(self, number: int) -> deque[list[str]]:
+        """Where the lane's next module is."""
+        return self.one_by_one if number == 0 and self.one_by_one else self.modules
 
     def stop_if_told(self) -> None:
         """By -x, --maxfail or a plugin."""
@@ -150,7 +150,7 @@ class Lane:
     def step(self) -> bool:
         """Hand on what the guest has reported since; whether there was any."""
         if self.guest is None:
-            if not self.run.modules:
+            if not self.run.of_lane(self.number):
                 return False
             self.boot()
         assert self.guest is not None
@@ -178,7 +178,8 @@ class Lane:
     def order(self) -> None:
         """The next module, or nothing, which ends the guest. The file is named when it is whole."""
         assert self.guest is not None
-        module = self.run.modules.popleft() if self.run.modules else []
+        modules = self.run.of_lane(self.number)
+        module = modules.popleft() if modules else []
         self.ordered += module
         self.guest.give(f"order-{self.orders}", json.dumps(module))
         self.orders += 1
@@ -200,7 +201,7 @@ class Lane:
             self.run.session.shouldfail = f"{why} before the first test:\n\n{console}"
         self.ordered = []
         if rest:
-            self.run.modules.appendleft(rest)
+            (self.run.one_by_one if self.number == 0 else self.run.modules).appendleft(rest)
         self.run.stop_if_told()
 
     def is_the_guests(self, item: pytest.Item, stacks: str, silent: bool) -> bool:

@@ -16,7 +16,7 @@ from lab_world import SLOWER, agent_log, eventually, ovsnet_json, reconfigure
 from meters_world import BRIDGE, FLOOD, take_all
 from policies_world import API, DB, Policed, app, policed_cluster, port
 from prometheus_client.parser import text_string_to_metric_families
-from services_world import FAMILIES, PORT, vip
+from services_world import PORT, vip
 
 from ovsnet.lab.node import AGENT, VSWITCHD, Node
 from ovsnet.repetitions import WINDOW
@@ -71,8 +71,7 @@ def pod(cluster: Policed, name: str, version: int, port: str = r":\d+") -> str:
     return f"pod shop/{name} {end}"
 
 
-@KERNEL
-@pytest.mark.parametrize("version", FAMILIES)
+@pytest.mark.parametrize("version", [pytest.param(4, marks=KERNEL), 6])
 def test_a_line_has_the_names_and_the_policy(cluster: Policed, version: int) -> None:
     a, b = (cluster.lab.node(f"node-{letter}") for letter in "ab")
     web = cluster.address("a-web", version)
@@ -260,7 +259,6 @@ def knocked(cluster: Policed, node: Node) -> bool:
     return any(f":{port} tcp, ingress" in each for each in lines(node)[since:])
 
 
-@KERNEL
 def test_it_goes_on_after_vswitchd_was_killed(cluster: Policed) -> None:
     a = cluster.lab.node("node-a")
     with cluster.policies(ONLY_API):

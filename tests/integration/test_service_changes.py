@@ -160,9 +160,13 @@ def test_who_keeps_sending_datagrams_is_answered_by_an_endpoint_that_left_or_by_
     assert max(done["lost"].values()) <= 2, done["lost"]
 
 
-@pytest.mark.kernel
-@pytest.mark.parametrize("version", FAMILIES)
-@pytest.mark.parametrize("source", ["outside", "node-a", "node-b"])
+@pytest.mark.parametrize(
+    ("source", "version"),
+    [
+        *(pytest.param(*each, marks=pytest.mark.kernel) for each in (("outside", 4), ("node-b", 6))),
+        *(("outside", 6), ("node-b", 4), ("node-a", 4), ("node-a", 6)),
+    ],
+)
 def test_who_goes_on_sending_to_a_udp_node_port_is_served_as_soon_as_there_is_an_endpoint(
     cluster: Cluster, source: str, version: int
 ) -> None:
@@ -216,8 +220,8 @@ def everything(node: Node) -> dict[str, object]:
     }
 
 
-@pytest.mark.kernel
 def test_a_service_that_is_deleted_leaves_nothing(cluster: Cluster) -> None:
+    assert_clean(cluster.lab)  # Who has lost its last endpoint has not left nftables yet.
     before = {node.name: everything(node) for node in cluster.lab.nodes}
     put(cluster, "a1", "b1", externalIPs=[outer(NUMBER, 4), outer(NUMBER, 6)], externalTrafficPolicy="Local")
     assert cluster.names("a2", vip(NUMBER, 4)) == {"a1", "b1"}
@@ -226,7 +230,9 @@ def test_a_service_that_is_deleted_leaves_nothing(cluster: Cluster) -> None:
         assert all(added[kind] != before[node.name][kind] for kind in added), node.name
     cluster.remove("web")
     for node in cluster.lab.nodes:
-        eventually(lambda: everything(node) == before[node.name])  # noqa: B023
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: everything(node) == before[node.name])  # noqa: B023
+        assert everything(node) == before[node.name]
     error = cluster.one("a2", vip(NUMBER, 4))["error"]
     assert error in ("timeout", "unreachable", "refused"), error
 

@@ -168,7 +168,7 @@ class Policed:
 
     def serve_outside(self) -> None:
         """Servers there, and the way to pods. Whoever else uses the cluster has neither."""
-        for program in (["-c", ECHO], [service_server.__file__, OUTSIDE, str(PORTS[1])]):
+        for program in (["-c", ECHO], [service_server.__file__, str(PORTS[1]), OUTSIDE]):
             server = subprocess.Popen(self.cluster.command(OUTSIDE, [sys.executable, "-I", "-S", *program]))
             self.stack.callback(server.wait)
             self.stack.callback(server.kill)

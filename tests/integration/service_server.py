@@ -1,13 +1,13 @@
-"""A server for tests of Services: tells its name and the client that it sees, over TCP, UDP and SCTP, on two ports.
+"""A server for tests of Services: tells its name and the client that it sees, over TCP, UDP and SCTP.
 
     TCP    each line "UP DOWN" is followed by UP bytes; the answer is a line of JSON and DOWN bytes; with
            "UP DOWN SECONDS" so much later
     SCTP   the same, where the kernel has it
     UDP    the answer to a datagram is JSON, padded to its length
 
-Run as a script, so standard library only: `python -I -S service_server.py NAME[=NETNS]...` serves under each of these
-names in that network namespace, or in its own, and says READY when all of them listen. Listens on both families, also
-on addresses that come later.
+Run as a script, so standard library only: `python -I -S service_server.py PORT[,PORT...] NAME[=NETNS]...` serves under
+each of these names in that network namespace, or in its own, and says READY when all of them listen. Listens on both
+families, also on addresses that come later.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import os
 import socket
 import sys
 
-PORT, OTHER_PORT = 8080, 8081
-"""Where every server listens."""
 READY = "listening"
 
 
@@ -98,16 +96,16 @@ def enter(netns: str) -> None:
     os.close(descriptor)
 
 
-async def main(places: list[str]) -> None:
+async def main(ports: list[int], places: list[str]) -> None:
     own = f"/proc/{os.getpid()}/fd/{os.open('/proc/self/ns/net', os.O_RDONLY)}"
     for place in places:
         name, _, netns = place.partition("=")
         enter(netns or own)
-        for port in (PORT, OTHER_PORT):
+        for port in ports:
             await Server(name, port).start()
     print(READY, flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1:]))
+    asyncio.run(main(list(map(int, sys.argv[1].split(","))), sys.argv[2:]))

@@ -27,7 +27,8 @@ from ovsnet.lab.spec import OUTSIDE, outside_interface
 from ovsnet.lab.state import write_atomically
 from ovsnet.numbers import Numbers
 
-PORT, OTHER_PORT = service_server.PORT, service_server.OTHER_PORT
+PORT, OTHER_PORT = 8080, 8081
+"""Where every server listens."""
 FAMILIES = (4, 6)
 PROTOCOLS = ("TCP", "UDP")
 """Of every port, unless said otherwise. SCTP is not everywhere: Open vSwitch's own conntrack can't translate it."""
@@ -83,7 +84,8 @@ class Cluster:
         def start(home: str) -> None:
             place, _ = self.lab.place(home)
             pods = [f"{pod.name}={pod.netns}" for pod in self.lab.pods if pod.node.name == home]
-            argv = [sys.executable, "-I", "-S", service_server.__file__, home, *pods]
+            ports = f"{PORT},{OTHER_PORT}"
+            argv = [sys.executable, "-I", "-S", service_server.__file__, ports, home, *pods]
             place.launch(SERVER, argv)
             eventually(lambda: service_server.READY in place.log(SERVER).read_text(), START_SECONDS)
 

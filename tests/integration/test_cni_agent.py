@@ -57,7 +57,6 @@ def test_commands_of_1_1_0_are_refused_before(cni: Cni, command: str) -> None:
     assert cni.call(command, version="1.0.0").code == 1
 
 
-@pytest.mark.kernel
 def test_two_interfaces_in_one_pod(cni: Cni) -> None:
     with cni.pod() as (container, first):
         second = cni.add(container, ifname="net1")
@@ -201,7 +200,6 @@ def test_an_interface_of_that_name_in_the_pod(cni: Cni) -> None:
 # --- DEL -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.kernel
 def test_del_twice_and_without_namespace(cni: Cni) -> None:
     with cni.pod() as (container, _):
         assert cni.call("DEL", container) == Answer(0, None)

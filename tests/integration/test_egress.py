@@ -37,7 +37,6 @@ def ruleset(node: Node) -> str:
     return node.run(["nft", "--stateless", "list", "table", "inet", "ovsnet"], check=True).stdout
 
 
-@pytest.mark.kernel
 @VERSIONS
 def test_the_outside_sees_the_node(lab: Lab, version: int) -> None:
     target = outside_interface(version).ip
@@ -45,7 +44,6 @@ def test_the_outside_sees_the_node(lab: Lab, version: int) -> None:
         assert seen(lab, pod.name, target) == str(pod.node.node.address(version))
 
 
-@pytest.mark.kernel
 @VERSIONS
 def test_pods_and_nodes_see_pods_as_themselves(lab: Lab, version: int) -> None:
     a, b = lab.pods
@@ -55,7 +53,6 @@ def test_pods_and_nodes_see_pods_as_themselves(lab: Lab, version: int) -> None:
         assert seen(lab, "a1", node.node.gateway(version)) == str(a.address(version))
 
 
-@pytest.mark.kernel
 @VERSIONS
 def test_pods_see_a_node_as_itself(lab: Lab, version: int) -> None:
     node, far = lab.nodes[0].node, lab.pods[1]
@@ -100,7 +97,6 @@ def test_rules_that_someone_removed_come_back_with_the_next_change(lab: Lab) -> 
         write_atomically(other, good)
 
 
-@pytest.mark.kernel
 def test_rules_follow_the_tunnels(lab: Lab) -> None:
     """What pods may not send to the outside depends on what nodes send to one another."""
     node, other = lab.nodes[0], manifest(lab, "node-b")

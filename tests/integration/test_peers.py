@@ -195,7 +195,6 @@ def exchange(lab: Lab, first: str, second: str) -> None:
         write_atomically(manifest(lab, name), yaml.safe_dump(documents[name]))
 
 
-@pytest.mark.kernel
 @pytest.mark.slow
 def test_two_nodes_swap_addresses(lab: Lab) -> None:
     a = lab.nodes[0]
@@ -218,7 +217,6 @@ def test_two_nodes_swap_addresses(lab: Lab) -> None:
     assert_green(lab)
 
 
-@pytest.mark.kernel
 def test_a_new_node_has_the_address_of_one_that_is_gone(lab: Lab) -> None:
     a = lab.nodes[0]
     as_before, path = unchanged(a), manifest(lab, "node-x")

@@ -113,7 +113,6 @@ def test_one_of_pods_that_had_no_policy_goes_on_until_neither_of_its_directions_
             assert each.stop()["error"] == "timed out"
 
 
-@KERNEL
 def test_a_connection_that_is_allowed_goes_on_when_both_ends_are_isolated(cluster: Policed) -> None:
     with (
         connections(cluster, "hold", ALLOWED, up=3000, down=3000) as held,

@@ -88,8 +88,9 @@ def test_new_connections_go_to_those_that_are_there_and_others_go_on(cluster: Cl
             assert done["count"] > 10
 
 
-@pytest.mark.kernel
-@pytest.mark.parametrize("said", [NOT_READY, ENDING], ids=["not ready", "terminating"])
+@pytest.mark.parametrize(
+    "said", [pytest.param(NOT_READY, marks=pytest.mark.kernel), ENDING], ids=["not ready", "terminating"]
+)
 def test_connections_to_one_that_is_not_ready_go_on(cluster: Cluster, said: dict[str, object]) -> None:
     put(cluster, "b1")
     with contextlib.ExitStack() as stack:
@@ -108,7 +109,6 @@ def test_connections_to_one_that_is_not_ready_go_on(cluster: Cluster, said: dict
             assert done["count"] > 10
 
 
-@pytest.mark.kernel
 def test_those_that_terminate_serve_where_there_are_no_others(cluster: Cluster) -> None:
     put(cluster, {"place": "b1", **ENDING}, {"place": "b2", **NOT_READY}, used=["b1"])
     assert cluster.names("a1", vip(NUMBER, 4), count=10) == {"b1"}
@@ -315,8 +315,7 @@ def test_services_are_back_soon_after_vswitchd(cluster: Cluster) -> None:
 # --- other people's hands ------------------------------------------------------------------------
 
 
-@pytest.mark.kernel
-@pytest.mark.parametrize("what", ["deleted", "altered"])
+@pytest.mark.parametrize("what", [pytest.param("deleted", marks=pytest.mark.kernel), "altered"])
 def test_a_group_that_somebody_touched_comes_back_and_is_named(cluster: Cluster, what: str) -> None:
     put(cluster, "a1", "b1")
     node, groups = cluster.lab.node("node-a"), cluster.groups()

@@ -68,9 +68,10 @@ def test_nothing_happens(lab: Lab, seen: Seen) -> None:
     nothing(seen)
 
 
-def bounds_kept(seen: Seen) -> None:
-    assert seen.worst("lost") <= RESTART, seen.by_path
-    assert seen.lost("one node") == 0, seen.by_path
+def bounds_kept(seen: Seen, anew: int = 0) -> None:
+    """anew: what may be lost besides, also on one node, where entries have to be made anew."""
+    assert seen.worst("lost") <= RESTART + anew, seen.by_path
+    assert seen.lost("one node") <= anew, seen.by_path
     back_within(seen, BACK)
 
 
@@ -237,6 +238,11 @@ def test_pairs_speak_for_the_first_time_without_ovs_vswitchd(lab: Lab, node: Nod
 # --- with policies -------------------------------------------------------------------------------
 
 
+ANEW = 600
+"""Datagrams that may be lost until an ovs-vswitchd that starts has made anew the entries that ask conntrack: they name
+what comes after that by a number of the one before. Most often none is; a guest with much else to do once lost 350."""
+
+
 @pytest.fixture(scope="module")
 def denied(lab: Lab) -> Iterator[Denied]:
     with policed(lab) as denied:
@@ -278,7 +284,7 @@ def test_policies_are_back_with_ovs_vswitchd(lab: Lab, node: Node, seen: Seen, d
         seen.begins()
         node.start(VSWITCHD)
         eventually(lambda: lasting(dump(node)) == lasting(flows))
-    bounds_kept(seen)
+    bounds_kept(seen, ANEW)
 
 
 @pytest.mark.event(
@@ -298,7 +304,7 @@ def test_policies_are_back_with_ovs_vswitchd_and_the_agent(
         seen.begins()
         node.start(AGENT)
         eventually(lambda: lasting(dump(node)) == lasting(flows))
-    bounds_kept(seen)
+    bounds_kept(seen, ANEW)
 
 
 def lasting(flows: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,17 @@ def test_a_process_compiles_once(tmp_path: Path) -> None:
     calls = (tmp_path / "calls").read_text()
     assert executable.made(path) is made
     assert (tmp_path / "calls").read_text() == calls
+
+
+@needs_compiler
+def test_so_it_does_for_several_at_once(tmp_path: Path) -> None:
+    path = compiler(
+        tmp_path, "cc", f'PATH={os.environ["PATH"]}; echo >>{tmp_path}/runs; sleep 0.2; exec {real()} "$@"'
+    )
+    with ThreadPoolExecutor() as pool:
+        first, *others = pool.map(lambda _: executable.made(path), range(3))
+    assert all(each is first for each in others)
+    assert (tmp_path / "runs").read_text() == "\n"
 
 
 def test_without_an_interpreter_there_is_none_in_python() -> None:

@@ -6,8 +6,8 @@
     UDP    the answer to a datagram is JSON, padded to its length
 
 Run as a script, so standard library only: `python -I -S service_server.py PORT[,PORT...] NAME[=NETNS]...` serves under
-each of these names in that network namespace, or in its own, and says READY when all of them listen. Listens on both
-families, also on addresses that come later.
+each of these names in that network namespace, and says READY when all of them listen; the first may go without, and is
+served in its own. Listens on both families, also on addresses that come later.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ def enter(netns: str) -> None:
 
 
 async def main(ports: list[int], places: list[str]) -> None:
-    own = f"/proc/{os.getpid()}/fd/{os.open('/proc/self/ns/net', os.O_RDONLY)}"
     for place in places:
         name, _, netns = place.partition("=")
-        enter(netns or own)
+        if netns:
+            enter(netns)
         for port in ports:
             await Server(name, port).start()
     print(READY, flush=True)

@@ -1,7 +1,7 @@
 """Policies and labels that change many times a second under many new connections: none fails that is allowed all the
 time, and none passes that is denied all the time.
 
-OVSNET_FLIP_SECONDS says how long; unless it is set 20, in the guest of the kernel tier half of that.
+OVSNET_FLIP_SECONDS says how long; unless it is set 20.
 OVSNET_FLIP_CONNECTIONS how many connections a second there are at most, of those allowed; unless it is set 400.
 """
 

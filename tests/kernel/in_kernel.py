@@ -3,7 +3,7 @@
 That is here, if this machine's kernel has it. Elsewhere the tests are collected here as usual and run in guests, each a
 user-mode Linux with a processor of its own: they get the tests' names, a module at a time as each comes to need one,
 and send each report back, so that whatever pytest makes of reports (-v, -x, junit) works as ever. Modules with the mark
-`one_by_one` are the first guest's, before any other: they measure milliseconds, and wait most of the time. A guest that
+`serial` are the first guest's, before any other: they measure milliseconds, and wait most of the time. A guest that
 hangs or dies costs the test under way, but for one that stops as a whole, whose test is tried once more; another one
 goes on with the rest. How a guest is booted is `guest`'s, what runs in it `in_guest`'s. Loaded by tests/conftest.py.
 """
@@ -90,8 +90,8 @@ class Run:
         self.config = session.config
         self.waiting = {item.nodeid: item for item in session.items}
         """What has not ended."""
-        self.one_by_one: deque[list[str]] = deque()
-        """Modules that only the first guest runs, of which it was not told yet."""
+        self.serial: deque[list[str]] = deque()
+        """What only first guests run, and were not told yet: marked modules, and what one that went left."""
         self.modules: deque[list[str]] = deque()
         """The others, of which no guest was told."""
         self.stopped: set[str] = set()
@@ -100,9 +100,9 @@ class Run:
     def all(self) -> None:
         for _, group in itertools.groupby(self.session.items, lambda item: item.path):
             module = list(group)
-            marked = module[0].get_closest_marker("one_by_one")
-            (self.one_by_one if marked else self.modules).append([item.nodeid for item in module])
-        guests = min(self.config.option.guests, len(self.modules) + bool(self.one_by_one))
+            marked = module[0].get_closest_marker("serial")
+            (self.serial if marked else self.modules).append([item.nodeid for item in module])
+        guests = min(self.config.option.guests, len(self.modules) + bool(self.serial))
         with contextlib.ExitStack() as stack:
             lanes = [stack.enter_context(Lane(self, number)) for number in range(max(guests, 1))]
             while self.waiting:
@@ -112,7 +112,7 @@ class Run:
 
     def of_lane(self, number: int) -> deque[list[str]]:
         """Where the lane's next module is."""
-        return self.one_by_one if number == 0 and self.one_by_one else self.modules
+        return self.serial if number == 0 and self.serial else self.modules
 
     def stop_if_told(self) -> None:
         """By -x, --maxfail or a plugin."""
@@ -201,7 +201,7 @@ class Lane:
             self.run.session.shouldfail = f"{why} before the first test:\n\n{console}"
         self.ordered = []
         if rest:
-            (self.run.one_by_one if self.number == 0 else self.run.modules).appendleft(rest)
+            (self.run.serial if self.number == 0 else self.run.modules).appendleft(rest)
         self.run.stop_if_told()
 
     def is_the_guests(self, item: pytest.Item, stacks: str, silent: bool) -> bool:

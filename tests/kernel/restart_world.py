@@ -25,7 +25,7 @@ from ovsnet.lab.node import Node
 
 MARKS = [
     pytest.mark.kernel,
-    pytest.mark.one_by_one,
+    pytest.mark.serial,
     pytest.mark.skipif(
         not kernel_has_openvswitch(), reason="this kernel has no openvswitch; see --in-kernel"
     ),

@@ -52,6 +52,11 @@ class Counts(Frozen):
     cooling: int
     next_free: float | None
 
+    @property
+    def free(self) -> int:
+        """Those that a pod can have now."""
+        return self.size - self.in_use - self.excluded - self.cooling
+
     def __str__(self) -> str:
         text = f"{self.network}: {self.size} addresses, {self.in_use} in use, {self.excluded} excluded"
         if self.next_free is not None:

@@ -24,18 +24,22 @@ _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 Figures = Mapping[str, float | Mapping[str, float]]
 """By name: a figure, or several by what they are about."""
 
+# By name: the help text, and the label that tells figures of one name apart, if there is one.
+
 GAUGES = {
-    "ready": "1 while the node can serve pods.",
-    "pods": "Attachments of pods to this node's bridge.",
-    "peers": "Other nodes that there is a tunnel to.",
-    "services": "Services with flows on this node.",
-    "endpoints": "Endpoints whose answers this node translates.",
-    "policies": "NetworkPolicies of the cluster.",
-    "cluster_policies": "ClusterNetworkPolicies of the cluster.",
-    "policed_pods": "Pods of this node that policies isolate.",
-    "policy_flows": "Flows of policies, of those of ovsnet_flows.",
-    "flows": "OpenFlow flows and groups of ovsnet's.",
-    "mtu_bytes": "MTU of pods.",
+    "ready": ("1 while the node can serve pods.", ""),
+    "pods": ("Attachments of pods to this node's bridge.", ""),
+    "addresses": ("Addresses of this node that pods can have, by range.", "range"),
+    "addresses_free": ("Of ovsnet_addresses, those that the next pod can have now.", "range"),
+    "peers": ("Other nodes that there is a tunnel to.", ""),
+    "services": ("Services with flows on this node.", ""),
+    "endpoints": ("Endpoints whose answers this node translates.", ""),
+    "policies": ("NetworkPolicies of the cluster.", ""),
+    "cluster_policies": ("ClusterNetworkPolicies of the cluster.", ""),
+    "policed_pods": ("Pods of this node that policies isolate.", ""),
+    "policy_flows": ("Flows of policies, of those of ovsnet_flows.", ""),
+    "flows": ("OpenFlow flows and groups of ovsnet's.", ""),
+    "mtu_bytes": ("MTU of pods.", ""),
 }
 COUNTERS = {
     "flow_modifications": ("Flows and groups written or removed since the start.", ""),
@@ -118,18 +122,12 @@ class _Reader(Collector):
             for who, packets in self._denials.sums.items():
                 denied.add_metric(who, packets)
             yield denied
-        for name, text in GAUGES.items():
-            figure = figures.get(name)
-            if isinstance(figure, int | float):
-                yield GaugeMetricFamily(f"ovsnet_{name}", text, value=figure)
-        for name, (text, label) in COUNTERS.items():
-            figure = figures.get(name)
-            if figure is None:
-                continue
-            counter = CounterMetricFamily(f"ovsnet_{name}", text, labels=[label] if label else None)
-            if isinstance(figure, Mapping):
-                for what, value in figure.items():
-                    counter.add_metric([what], value)
-            else:
-                counter.add_metric([], figure)
-            yield counter
+        for kind, names in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
+            for name, (text, label) in names.items():
+                figure = figures.get(name)
+                if figure is None:
+                    continue
+                family = kind(f"ovsnet_{name}", text, labels=[label] if label else None)
+                for what, value in figure.items() if isinstance(figure, Mapping) else [("", figure)]:
+                    family.add_metric([what] if label else [], value)
+                yield family

@@ -103,6 +103,14 @@ class Pods:
         async with lock:
             yield
 
+    def figures(self) -> Mapping[str, Mapping[str, float]]:
+        """How many addresses there are, and how many are free now, by range."""
+        counts = self._serving.allocator.counts(time.time()) if self._serving else []
+        return {
+            "addresses": {str(each.network): each.size for each in counts},
+            "addresses_free": {str(each.network): each.free for each in counts},
+        }
+
     # --- leaving -----------------------------------------------------------------------------------
 
     def leave(self, pod: Pod) -> None:

@@ -73,6 +73,7 @@ def figures(agent: Agent) -> dict[str, float | Mapping[str, float]]:
         "mtu_bytes": agent.topology.mtu if agent.topology else 0,
         "flow_modifications": agent.installer.modifications,
         "drift": agent.auditor.counts,
+        **agent.pods.figures(),
         **agent.serving.figures(),
         **agent.policing.figures(),
         **({"cut_connections": agent.cutting.count} if agent.cutting is not None else {}),

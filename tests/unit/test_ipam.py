@@ -97,12 +97,14 @@ def test_nothing_is_given_before_its_cool_down_and_the_error_says_when() -> None
     subject = allocator("10.0.0.0/29", excluded=(("10.0.0.5", "10.0.0.6"),))
     owners = [subject.allocate(f"pod-{index}", 0) for index in range(3)]
     subject.release(owners[1], 100)
+    assert [each.free for each in subject.counts(130.5)] == [0]
     with pytest.raises(RangeExhausted) as caught:
         subject.allocate("x", 130.5)
     assert caught.value.cni_code == 11
     assert caught.value.message == (
         "no free IPv4 address: 10.0.0.0/29: 5 addresses, 2 in use, 2 excluded, 1 cooling down, the next is free in 30 s"
     )
+    assert [each.free for each in subject.counts(160)] == [1]
     assert subject.allocate("x", 160) == owners[1]
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from ovsnet.agent.metrics import COUNTERS, GAUGES, Figures, Metrics
+
+DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
 
 
 def free_port() -> int:
@@ -25,7 +29,13 @@ async def scrape(port: int, path: str = "/metrics") -> tuple[str, str]:
 
 
 async def test_a_scrape_has_every_figure_that_there_is() -> None:
-    figures: Figures = {"pods": 3, "ready": 1.0, "drift": {"flow": 2}, "flow_modifications": 40}
+    figures: Figures = {
+        "pods": 3,
+        "ready": 1.0,
+        "addresses_free": {"10.244.1.0/24": 7, "fd00::/64": 2.0**64},
+        "drift": {"flow": 2},
+        "flow_modifications": 40,
+    }
     metrics, port = Metrics(lambda: figures), free_port()
     metrics.programmed(["Service", "EndpointSlice"], 0.03)
     await metrics.serve("127.0.0.1", port)
@@ -42,6 +52,8 @@ async def test_a_scrape_has_every_figure_that_there_is() -> None:
     }
     assert samples["ovsnet_pods",] == 3
     assert samples["ovsnet_drift_total", "flow"] == 2
+    assert samples["ovsnet_addresses_free", "10.244.1.0/24"] == 7
+    assert samples["ovsnet_addresses_free", "fd00::/64"] == 2.0**64
     assert samples["ovsnet_flow_modifications_total",] == 40
     assert samples["ovsnet_program_seconds_bucket", "Service", "0.02"] == 0
     assert samples["ovsnet_program_seconds_bucket", "Service", "0.05"] == 1
@@ -61,3 +73,9 @@ async def test_a_port_that_is_taken_is_told_and_nothing_else_happens(caplog: obj
 
 def test_names_are_told_once() -> None:
     assert not GAUGES.keys() & COUNTERS.keys()
+
+
+def test_the_document_has_every_metric_and_no_other() -> None:
+    written = {*re.findall(r"`ovsnet_(\w+)`", DOCUMENT.read_text())}
+    others = {"denied_packets_total", "program_seconds"}
+    assert written == {*GAUGES} | {f"{name}_total" for name in COUNTERS} | others

@@ -299,7 +299,6 @@ run_test() {
   case ${1:-} in
     --quick) options=(-- -m "not slow") ;;
     "")
-      environments+=,faults
       if kernel_has_openvswitch || command -v apt-get >/dev/null; then
         environments+=,kernel KERNEL_TESTS=yes
       else

@@ -1,4 +1,4 @@
-"""One cluster for the whole tier; a namespace of its own for each module, removed after it."""
+"""One cluster for all tests of a process; a namespace of its own for each module, removed after it."""
 
 from __future__ import annotations
 

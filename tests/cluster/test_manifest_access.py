@@ -15,7 +15,7 @@ from kube_api import Api, Refused
 
 from ovsnet.cli.manifest import rendered
 
-NAMESPACE = f"manifest-test-{uuid.uuid4().hex[:6]}"
+NAMESPACE = "manifest-test"
 NODES = ("manifest-test-a", "manifest-test-b")
 OWN, OTHER = (f"api/v1/nodes/{name}" for name in NODES)
 CONDITION = {"type": "NetworkUnavailable", "status": "False", "reason": "Test", "message": "test"}

@@ -192,6 +192,11 @@ class Renderer:
         return changed
 
     @property
+    def in_kernel(self) -> bool:
+        """Whether the bridge's datapath is the kernel's, whose conntrack outlives ovs-vswitchd."""
+        return self._switch.tells_collisions
+
+    @property
     def deny(self) -> str:
         """The actions of flows of policies that drop."""
         return self._switch.deny

@@ -316,7 +316,7 @@ class Agent:
             rendered = self.renderer.state(objects, {**self.serving.rendered, **self.policing.rendered})
             # Nothing in between: what a request asks for now is newer.
             await self.installer.settle(self.policing.with_kept(self.serving.with_kept(rendered)))
-            await self.policing.add_older(self.installer)
+            await self.policing.older.add(self.installer)
             await self.policing.settle()
         except BaseException:
             await asyncio.gather(hosting, return_exceptions=True)

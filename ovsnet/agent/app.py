@@ -114,7 +114,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
     pods = Pods(config)
-    policing = Policing(openflow, renderer, pods.policed, Marks(ovsdb), name)
+    policing = Policing(openflow, renderer, pods.policed, Marks(ovsdb), lambda: installer.installed, name)
     installer.on_policies = Entries(ovsdb, config.ovsdb).renew
     denial_log = None
     if config.policy.log_denied:

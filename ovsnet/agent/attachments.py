@@ -105,7 +105,7 @@ class Attachments:
         spec = requests.attach_spec(request, pod, topo)
         self._pods.by_key[key_of(pod)] = pod
         # In one bundle: its first packet meets its policies.
-        flows = self._installer.begin({cookie: self._renderer.object(pod), **self._policing.update()})
+        flows = self._installer.begin({cookie: self._renderer.object(pod), **self._policing.coming()})
         try:
             identity = state.identity(pod) | self._policing.identity(pod)
             number = await self._wiring.connect(spec, pod.ofport, identity)
@@ -236,7 +236,7 @@ class Attachments:
         with contextlib.suppress(OvsnetError):
             if changed:
                 await self._installer.change(changed)
-            await self._policing.add_older(self._installer)
+            await self._policing.older.add(self._installer)
 
     async def _undo(self, pod: Pod) -> None:
         """A removal failed: as long as there is a row the pod is listed, with its flows."""

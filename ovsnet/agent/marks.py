@@ -75,6 +75,10 @@ class Marks:
         value = names.SOME_POLICIES if policies else names.NO_POLICIES
         await self._write("" if self._said(value) else value, ports)
 
+    def isolated(self, pods: Iterable[Pod]) -> set[str]:
+        """Keys of those of the pods that were isolated in some direction."""
+        return {f"{pod.namespace}/{pod.name}" for pod in pods if self._marked(pod.port)}
+
     def closed(self, pods: Iterable[Pod]) -> dict[str, PolicedPod]:
         """Those of the pods that were isolated, or that nobody knows, with no rule that allows anything; by key."""
         found: dict[str, tuple[Pod, ...]] = {}

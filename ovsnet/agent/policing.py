@@ -16,14 +16,15 @@ from ovsnet import names, policies
 from ovsnet.agent.drift import cookie_in
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Directions, Marks, isolation_of, word
-from ovsnet.errors import OvsnetError, SwitchUnavailable, TryAgain
+from ovsnet.agent.older import Older
+from ovsnet.errors import TryAgain
 from ovsnet.model import IPAddress, Node, Pod
 from ovsnet.pipeline import is_drop
 from ovsnet.policies import Policies
 from ovsnet.policycuts import CutJudge, denies_more
 from ovsnet.policygroups import NodeAddresses
 from ovsnet.policymodel import Direction, LabelledPod
-from ovsnet.policyobjects import ClusterRule, OlderConnections, PolicedPod, PolicyObject
+from ovsnet.policyobjects import ClusterRule, PolicedPod, PolicyObject
 from ovsnet.policyremarks import remarks
 from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
 from ovsnet.servicemodel import Service
@@ -36,12 +37,11 @@ _PATIENCE = 10.0
 """Seconds that an ADD waits for the store to tell of its pod; the runtime tries again after it."""
 _NAMED = 10
 """Pods that a line names."""
-_OLDER = 300
-"""Seconds after a pod was isolated in which its packets may be answers in connections that began before."""
 
 
 class Policing:
-    """What is to be installed for policies. pods: this node's, those of requests under way included. node: its name."""
+    """What is to be installed for policies. pods: this node's, those of requests under way included. installed: what
+    the switch has, by cookie. node: the node's name."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Policing:
         renderer: Renderer,
         pods: Callable[[], Iterable[Pod]],
         marks: Marks,
+        installed: Callable[[], Mapping[int, Lines]],
         node: str = "",
         patience: float = _PATIENCE,
     ) -> None:
@@ -57,6 +58,7 @@ class Policing:
         self._renderer = renderer
         self._pods = pods
         self._marks = marks
+        self._installed = installed
         self._patience = patience
         self._policies = Policies()
         self._snapshot: Snapshot | None = None
@@ -69,10 +71,9 @@ class Policing:
         self._news = asyncio.Event()
         self.rendered: dict[int, Lines] = {}
         """Flows of policies, by cookie."""
-        self.older: dict[int, Lines] = {}
-        """Flows for connections that are older than their policies, by cookie: they are to be added once."""
-        self._over: set[int] = set()
-        """Cookies of such flows, of pods that are gone: their addresses will be others'."""
+        self._pending: set[int] = set()
+        """Cookies of those that changed and may not be installed yet."""
+        self.older = Older(openflow, renderer, marks, pods)
         self._lost: list[str] = []
         """That policies of pods are not known, in words."""
         self._remarked: tuple[object, ...] = ()
@@ -80,10 +81,6 @@ class Policing:
         """What was remarked last, and of what."""
         self._stricter = True
         """Policies may deny what they did not when `stricter` was asked last."""
-        self._isolated_pods: dict[int, PolicedPod] = {}
-        """By cookie."""
-        self._isolated: set[int] = set()
-        """Cookies of pods that were isolated before, so that conntrack knows their connections."""
 
     async def follow(self, snapshot: Snapshot | None, *, unknown: bool) -> dict[int, Lines]:
         """Takes in the latest snapshot; what is to be installed otherwise than before, by cookie.
@@ -97,11 +94,7 @@ class Policing:
             return {}
         renewed = unknown or bool(self._closed)
         if renewed and snapshot.has_policies:
-            # If vswitchd began anew, so did conntrack in user space.
-            self._isolated = set()
-            with contextlib.suppress(SwitchUnavailable):
-                found = {cookie_in(line) for line in await self._openflow.flows_of("policedpod")}
-                self._isolated = found - self._closed
+            await self.older.look(self._closed)
         self._closed = set()
         if snapshot is not self._snapshot:
             self._snapshot, self._kept = snapshot, {}
@@ -128,36 +121,27 @@ class Policing:
             self._node,
         )
         changed = self._render(self._policies.news())
-        self._note_isolated(None if renewed else before)
+        self.older.note(self._policies.isolated, self._local, None if renewed else before)
         return changed
+
+    def coming(self) -> dict[int, Lines]:
+        """What a pod that comes now takes with it: `update`, and all that changed before and is not installed yet. What
+        denies it something may be on its way."""
+        changed = self.update()
+        installed = self._installed()
+        self._pending = {
+            each for each in self._pending if installed.get(each, ()) != self.rendered.get(each, ())
+        }
+        return {each: self.rendered.get(each, ()) for each in self._pending} | changed
 
     async def enforce(self, snapshot: Snapshot, installer: Installer) -> None:
         """Has the switch follow the latest snapshot, whatever may be wrong with all else. Raises as `serve` does."""
         cookies = [*await self.follow(snapshot, unknown=False)]
-        await self.add_older(installer)
+        await self.older.add(installer)
         if cookies:
             await self.note()
             # As they are by now: pods come and go meanwhile.
             await installer.serve({cookie: self.rendered.get(cookie, ()) for cookie in cookies})
-
-    async def add_older(self, installer: Installer) -> None:
-        """Pods that have just been isolated have connections that nobody knows; pods that are gone have none any more.
-        Raises like `enforce`."""
-        if self._over:
-            over, self._over = self._over, set()
-            try:
-                await installer.end(over)
-            except OvsnetError:
-                self._over |= over
-                raise
-        older, self.older = self.older, {}
-        if not older:
-            return
-        try:
-            await installer.once(line for lines in older.values() for line in lines)
-        except OvsnetError:
-            self.older = {each: older[each] for each in older if each not in self._over} | self.older
-            raise
 
     def judge(self, own: Iterable[IPAddress], senders: Iterable[IPAddress]) -> CutJudge | None:
         """By the policies that are known now; None while there are none. own, senders: see there."""
@@ -169,7 +153,7 @@ class Policing:
     def denying(self, cookie: int, direction: Direction) -> tuple[str, list[str]] | None:
         """The key of the isolated pod whose flows have the cookie, and the policies that isolate it so; or "" and a
         rule of a ClusterNetworkPolicy."""
-        pod = self._isolated_pods.get(cookie)
+        pod = self.older.isolated.get(cookie)
         if pod is not None:
             return pod.key, [each.key for each in self._policies.isolating(pod.key, direction)]
         rule = self._renderer.known(cookie)
@@ -181,7 +165,7 @@ class Policing:
         rule = self._renderer.known(cookie)
         if isinstance(rule, ClusterRule):
             return rule.direction, [rule.title]
-        pod = self._isolated_pods.get(cookie)
+        pod = self.older.isolated.get(cookie)
         if pod is None:
             return None, []
         direction = Direction.EGRESS if source in pod.ips else Direction.INGRESS
@@ -323,26 +307,8 @@ class Policing:
             if item is not None:
                 self.rendered[cookie] = changed[cookie]
             self._stricter = self._stricter or denies_more(before, changed[cookie])
+        self._pending |= changed.keys()
         return changed
-
-    def _note_isolated(self, before: Mapping[str, object] | None) -> None:
-        """Pods that are isolated now: those that were there before, and were not, have connections that nobody knows.
-
-        before: those that were there, by the Pod's key; None: all were.
-        """
-        then, isolated = self._isolated_pods, {cookie_of(pod): pod for pod in self._policies.isolated}
-        for cookie, pod in then.items():
-            now = isolated.get(cookie)
-            if pod.key not in self._local if now is None else now.ips != pod.ips:
-                over = cookie_of(_older(pod))
-                self._over.add(over)
-                self.older.pop(over, None)
-        for cookie in isolated.keys() - self._isolated:
-            pod = isolated[cookie]
-            if before is None or pod.key in before:
-                older = _older(pod)
-                self.older[cookie_of(older)] = self._renderer.object(older)
-        self._isolated, self._isolated_pods = set(isolated), isolated
 
     async def _remember(self) -> None:
         kept: dict[int, Lines] = {}
@@ -363,10 +329,6 @@ class Policing:
                 + ", ".join(sorted(closed)[:_NAMED])
             ]
         self._kept = {cookie_of(each): self._renderer.object(each) for each in closed.values()} | kept
-
-
-def _older(pod: PolicedPod) -> OlderConnections:
-    return OlderConnections(namespace=pod.namespace, name=pod.name, ips=pod.ips, seconds=_OLDER)
 
 
 def pod_key(pod: Pod) -> str:

@@ -285,6 +285,7 @@ def test_policies_are_back_with_ovs_vswitchd(lab: Lab, node: Node, seen: Seen, d
         seen.begins()
         node.start(VSWITCHD)
         eventually(lambda: lasting(dump(node)) == lasting(flows))
+    assert dump(node) == lasting(flows), "conntrack knows all connections still"
     bounds_kept(seen)
 
 
@@ -305,6 +306,7 @@ def test_policies_are_back_with_ovs_vswitchd_and_the_agent(
         seen.begins()
         node.start(AGENT)
         eventually(lambda: lasting(dump(node)) == lasting(flows))
+    assert dump(node) == lasting(flows), "conntrack knows all connections still"
     bounds_kept(seen, ANEW)
 
 

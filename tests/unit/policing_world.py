@@ -59,11 +59,13 @@ class World:
         """lines: flows of an earlier agent. said: what it noted on the Bridge row."""
         self.pods: list[Pod] = []
         self.rows = Rows(said)
+        self.installed: dict[int, tuple[str, ...]] = {}
         self.policing = Policing(
             cast(Any, OpenFlow(*lines)),
             Renderer(resources.flows_dir()),
             lambda: self.pods,
             Marks(self.rows),
+            lambda: self.installed,
             patience=0.05,
         )
 
@@ -109,7 +111,7 @@ class Installer:
 
 def doubted(world: World) -> set[str]:
     """Addresses that older connections are looked for of."""
-    lines = [line for lines in world.policing.older.values() for line in lines]
+    lines = [line for lines in world.policing.older.flows.values() for line in lines]
     assert all("hard_timeout=300" in line for line in lines)
     found = {field for line in lines for part in line.split() for field in part.split(",")}
     return {field.partition("=")[2] for field in found if field.startswith("nw_src=")}

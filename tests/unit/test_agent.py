@@ -176,7 +176,7 @@ class World:
         renderer = Renderer(resources.flows_dir(), 10)
         installer, policing = (
             Installer(self.switch),
-            Policing(openflow, renderer, pods.all, Marks(cast(Any, self.database))),
+            Policing(openflow, renderer, pods.all, Marks(cast(Any, self.database)), dict),
         )
         denial_log = DenialLog(self.switch, renderer, 10, policing, pods.all)
         installer.on_meter_refused = denial_log.give_up

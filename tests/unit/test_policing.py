@@ -40,6 +40,38 @@ async def test_a_pod_comes_with_its_policies() -> None:
     assert world.policing.update() == {names.cookie("policedpod", "default/web"): ()}
 
 
+async def test_a_pod_takes_along_what_denies_it_something_and_is_on_its_way() -> None:
+    """A rule of a ClusterNetworkPolicy was derived and is not installed yet; a pod that comes adds nothing to it."""
+    world = World()
+    other = LabelledPod(namespace="default", name="other", labels={"app": "web"})
+    shut = ClusterNetworkPolicy(
+        name="shut",
+        tier=Tier.ADMIN,
+        priority=1,
+        subject=Subject(pods=APP),
+        ingress=(ClusterRule(action=Action.DENY, peers=EVERYBODY),),
+    )
+    snapshot = Snapshot(
+        nodes={},
+        problems={},
+        version=1,
+        pods={"default/web": WEB, other.key: other},
+        cluster_policies={"shut": shut},
+    )
+    world.pods.append(attached("other", 6))
+    await world.policing.follow(snapshot, unknown=False)
+    [rule] = [each for each in world.policing.rendered if names.kind_of(each) == "clusterrule"]
+    web = names.cookie("policedpod", "default/web")
+    world.pods.append(attached("web", 5))
+    coming = world.policing.coming()
+    assert coming[rule] == world.policing.rendered[rule]
+    assert coming[web]
+    world.installed |= world.policing.rendered
+    assert world.policing.coming() == {}
+    world.pods.pop()
+    assert world.policing.coming() == {web: ()}
+
+
 async def test_labels_that_nobody_knows_select_all_and_allow_nothing() -> None:
     """Of a pod that was there before its Pod was known: as strict as it could be."""
     world = World()

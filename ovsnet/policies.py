@@ -13,7 +13,7 @@ import msgspec
 
 from ovsnet.mappings import different
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Node, Pod
-from ovsnet.policygroups import Group, Groups, NodeAddresses
+from ovsnet.policygroups import Group, Groups
 from ovsnet.policylists import Allowance, Lists, News
 from ovsnet.policymodel import (
     Action,
@@ -24,6 +24,7 @@ from ovsnet.policymodel import (
     NetworkPolicy,
     Tier,
 )
+from ovsnet.policynodes import NodeAddresses
 from ovsnet.policyobjects import Isolation, PolicedPod, PolicyObject, TierRules
 from ovsnet.policyrules import Rules
 from ovsnet.policytiers import Ranked, Standing, Tiers, means

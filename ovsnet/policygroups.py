@@ -1,20 +1,21 @@
 """Who policies' rules mean at the other end: selectors and blocks to addresses, kept up as pods come, go and change.
 
 Pure. Only groups that somebody asked for are kept up; a pod that changes costs a look at those that could mean it, and
-none at other pods. Called by `policies`.
+none at other pods, and a node none at other nodes. Called by `policies`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from ovsnet.mappings import different
 from ovsnet.model import Frozen, IPAddress, IPNetwork
-from ovsnet.policymodel import Block, LabelledPod, Labels, NamedPort, Namespace, Operator, Selector
+from ovsnet.policymodel import Block, LabelledPod, NamedPort, Namespace, Operator, Selector
 from ovsnet.policynets import of_length, parts
+from ovsnet.policynodes import Change, NodeAddresses, Nodes, beside, selected
 from ovsnet.servicemodel import Protocol
 
 _IPV4 = 32
@@ -50,16 +51,6 @@ class Group(Frozen):
         return f"pods {self.pods.text} of {where}{named}"
 
 
-class NodeAddresses(Frozen):
-    """A node's own, and those that pods see its packets come from: of its gateway port. others: that it has beside
-    its InternalIPs."""
-
-    addresses: tuple[IPAddress, ...]
-    gateways: tuple[IPAddress, ...]
-    others: tuple[IPAddress, ...] = ()
-    labels: Labels = {}
-
-
 class _Placed:
     """Where a pod counts."""
 
@@ -77,11 +68,11 @@ class Groups:
         self.namespaces: Mapping[str, Namespace] = {}
         self._pods: Mapping[str, LabelledPod] = {}
         self._local: Mapping[str, tuple[IPAddress, ...]] = {}
-        self._nodes: Mapping[str, NodeAddresses] = {}
-        self._gateways: dict[IPAddress, list[NodeAddresses]] = {}
-        """Nodes by gateway's address."""
+        self._nodes = Nodes()
         self._numbers: dict[Group, int] = {}
         self._groups: dict[int, Group] = {}
+        self._podless: dict[int, Group] = {}
+        """Those of them that are blocks or nodes."""
         self._last = 0
         self._meant: dict[str, set[int]] = {}
         """Groups that can mean pods of a namespace, of those that have pods."""
@@ -130,9 +121,9 @@ class Groups:
     def means(self, group: Group, address: IPAddress) -> bool:
         """Whether `look` would have it, without looking at any other."""
         if group.block is not None:
-            return address in group.block or self._is_gateway_of(group.block, address)
+            return address in group.block or self._nodes.is_gateway_of(group.block, address)
         if group.nodes is not None:
-            return ipaddress.ip_network(address) in self._of_nodes(group.nodes)
+            return self._nodes.has(group.nodes, address)
         return any(_means(group, pod) and self.spans(group, pod.namespace) for pod in self._with(address))
 
     def spans(self, group: Group, namespace: str) -> bool:
@@ -173,11 +164,7 @@ class Groups:
                     self._place(key)
         for key in changed | moved:
             self._place(key)
-        if nodes != self._nodes:
-            self._nodes, self._gateways = nodes, _by_gateway(nodes)
-            for number, group in self._groups.items():
-                if not group.is_of_pods:
-                    self._spread(number, group)
+        self._follow(self._nodes.update(nodes))
 
     def add(self, group: Group) -> int:
         """Keeps it up from now on; its number."""
@@ -207,6 +194,7 @@ class Groups:
         del self._numbers[group]
         for meant in self._meant.values():
             meant.discard(number)
+        self._podless.pop(number, None)
         for network in self._networks.pop(number):
             self._touched.add(network)
             del self._at[network][number]
@@ -304,39 +292,20 @@ class Groups:
     # --- blocks and nodes ---
 
     def _spread(self, number: int, group: Group) -> None:
-        wanted = self._of_nodes(group.nodes) if group.block is None else self._of_block(group.block)
-        before = set(self._networks[number])
-        self._count(number, before - wanted, -1)
-        self._count(number, wanted - before, 1)
+        """What a new group means. Several nodes may have an address, and the block itself: it counts for each."""
+        self._podless[number] = group
+        if group.block is not None:
+            self._count(number, parts(group.block), 1)
+        for node in self._nodes:
+            self._count(number, _of_node(group, node), 1)
 
-    def _of_block(self, block: Block) -> set[IPNetwork]:
-        """Nodes have two sorts of addresses: who means one means the other."""
-        wanted = set(parts(block))
-        for node in self._nodes.values():
-            versions = {address.version for address in node.addresses if address in block}
-            wanted |= {
-                ipaddress.ip_network(each)
-                for each in node.gateways
-                if each.version in versions and not any(each in part for part in block.excepts)
-            }
-        return wanted
-
-    def _of_nodes(self, selector: Selector | None) -> set[IPNetwork]:
-        """All addresses of the nodes: it is the node that is meant."""
-        return {
-            ipaddress.ip_network(each)
-            for node in self._nodes.values()
-            if selector is not None and selector.matches(node.labels)
-            for each in (*node.addresses, *node.gateways, *node.others)
-        }
-
-    def _is_gateway_of(self, block: Block, address: IPAddress) -> bool:
-        """Whether the block means it as the other address of a node."""
-        return not any(address in part for part in block.excepts) and any(
-            each.version == address.version and each in block
-            for node in self._gateways.get(address, ())
-            for each in node.addresses
-        )
+    def _follow(self, changes: Collection[Change]) -> None:
+        moved = [each for each in changes if each.is_of_addresses]
+        for number, group in self._podless.items():
+            for each in changes if group.block is None else moved:
+                before, after = _of_node(group, each.before), _of_node(group, each.after)
+                self._count(number, before - after, -1)
+                self._count(number, after - before, 1)
 
     def _count(self, number: int, networks: Iterable[IPNetwork], by: int) -> None:
         of_group = self._networks[number]
@@ -362,12 +331,10 @@ def _add(counter: Counter[_Key], key: _Key, by: int) -> None:
         del counter[key]
 
 
-def _by_gateway(nodes: Mapping[str, NodeAddresses]) -> dict[IPAddress, list[NodeAddresses]]:
-    found: dict[IPAddress, list[NodeAddresses]] = {}
-    for node in nodes.values():
-        for address in node.gateways:
-            found.setdefault(address, []).append(node)
-    return found
+def _of_node(group: Group, node: NodeAddresses | None) -> set[IPNetwork]:
+    if group.block is not None:
+        return beside(group.block, node)
+    return set() if group.nodes is None else selected(group.nodes, node)
 
 
 def _means(group: Group, pod: LabelledPod) -> bool:

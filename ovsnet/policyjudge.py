@@ -14,7 +14,6 @@ from ovsnet import policies as deriving
 from ovsnet.errors import OvsnetError
 from ovsnet.model import Frozen, IPAddress, Node
 from ovsnet.policies import Granted, Policies
-from ovsnet.policygroups import NodeAddresses
 from ovsnet.policylists import Allowance
 from ovsnet.policymodel import (
     Action,
@@ -25,6 +24,7 @@ from ovsnet.policymodel import (
     NetworkPolicy,
     Tier,
 )
+from ovsnet.policynodes import NodeAddresses
 from ovsnet.policytiers import Standing
 from ovsnet.servicemodel import Protocol
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from ovsnet.model import IPAddress, IPNetwork
 from ovsnet.policies import Granted, Policies
-from ovsnet.policygroups import Group, NodeAddresses
+from ovsnet.policygroups import Group
 from ovsnet.policyjudge import Side, Why
 from ovsnet.policylists import Allowance
 from ovsnet.policymodel import Action, Direction, LabelledPod, NetworkPolicy, PolicyPort, Tier
+from ovsnet.policynodes import NodeAddresses
 from ovsnet.policyobjects import ClusterRule, PolicedPod
 
 DENIED = {50: Direction.EGRESS, 40: Direction.INGRESS}

@@ -18,12 +18,13 @@ from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Directions, Marks, isolation_of, word
 from ovsnet.agent.older import Older
 from ovsnet.errors import TryAgain
+from ovsnet.mappings import different
 from ovsnet.model import IPAddress, Node, Pod
 from ovsnet.pipeline import is_drop
 from ovsnet.policies import Policies
 from ovsnet.policycuts import CutJudge, denies_more
-from ovsnet.policygroups import NodeAddresses
 from ovsnet.policymodel import Direction, LabelledPod
+from ovsnet.policynodes import NodeAddresses
 from ovsnet.policyobjects import ClusterRule, PolicedPod, PolicyObject
 from ovsnet.policyremarks import remarks
 from ovsnet.render import Lines, Rendered, Renderer, cookie_for, cookie_of
@@ -294,8 +295,12 @@ class Policing:
         return self._local
 
     def _node_addresses(self, nodes: Mapping[str, Node]) -> dict[str, NodeAddresses]:
-        if self._nodes[0] is not nodes:
-            self._nodes = nodes, policies.node_addresses(nodes)
+        """The very same as before of a node that is the same."""
+        before, found = self._nodes
+        if before is not nodes:
+            others = {name: nodes[name] for name in different(before, nodes) if name in nodes}
+            kept = {name: each for name, each in found.items() if name in nodes}
+            self._nodes = nodes, kept | policies.node_addresses(others)
         return self._nodes[1]
 
     def _render(self, news: Mapping[tuple[type, str], PolicyObject | None]) -> dict[int, Lines]:

@@ -11,7 +11,6 @@ from ovsnet import flowplan, resources
 from ovsnet.model import IPAddress, Pod
 from ovsnet.objects import Object
 from ovsnet.policies import Policies
-from ovsnet.policygroups import NodeAddresses
 from ovsnet.policymodel import (
     Block,
     ClusterNetworkPolicy,
@@ -25,6 +24,7 @@ from ovsnet.policymodel import (
     Requirement,
     Selector,
 )
+from ovsnet.policynodes import NodeAddresses
 from ovsnet.policyobjects import OlderConnections
 from ovsnet.render import Lines, Renderer
 from ovsnet.servicemodel import Protocol

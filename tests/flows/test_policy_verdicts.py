@@ -26,7 +26,7 @@ from policy_world import Cluster, Connection, End, Node, Object, finished, key, 
 from ovsnet import flowplan, names, pipeline, resources
 from ovsnet.model import Encap, IPAddress, LocalNode, Peer, Pod
 from ovsnet.policies import Policies
-from ovsnet.policygroups import NodeAddresses
+from ovsnet.policynodes import NodeAddresses
 from ovsnet.render import Lines, Renderer
 from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.labelledpods import PodReader

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import pytest
 from policing_world import APP, WEB, Installer, World, attached, doubted, policy
 
-from ovsnet import names
+from ovsnet import names, policies
 from ovsnet.errors import TryAgain
+from ovsnet.model import Node
+from ovsnet.policies import node_addresses
 from ovsnet.policymodel import (
     Action,
     ClusterNetworkPolicy,
@@ -21,6 +23,7 @@ from ovsnet.policymodel import (
     Subject,
     Tier,
 )
+from ovsnet.policynodes import NodeAddresses
 from ovsnet.render import cookie_of
 from ovsnet.store import Snapshot
 from ovsnet.store.clusterpolicies import EVERYBODY
@@ -274,3 +277,19 @@ async def test_a_pod_that_comes_is_noted_with_its_row() -> None:
     assert world.policing.identity(pod) == {names.KEY_POLICIES: "ingress"}
     free = attached("free", 6)
     assert world.policing.identity(free) == {names.KEY_POLICIES: "none"}
+
+
+async def test_of_nodes_only_those_are_read_that_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[list[str]] = []
+
+    def reading(nodes: Mapping[str, Node]) -> dict[str, NodeAddresses]:
+        read.append([*nodes])
+        return node_addresses(nodes)
+
+    monkeypatch.setattr(policies, "node_addresses", reading)
+    world = World()
+    a, b = Node(name="a"), Node(name="b")
+    for nodes in ([a, b], [a, Node(name="b")], [a], [b]):
+        known = {each.name: each for each in nodes}
+        await world.policing.follow(Snapshot(nodes=known, problems={}, version=1), unknown=False)
+    assert read == [["a", "b"], ["b"], [], ["b"]]

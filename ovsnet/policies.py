@@ -171,16 +171,11 @@ class Policies:
         moved = different(self._groups.namespaces, namespaces)
         touched = self._tiers.update(cluster or {})
         self._groups.update(namespaces, pods, at_home(local, pods, node), nodes)
-        as_were = (each for key in relabelled for each in (self._pods.get(key), pods.get(key)) if each)
-        if (relabelled or moved) and self._rules.renumbered(as_were, anywhere=bool(moved)):
-            concerned |= {name for name, found in self._of.items() if any(map(_is_volatile, found.values()))}
-            if self._tiers.is_volatile:
-                concerned |= {key.partition("/")[0] for key in local}
         if self._tiers:
             concerned |= set(moved)
         if touched:
             self._common = {}
-        dirty = set(different(self._local, local)) | (relabelled & local.keys())
+        dirty = set(different(self._local, local)) | (relabelled & local.keys()) | self._rules.renumbered()
         dirty |= {
             key
             for key in local
@@ -247,8 +242,8 @@ class Policies:
         """Finds what the pod's policies allow it."""
         before = self._stances.pop(key, {})
         now = {}
-        if key in self._local:
-            for direction in Direction:
+        with self._rules.judging(key):
+            for direction in Direction if key in self._local else ():
                 stance = self._stance(key, direction)
                 if stance.allowed is not None or stance.tiers:
                     now[direction] = stance
@@ -344,8 +339,3 @@ def node_addresses(nodes: Mapping[str, Node]) -> dict[str, NodeAddresses]:
         )
         for node in nodes.values()
     }
-
-
-def _is_volatile(policy: NetworkPolicy) -> bool:
-    """Whether its meaning changes with pods of others: it has a port by name in an egress rule."""
-    return any(port.name for rule in policy.egress or () for port in rule.ports or ())

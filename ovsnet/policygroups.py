@@ -1,4 +1,4 @@
-"""Who policies' rules mean at the other end: selectors and blocks to addresses, kept up as pods come, go and change.
+"""Who policies' rules mean at the other end: selectors and blocks to addresses and ports, kept up as pods come and go.
 
 Pure. Only groups that somebody asked for are kept up; a pod that changes costs a look at those that could mean it, and
 none at other pods, and a node none at other nodes. Called by `policies`.
@@ -16,10 +16,9 @@ from ovsnet.model import Frozen, IPAddress, IPNetwork
 from ovsnet.policymodel import Block, LabelledPod, NamedPort, Namespace, Operator, Selector
 from ovsnet.policynets import of_length, parts
 from ovsnet.policynodes import Change, NodeAddresses, Nodes, beside, selected
+from ovsnet.policyports import Tally, of_name
 from ovsnet.servicemodel import Protocol
 
-_IPV4 = 32
-"""Bits of an address."""
 _Key = TypeVar("_Key", bound=Hashable)
 
 
@@ -51,14 +50,19 @@ class Group(Frozen):
         return f"pods {self.pods.text} of {where}{named}"
 
 
-class _Placed:
-    """Where a pod counts."""
+Asked = tuple[Group, str, Protocol]
+"""Which numbers a port has by its name, in pods of the group."""
 
-    __slots__ = ("groups", "networks")
+
+class _Placed:
+    """Where a pod counts, and with what."""
+
+    __slots__ = ("groups", "networks", "ports")
 
     def __init__(self) -> None:
         self.groups: frozenset[int] = frozenset()
         self.networks: tuple[IPNetwork, ...] = ()
+        self.ports: tuple[NamedPort, ...] = ()
 
 
 class Groups:
@@ -85,6 +89,11 @@ class Groups:
         self._lengths: Counter[tuple[int, int]] = Counter()
         """Of these: how many there are of each version and length."""
         self._networks: dict[int, Counter[IPNetwork]] = {}
+        self._asked: dict[Asked, int] = {}
+        self._tallies: dict[int, Tally] = {}
+        """Of groups that are kept up for what is asked of their ports, and have no networks."""
+        self._recounted: set[int] = set()
+        """Of these: where a pod with such a port came, went or changed."""
         self._touched: set[IPNetwork] = set()
         self._having: dict[IPAddress, list[LabelledPod]] | None = None
         """Pods by address, once somebody asks by address; None: nobody has since they changed."""
@@ -133,15 +142,40 @@ class Groups:
         known = self.namespaces.get(namespace)
         return known is not None and group.namespaces.matches(known.labels)
 
-    def numbers(self, group: Group, name: str, protocol: Protocol) -> set[NamedPort]:
-        """The group's pods' ports of that name."""
+    def numbers(self, asked: Asked) -> Collection[NamedPort]:
+        """The group's pods' ports of that name, whether they are kept up or not."""
+        if (number := self._asked.get(asked)) is not None:
+            return self._tallies[number].numbers
         found = set()
-        for namespace in self._matching(group):
-            for key in self._candidates(namespace, group.pods):
-                pod = self._pods[key]
-                if _means(group, pod):
-                    found |= {each for each in pod.ports if (each.name, each.protocol) == (name, protocol)}
+        for key in self._members(asked[0]):
+            found.update(of_name(self._pods[key].ports, *asked[1:]))
         return found
+
+    def ask(self, asked: Asked) -> None:
+        """Keeps these up from now on."""
+        if asked in self._asked:
+            return
+        number = self._asked[asked] = self._number(asked[0])
+        self._tallies[number] = tally = Tally(*asked[1:])
+        self._gather(number)
+        # New is no other than before.
+        self._recounted.discard(number)
+        tally.is_other()
+
+    def forget(self, asked: Asked) -> None:
+        """Nobody asks that any more."""
+        number = self._asked.pop(asked)
+        del self._tallies[number]
+        self._recounted.discard(number)
+        self._leave(number)
+
+    def renumbered(self) -> list[Asked]:
+        """Of what is kept up: where there are other numbers than when this was called last."""
+        recounted, self._recounted = self._recounted, set()
+        tallies = ((number, self._tallies[number]) for number in recounted)
+        return [
+            (self._groups[number], each.name, each.protocol) for number, each in tallies if each.is_other()
+        ]
 
     def update(
         self,
@@ -171,41 +205,51 @@ class Groups:
         number = self._numbers.get(group)
         if number is not None:
             return number
-        self._last += 1
-        number = self._numbers[group] = self._last
-        self._groups[number] = group
+        number = self._numbers[group] = self._number(group)
         self._networks[number] = Counter()
-        if not group.is_of_pods:
+        if group.is_of_pods:
+            self._gather(number)
+        else:
             self._spread(number, group)
-            return number
-        for namespace in self._matching(group):
-            if namespace in self._meant:
-                self._meant[namespace].add(number)
-            for key in self._candidates(namespace, group.pods):
-                if _means(group, self._pods[key]):
-                    placed = self._placed.setdefault(key, _Placed())
-                    placed.groups |= {number}
-                    self._count(number, placed.networks, 1)
         return number
 
     def remove(self, number: int) -> None:
         """Nobody asks for it any more."""
-        group = self._groups.pop(number)
-        del self._numbers[group]
-        for meant in self._meant.values():
-            meant.discard(number)
+        del self._numbers[self._groups[number]]
         self._podless.pop(number, None)
         for network in self._networks.pop(number):
             self._touched.add(network)
             del self._at[network][number]
             if not self._at[network]:
                 self._vacate(network)
-        if group.is_of_pods:
-            for namespace in self._matching(group):
-                for key in self._candidates(namespace, group.pods):
-                    self._placed[key].groups -= {number}
+        self._leave(number)
+
+    def _number(self, group: Group) -> int:
+        self._last += 1
+        self._groups[self._last] = group
+        return self._last
 
     # --- pods ---
+
+    def _gather(self, number: int) -> None:
+        """Has pods count in a new group."""
+        group = self._groups[number]
+        for namespace in self._matching(group):
+            if namespace in self._meant:
+                self._meant[namespace].add(number)
+        for key in self._members(group):
+            placed = self._placed[key]
+            placed.groups |= {number}
+            self._tell(number, placed, 1)
+
+    def _leave(self, number: int) -> None:
+        """They count there no more."""
+        group = self._groups.pop(number)
+        for meant in self._meant.values():
+            meant.discard(number)
+        if group.is_of_pods:
+            for key in self._members(group):
+                self._placed[key].groups -= {number}
 
     def _with(self, address: IPAddress) -> Iterable[LabelledPod]:
         if self._having is None:
@@ -233,6 +277,13 @@ class Groups:
         self._meant[name] = found
         return found != before
 
+    def _members(self, group: Group) -> Iterator[str]:
+        """Pods that it means."""
+        for namespace in self._matching(group):
+            for key in self._candidates(namespace, group.pods):
+                if _means(group, self._pods[key]):
+                    yield key
+
     def _candidates(self, namespace: str, selector: Selector) -> Iterable[str]:
         """Pods among which all are that the selector means."""
         for each in selector.requirements:
@@ -259,30 +310,27 @@ class Groups:
 
     def _place(self, key: str) -> None:
         """Where the pod counts now."""
-        pod = self._pods.get(key)
-        groups: frozenset[int] = frozenset()
-        networks: tuple[IPNetwork, ...] = ()
+        pod, before, now = self._pods.get(key), self._placed.pop(key, _Placed()), _Placed()
         if pod is not None:
-            groups = frozenset(
+            self._placed[key] = now
+            now.groups = frozenset(
                 number for number in self._meant_in(pod.namespace) if _means(self._groups[number], pod)
             )
-            networks = tuple(map(ipaddress.ip_network, self._local.get(key) or pod.ips))
-        placed = self._placed.get(key) or _Placed()
-        if networks == placed.networks:
-            for number in placed.groups - groups:
-                self._count(number, networks, -1)
-            for number in groups - placed.groups:
-                self._count(number, networks, 1)
-        else:
-            for number in placed.groups:
-                self._count(number, placed.networks, -1)
-            for number in groups:
-                self._count(number, networks, 1)
-        placed.groups, placed.networks = groups, networks
-        if pod is None:
-            self._placed.pop(key, None)
-        else:
-            self._placed[key] = placed
+            now.networks = tuple(map(ipaddress.ip_network, self._local.get(key) or pod.ips))
+            now.ports = pod.ports
+        same = (now.networks, now.ports) == (before.networks, before.ports)
+        for number in before.groups - now.groups if same else before.groups:
+            self._tell(number, before, -1)
+        for number in now.groups - before.groups if same else now.groups:
+            self._tell(number, now, 1)
+
+    def _tell(self, number: int, placed: _Placed, by: int) -> None:
+        """That a pod counts in the group, or does no more."""
+        tally = self._tallies.get(number)
+        if tally is None:
+            self._count(number, placed.networks, by)
+        elif tally.count(placed.ports, by):
+            self._recounted.add(number)
 
     def _meant_in(self, namespace: str) -> set[int]:
         if namespace not in self._meant:

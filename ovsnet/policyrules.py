@@ -7,38 +7,50 @@ them to what allows, and all of them to what denies. Knows neither tiers nor iso
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
-from ovsnet.policygroups import Group, Groups
+from ovsnet.policygroups import Asked, Group, Groups
 from ovsnet.policylists import Allowance
-from ovsnet.policymodel import Direction, LabelledPod, NamedPort, PolicyPeer, PolicyPort, PolicyRule, Selector
+from ovsnet.policymodel import Direction, LabelledPod, PolicyPeer, PolicyPort, PolicyRule, Selector
 from ovsnet.policyobjects import PortRange
-from ovsnet.servicemodel import Protocol
 
 _EVERY_POD = Group(namespaces=Selector())
 
 
 class Rules:
-    """Asks the groups, and keeps which numbers they said that ports by name have."""
+    """Asks the groups, and keeps which of this node's pods have rules that ask for ports by name."""
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
-        self._numbers: dict[tuple[Group, str, Protocol], set[NamedPort]] = {}
-        """Of ports by name that egress rules ask for."""
+        self._asking: dict[Asked, set[str]] = {}
+        """Pods by what rules of their egress ask for."""
+        self._asked: dict[str, set[Asked]] = {}
+        """The other way round."""
+        self._noted: set[Asked] | None = None
+        """What rules ask for meanwhile, of the pod that is judged."""
 
-    def renumbered(self, changed: Iterable[LabelledPod], *, anywhere: bool) -> bool:
-        """Whether ports of a name that egress rules ask for have other numbers than before. changed: pods as they were
-        and as they are; anywhere: so may those of any pod be, since namespaces are others."""
-        found = {(port.name, port.protocol) for pod in changed for port in pod.ports}
-        if all(
-            self._groups.numbers(*asked) == known
-            for asked, known in self._numbers.items()
-            if anywhere or asked[1:] in found
-        ):
-            return False
-        # All that ask are asked anew, and only they.
-        self._numbers = {}
-        return True
+    def renumbered(self) -> set[str]:
+        """Pods whose rules ask for ports by name that have other numbers than when this was called last."""
+        return {key for asked in self._groups.renumbered() for key in self._asking.get(asked, ())}
+
+    @contextlib.contextmanager
+    def judging(self, key: str) -> Iterator[None]:
+        """What `allowances` asks for meanwhile is kept up until the pod is judged anew and does not ask for it."""
+        before, self._noted = self._asked.pop(key, set()), set()
+        try:
+            yield
+        finally:
+            now, self._noted = self._noted, None
+            if now:
+                self._asked[key] = now
+            for each in now - before:
+                self._asking.setdefault(each, set()).add(key)
+            for each in before - now:
+                self._asking[each].discard(key)
+                if not self._asking[each]:
+                    del self._asking[each]
+                    self._groups.forget(each)
 
     def allowances(
         self,
@@ -78,9 +90,10 @@ class Rules:
         if not group.is_of_pods:
             return
         asked = group, port.name, port.protocol
-        if asked not in self._numbers:
-            self._numbers[asked] = self._groups.numbers(*asked)
-        for having in self._numbers[asked]:
+        if self._noted is not None:
+            self._noted.add(asked)
+            self._groups.ask(asked)
+        for having in self._groups.numbers(asked):
             if strictly and having.several:
                 continue
             only = Group(

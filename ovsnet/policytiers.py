@@ -79,8 +79,6 @@ class Tiers:
         self._policies: Mapping[str, ClusterNetworkPolicy] = {}
         self._ordered: tuple[ClusterNetworkPolicy, ...] = ()
         self._places: dict[tuple[str, Direction], tuple[int, ...]] = {}
-        self.is_volatile = False
-        """Its meaning changes with pods of others: there is a port by name in an egress rule."""
 
     def __bool__(self) -> bool:
         return bool(self._policies)
@@ -95,9 +93,6 @@ class Tiers:
         before, self._policies, places_before = self._policies, policies, self._places
         self._ordered = tuple(sorted(policies.values(), key=lambda each: (each.priority, each.name)))
         self._places = places(self._ordered)
-        self.is_volatile = any(
-            port.name for each in self._ordered for rule in each.egress for port in rule.ports or ()
-        )
         changed |= {key[0] for key, found in self._places.items() if places_before.get(key) != found}
         return [each for key in changed for each in (before.get(key), policies.get(key)) if each is not None]
 

@@ -235,6 +235,8 @@ class Patience:
         self._repairs: dict[str, collections.deque[float]] = {}
         self._resting: dict[str, tuple[float, float]] = {}
         """By subject: until when it is left alone, and for how long."""
+        self._looked = clock()
+        """When it last looked for subjects that are over."""
 
     def allows(self, subject: str) -> bool:
         """Whether it may be put right now."""
@@ -244,10 +246,12 @@ class Patience:
     def repaired(self, subject: str) -> float:
         """Takes note of a repair. Seconds for which the subject is left alone from now on; 0: none."""
         now = self._clock()
-        until, pause = self._resting.get(subject, (0.0, 0.0))
-        if pause and now - until > 2 * pause:
-            del self._resting[subject]
-            pause = 0.0
+        if now - self._looked > self.WINDOW:
+            self._looked = now
+            self._forget(now)
+        if self._is_over(subject, now):
+            self._resting.pop(subject, None)
+        _, pause = self._resting.get(subject, (0.0, 0.0))
         recent = self._repairs.setdefault(subject, collections.deque(maxlen=self.FREELY))
         recent.append(now)
         if not pause and (len(recent) < self.FREELY or now - recent[0] > self.WINDOW):
@@ -255,6 +259,19 @@ class Patience:
         pause = min(2 * pause, self.LONGEST) if pause else self.FIRST
         self._resting[subject] = now + pause, pause
         return pause
+
+    def _is_over(self, subject: str, now: float) -> bool:
+        """Whether there is no fight that would go on with a repair now."""
+        until, pause = self._resting.get(subject, (0.0, 0.0))
+        return not pause or now - until > 2 * pause
+
+    def _forget(self, now: float) -> None:
+        """Subjects that are as if nobody had ever heard of them: they are of any name, and there is no end to these."""
+        old = [subject for subject, recent in self._repairs.items() if now - recent[-1] > self.WINDOW]
+        for subject in old:
+            if self._is_over(subject, now):
+                del self._repairs[subject]
+                self._resting.pop(subject, None)
 
     def wait(self) -> float | None:
         """Seconds until something that is left alone may be put right; None: nothing is."""

@@ -166,6 +166,41 @@ def test_repairs_far_apart_are_no_fight() -> None:
         assert patience.repaired("x") == 0
 
 
+def test_what_was_put_right_long_ago_is_forgotten() -> None:
+    clock = Clock()
+    patience, sizes = Patience(clock), []
+    for number in range(2000):
+        clock.now += 1
+        assert patience.repaired(f"flow of an unknown pod (cookie {number:#x}) in table route") == 0
+        sizes.append(kept(patience))
+    # Those of a minute, and as many again until it looks.
+    assert max(sizes) <= 2 * Patience.WINDOW + 2
+
+
+def test_a_fight_is_remembered_until_its_rest_is_over_twice() -> None:
+    clock = Clock()
+    patience = Patience(clock)
+    fights = [f"x{number}" for number in range(50)]
+    pauses = {patience.repaired(each) for _ in range(5) for each in fights}
+    assert pauses == {0, 30}
+    clock.now += 30 + 59
+    patience.repaired("other")
+    assert [patience.repaired(each) for each in fights[:25]] == [60] * 25
+    assert kept(patience) == 50 + 50 + 1
+    # Of the others the rest has been over for longer now than twice what it was.
+    clock.now += 61
+    patience.repaired("other")
+    assert kept(patience) == 25 + 25 + 1
+    clock.now += 120
+    patience.repaired("another")
+    assert patience.repaired(fights[0]) == 0
+    assert kept(patience) == 2
+
+
+def kept(patience: Patience) -> int:
+    return sum(len(value) for value in vars(patience).values() if isinstance(value, dict))
+
+
 def test_ports_are_named_by_who_they_lead_to() -> None:
     def spec(name: str, role: str, peer: str = "") -> PortSpec:
         ids = {names.OWNER: role} | ({names.KEY_PEER: peer} if peer else {})

@@ -45,10 +45,10 @@ WHOLE = "reg11"
 """Register: 1 for fragments that conntrack has put together, as far as the datapath does."""
 KEEP_CLIENT = {4: "move:NXM_OF_IP_SRC[]->NXM_NX_REG12[]", 6: "move:NXM_NX_IPV6_SRC[]->NXM_NX_XXREG3[]"}
 """By IP version: what keeps a client's address, as it is before it gets this node's, for session affinity."""
-SERVICE_ZONE, BACK_ZONE, POLICY_ZONE = 65500, 65501, 65502
+SERVICE_ZONE, BACK_ZONE, POLICY_ZONE, REFUSED_ZONE = 65500, 65501, 65502, 65503
 """Zones of connection tracking: where Services' addresses become endpoints', where clients' addresses become this
-node's or the translator's, and where the connections are that policies have allowed. The kernel's datapath shares them
-with the node's own; 0 is what the node itself uses."""
+node's or the translator's, where the connections are that policies have allowed, and where the node's are that are to
+be refused. The kernel's datapath shares them with the node's own; 0 is what the node itself uses."""
 
 
 class Router(Frozen):
@@ -97,6 +97,9 @@ LOCAL_NODE_PORTS = _translator(4)
 PORT_CLIENT = _translator(5)
 """Who asks for a port of this node and has to get the answer by its kernel: another node, or a pod that calls a
 `hostPort`. Not the node itself, which no policy keeps out."""
+REFUSED = _translator(6)
+"""The client of what the node sends to nobody, or a client outside through it: its kernel does not refuse itself. In a
+zone of its own, where nothing stands in the way of the same client when there is an endpoint."""
 
 MASQUERADE_PORTS = "1024-32767"
 """Ports that a client outside gets with this node's address: below those that Linux takes for connections of its own

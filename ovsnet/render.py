@@ -148,6 +148,7 @@ class Renderer:
             from_gateway=pipeline.FROM_GATEWAY,
             from_tunnel=pipeline.FROM_TUNNEL,
             client=pipeline.CLIENT,
+            refused=pipeline.REFUSED,
             port_client=pipeline.PORT_CLIENT.addresses,
             node_ports=pipeline.NODE_PORTS.addresses + pipeline.LOCAL_NODE_PORTS.addresses,
             errors=pipeline.ERRORS,
@@ -158,6 +159,7 @@ class Renderer:
                 "service": pipeline.SERVICE_ZONE,
                 "back": pipeline.BACK_ZONE,
                 "policy": pipeline.POLICY_ZONE,
+                "refused": pipeline.REFUSED_ZONE,
             },
         )
         self._macros: dict[str, list[tuple[str, Callable[[Object], str]]]] = {

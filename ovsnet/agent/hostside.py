@@ -36,7 +36,13 @@ log = logging.getLogger("ovsnet.host")
 _ANYWHERE: dict[int, IPNetwork] = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 _TRANSLATED = tuple(
     ipaddress.ip_network(address)
-    for each in (pipeline.CLIENT, pipeline.NODE_PORTS, pipeline.LOCAL_NODE_PORTS, pipeline.PORT_CLIENT)
+    for each in (
+        pipeline.CLIENT,
+        pipeline.NODE_PORTS,
+        pipeline.LOCAL_NODE_PORTS,
+        pipeline.PORT_CLIENT,
+        pipeline.REFUSED,
+    )
     for address in each.addresses
 )
 """Addresses that are the bridge's alone, or that nobody has: what comes back to them too late has to be refused."""

@@ -20,7 +20,14 @@ from ovsnet.errors import HostFailure
 from ovsnet.host import tracked
 from ovsnet.host.types import STEERED_MARK, EgressSpec
 from ovsnet.model import IPAddress, IPNetwork
-from ovsnet.pipeline import CLIENT, LOCAL_NODE_PORTS, NODE_MASQUERADE_PORTS, NODE_PORTS, PORT_CLIENT
+from ovsnet.pipeline import (
+    CLIENT,
+    LOCAL_NODE_PORTS,
+    NODE_MASQUERADE_PORTS,
+    NODE_PORTS,
+    PORT_CLIENT,
+    REFUSED,
+)
 
 log = logging.getLogger("ovsnet.host")
 
@@ -60,6 +67,7 @@ class Ruleset:
                 "node_ports": NODE_PORTS,
                 "local_node_ports": LOCAL_NODE_PORTS,
                 "port_client": PORT_CLIENT,
+                "refused": REFUSED,
             },
         )
 

@@ -27,6 +27,7 @@ PEER_POD: Pair = ("10.244.2.9", "fd00:2::9")
 OUTSIDE: Pair = ("198.51.100.7", "2001:db8:100::7")
 ELSEWHERE: Pair = ("203.0.113.200", "2001:db8:200::7")
 BACK: Pair = both(pipeline.CLIENT)
+REFUSED: Pair = both(pipeline.REFUSED)
 NODE_PORT: Pair = both(pipeline.NODE_PORTS)
 LOCAL_NODE_PORT: Pair = both(pipeline.LOCAL_NODE_PORTS)
 MACS = {"a1": A1.mac, "a2": A2.mac, "gateway": NODE.mac, "peer": ROUTER.mac}

@@ -24,6 +24,7 @@ from service_cases import (
     PEER_POD,
     POD_1,
     POD_2,
+    REFUSED,
     Case,
     Pair,
     go,
@@ -44,8 +45,6 @@ from wire import (
     network,
     transport,
 )
-
-from ovsnet.pipeline import CLIENT
 
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
 
@@ -77,7 +76,7 @@ def test_the_node_is_refused_by_its_own_kernel(wire: Wire, client: Pair, family:
     wire.forget()
     sent = syn(client, vip(4), family)
     there = go(wire, "gateway", sent)
-    assert (there.port, there.packet.src, there.packet.dst) == ("gateway", BACK[family], vip(4)[family])
+    assert (there.port, there.packet.src, there.packet.dst) == ("gateway", REFUSED[family], vip(4)[family])
     back = go(wire, "gateway", there.packet.answer(RESET))
     assert (back.port, back.packet.ends) == ("gateway", sent.answer().ends)
     error = go(wire, "gateway", about(there.packet, GATEWAY[family]))
@@ -129,7 +128,7 @@ def test_another_port_of_a_service_from_the_node_is_refused(wire: Wire, family: 
     there = go(wire, "gateway", syn(GATEWAY, vip(1), family, 81))
     assert (there.port, there.packet.src, there.packet.dst) == (
         "gateway",
-        str(CLIENT.of(4 if family == 0 else 6)),
+        REFUSED[family],
         vip(1)[family],
     )
 

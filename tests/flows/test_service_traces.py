@@ -181,7 +181,7 @@ ROWS = (
         packet=packet(NODE, GATEWAY, vip(4)[0]),
         states=("trk,new,snat",),
         to=NODE,
-        datapath="nat(src=169.254.77.2)",
+        datapath="ct(commit,zone=65503,nat(src=169.254.77.6))",
     ),
     Row(
         shows="none here", packet=packet(A2, A2_4, vip(6)[0]), states=(), to=None, table="track", priority=105

@@ -5,6 +5,8 @@
            used before may be of a connection that conntrack remembers; how many had no answer, and when
     stream datagrams to each of "hosts" in turn until standard input ends, each from one port all the time, whether
            others are answered or not; how many were not, by host
+    nag    datagrams from one socket until standard input ends, one each "gap": who answered, or what went wrong,
+           whenever that was something else than before; without those that nobody answered
     probe  one connection to each of "targets" (host, port, protocol), all at once
     knock  new TCP connections until standard input ends, one each "gap" whether others are answered or not; how many
            there were, and when those began that were accepted within "seconds"
@@ -185,6 +187,21 @@ class Client:
                 count, longest = count + 1, max(longest, time.monotonic() - begun)
         return {**first, "count": count, "longest": round(longest, 3), "last": last}
 
+    def nag(self) -> Answer:
+        heard: list[str] = []
+        with self.connect() as sock:
+            print("ready", flush=True)
+            while not ended(self.options.get("gap", 0.2)):
+                try:
+                    word = str(self.talk(sock)["name"])
+                except TimeoutError:
+                    continue
+                except OSError as error:
+                    word = WORDS.get(error.errno or 0, str(error))
+                if heard[-1:] != [word]:
+                    heard.append(word)
+        return {"heard": heard}
+
     def stream(self) -> Answer:
         """A datagram's length is its number, and that of its answer."""
         socks: dict[str, socket.socket] = {}
@@ -231,7 +248,7 @@ def main(options: dict[str, Any]) -> object:
     if options["do"] == "ask":
         return [client.once() for _ in range(options.get("count", 1))]
     with contextlib.suppress(BrokenPipeError):
-        under_way = ("load", "hold", "stream", "knock", "late")
+        under_way = ("load", "hold", "nag", "stream", "knock", "late")
         return {name: getattr(client, name) for name in under_way}[options["do"]]()
     return None
 

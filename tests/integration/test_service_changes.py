@@ -190,6 +190,32 @@ def test_who_goes_on_sending_to_a_udp_node_port_is_served_as_soon_as_there_is_an
         eventually(lambda: answered() == {"a1"}, 8)
 
 
+@pytest.mark.parametrize(
+    ("source", "host"),
+    [
+        pytest.param("node-a", vip(NUMBER, 4), marks=pytest.mark.kernel),
+        ("node-a", vip(NUMBER, 6)),
+        ("outside", outer(NUMBER, 4)),
+        pytest.param("outside", outer(NUMBER, 6), marks=pytest.mark.kernel),
+    ],
+)
+def test_who_goes_on_sending_to_a_services_address_is_served_as_soon_as_there_is_an_endpoint(
+    cluster: Cluster, source: str, host: str
+) -> None:
+    """Nor is who was served left without a word when there is none any more: one socket that never stops."""
+    outers = [outer(NUMBER, 4), outer(NUMBER, 6)]
+    put(cluster, externalIPs=outers)
+    # Both nodes must know the Service before it is asked for.
+    eventually(lambda: cluster.one(source, host, protocol="udp", seconds=0.3).get("error") == "refused")
+    with cluster.going("nag", source, host, protocol="udp", seconds=0.2, gap=0.2 * SLOWER) as client:
+        for endpoints in ([], ["b1"], [], ["a1"]):
+            put(cluster, *endpoints, externalIPs=outers)
+            # The kernel tells a client of no more than one refusal a second, after the first (icmp_ratelimit).
+            time.sleep(3.0 * SLOWER)
+        done = client.stop()
+    assert done["heard"] == ["refused", "b1", "refused", "a1"]
+
+
 def test_in_user_space_no_entry_is_left_that_tells_more_slots_apart_than_its_group(cluster: Cluster) -> None:
     """They would overlap: tests/flows/test_overlapping_entries.py has what becomes of that."""
     node = cluster.lab.node("node-a")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 
 from ovsnet.frontends import ServiceObject
 from ovsnet.model import Frozen, IPAddress
@@ -156,16 +156,30 @@ def ways(service: ServiceObject, protocol: Protocol = Protocol.UDP) -> Iterator[
                 )
 
 
-def dead(connections: Iterable[Connection], alive: Iterable[Way]) -> set[Way]:
-    """The ways of translated UDP connections that no Service has any more."""
-    known = set(alive)
-    return {
-        each.way
-        for each in connections
-        if each.way.protocol is Protocol.UDP
-        and (each.way.address, each.way.port) != (each.way.endpoint, each.way.endpoint_port)
-        and each.way not in known
-    }
+Taken = tuple[str, ...]
+"""A Service's address and port, and the endpoint's, as they are printed."""
+
+
+def taken(line: str) -> Taken | None:
+    """The way of a translated UDP connection, if the line of `dpctl/dump-conntrack` is about one. There may be hundreds
+    of thousands of lines and few ways, so nothing is made of it yet: see `way`."""
+    found = _ENTRY.match(line) if line.startswith("udp,") else None
+    if found is None:
+        return None
+    said = found.group(3, 5, 6, 8)
+    return said if said[:2] != said[2:] else None
+
+
+def way(said: Taken) -> Way:
+    """Of UDP."""
+    address, port, endpoint, endpoint_port = said
+    return Way(
+        protocol=Protocol.UDP,
+        address=ipaddress.ip_address(address),
+        port=int(port),
+        endpoint=ipaddress.ip_address(endpoint),
+        endpoint_port=int(endpoint_port),
+    )
 
 
 class Departures:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ovsnet import conntrack, pipeline
 from ovsnet.claims import Claims
-from ovsnet.conntrack import Connection, Departures, Way
+from ovsnet.conntrack import Departures, Way
 from ovsnet.endpoints import Here
 from ovsnet.frontends import Maker, ServiceObject
 from ovsnet.mappings import different
@@ -113,8 +113,8 @@ class Services:
         self.departures.left.discard(way)
         self.stale = bool(self._lingering)
 
-    def found(self, connections: Iterable[Connection]) -> None:
-        """What conntrack knew when nobody knew yet what had changed before: of UDP, what leads to endpoints that are
+    def found(self, ways: Collection[Way]) -> None:
+        """Which UDP connections took when nobody knew yet what had changed before: what leads to endpoints that are
         gone is to be forgotten, and what leads to those that still serve later, as if it had been seen from the start.
         """
         alive = {way for made in self._objects.values() for way in conntrack.ways(made)}
@@ -124,7 +124,7 @@ class Services:
             for each in made.frontends
             if each.protocol is Protocol.UDP
         }
-        for way in conntrack.dead(connections, alive):
+        for way in set(ways) - alive:
             key = owners.get((way.address, way.port), "")
             serving = _serving(self._of.get(key, {}).values())
             self.departures.met(key, way, ending=(way.endpoint, way.endpoint_port) in serving)

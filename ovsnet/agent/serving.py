@@ -146,12 +146,12 @@ class Serving:
         self._services.narrowed = False
         left = self._services.departures.left
         if not self._looked or len(left) > _FEW:
-            found = await conntrack.connections(self._remote, datapath)
+            found = await conntrack.ways(self._remote, datapath)
             if not self._looked:
                 # Endpoints may have gone while no agent ran.
                 self._services.found(found)
                 self._looked = True
-            for way in left - {each.way for each in found}:
+            for way in left - found:
                 self._services.forgot(way)
         ways = list(itertools.islice(left, _AT_ONCE))
         for way in ways:

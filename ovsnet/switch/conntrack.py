@@ -23,13 +23,20 @@ _TURN = 500
 async def connections(remote: str, datapath: str) -> list[Connection]:
     """All that are followed for Services. datapath: the bridge's datapath_type; a node may have others' bridges on the
     other one. Raises SwitchUnavailable, or OvsnetError with vswitchd's words."""
-    text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={SERVICE_ZONE}")
-    return [found for line in text.splitlines() if (found := conntrack.connection(line)) is not None]
+    lines = _lines(remote, datapath, SERVICE_ZONE)
+    return [found async for line in lines if (found := conntrack.connection(line)) is not None]
+
+
+async def ways(remote: str, datapath: str) -> set[Way]:
+    """Those that UDP connections take through Services to their endpoints; the rest as `connections`."""
+    lines = _lines(remote, datapath, SERVICE_ZONE)
+    return set(map(conntrack.way, {found async for line in lines if (found := conntrack.taken(line))}))
 
 
 async def policed(remote: str, datapath: str) -> list[Known]:
     """Connections that policies have allowed; the rest as `connections`."""
-    return [each async for line in _policed(remote, datapath) if (each := conntrack.known(line)) is not None]
+    lines = _lines(remote, datapath, POLICY_ZONE)
+    return [each async for line in lines if (each := conntrack.known(line)) is not None]
 
 
 async def ends(remote: str, datapath: str) -> tuple[set[End], set[Known]]:
@@ -37,16 +44,16 @@ async def ends(remote: str, datapath: str) -> tuple[set[End], set[Known]]:
     `connections`."""
     found: set[End] = set()
     pings: set[Known] = set()
-    async for line in _policed(remote, datapath):
+    async for line in _lines(remote, datapath, POLICY_ZONE):
         found.update(conntrack.ends(line))
         if (each := conntrack.known(line)) is not None and each.protocol is None:
             pings.add(each.key)
     return found, pings
 
 
-async def _policed(remote: str, datapath: str) -> AsyncIterator[str]:
-    """Lines about connections that policies have allowed; requests do not wait for all of a large table."""
-    text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={POLICY_ZONE}")
+async def _lines(remote: str, datapath: str, zone: int) -> AsyncIterator[str]:
+    """One for each connection of a zone; requests do not wait for all of a large table."""
+    text = await appctl(remote, "dpctl/dump-conntrack", _name(datapath), f"zone={zone}")
     for number, line in enumerate(text.splitlines()):
         if number % _TURN == 0:
             await asyncio.sleep(0)

@@ -218,7 +218,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr(agent_module, "Bridge", MagicMock(return_value=bridge))
     monkeypatch.setattr(agent_module, "Notices", MagicMock())
     monkeypatch.setattr("ovsnet.switch.control.renew_entries", AsyncMock())
-    monkeypatch.setattr(conntrack, "connections", AsyncMock(return_value=[]))
+    monkeypatch.setattr(conntrack, "ways", AsyncMock(return_value=set()))
     made = World()
     task = asyncio.create_task(made.agent.run())
     yield made
@@ -254,7 +254,7 @@ def installed(world: World) -> list[str]:
 async def test_what_conntrack_can_not_forget_keeps_no_node_from_being_ready(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conntrack, "connections", AsyncMock(side_effect=OvsnetError("OFPBRC_BAD_TYPE")))
+    monkeypatch.setattr(conntrack, "ways", AsyncMock(side_effect=OvsnetError("OFPBRC_BAD_TYPE")))
     world.store.say(**service(5))
     await world.until(lambda: world.agent.topology is not None)
     assert world.agent.trouble() is None

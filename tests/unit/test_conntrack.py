@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+from unittest.mock import AsyncMock
 
 import pytest
 
-from ovsnet.conntrack import Connection, Way, connection, dead, ways
+from ovsnet import conntrack
+from ovsnet.conntrack import Connection, Way, connection, taken, ways
 from ovsnet.endpoints import Backend
 from ovsnet.frontends import Frontend, Group, ServiceObject
 from ovsnet.servicemodel import Protocol
+from ovsnet.switch import conntrack as switch_conntrack
 
 VIP, E1, E2 = (ipaddress.ip_address(text) for text in ("10.96.0.10", "10.244.1.5", "10.244.2.5"))
 
@@ -73,10 +77,41 @@ def test_ways_of_plain_and_nested_groups() -> None:
     assert set(ways(service())) == set()
 
 
-def test_only_translated_udp_without_a_way_is_dead() -> None:
-    def seen(which: Way) -> Connection:
-        return Connection(client=E1, client_port=4, way=which)
+def line(
+    protocol: str, address: object, port: int, endpoint: object, endpoint_port: int, sport: int = 4
+) -> str:
+    return (
+        f"{protocol},orig=(src={E1},dst={address},sport={sport},dport={port}),"
+        f"reply=(src={endpoint},dst={E1},sport={endpoint_port},dport={sport}),zone=65500"
+    )
 
-    direct = Way(protocol=Protocol.UDP, address=E2, port=5353, endpoint=E2, endpoint_port=5353)
-    everything = [seen(way(E1)), seen(way(E2)), seen(way(E2, Protocol.TCP)), seen(direct)]
-    assert dead(everything, [way(E1)]) == {way(E2)}
+
+def test_only_translated_udp_takes_a_way() -> None:
+    said = taken(line("udp", VIP, 53, E2, 5353))
+    assert said is not None
+    assert conntrack.way(said) == way(E2)
+    assert taken(line("tcp", VIP, 53, E2, 5353)) is None
+    assert taken(line("udp", E2, 5353, E2, 5353)) is None
+    assert taken("udp,garbage") is None
+
+
+async def test_a_large_table_holds_nobody_up_and_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others get their turn between a few hundred lines, and all clients of a way are one."""
+    count = 20_000
+    dump = "\n".join(
+        line("udp" if at % 2 else "tcp", VIP, 53, (E1, E2)[at // 2 % 2], 5353, at) for at in range(count)
+    )
+    monkeypatch.setattr(switch_conntrack, "appctl", AsyncMock(return_value=dump))
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    found = await switch_conntrack.ways("", "netdev")
+    beside.cancel()
+    assert found == {way(E1), way(E2)}
+    assert turns >= count // 1000

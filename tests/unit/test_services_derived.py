@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovsnet import conntrack, resources
-from ovsnet.conntrack import Connection, Way
 from ovsnet.endpoints import Here
 from ovsnet.numbers import Numbers
 from ovsnet.render import Renderer
@@ -158,28 +157,24 @@ def test_a_successor_with_the_same_address_and_endpoint_loses_no_datagram() -> N
         assert made.departures.left == set()
 
 
-def seen(way: Way) -> Connection:
-    return Connection(client=ipaddress.ip_address("10.244.0.99"), client_port=4000, way=way)
-
-
 def test_a_start_spares_connections_to_endpoints_that_still_serve() -> None:
     """As an agent does that saw them begin to terminate."""
     slices = keyed([piece(0, 0, (endpoint(0), endpoint(1)), Protocol.UDP)])
     first = Services()
     first.update(keyed([udp(0)]), slices, HERE)
-    connections = [seen(way) for way in conntrack.ways(next(iter(first.services)))]
+    ways = set(conntrack.ways(next(iter(first.services))))
     going = (endpoint(0), endpoint(1, ready=False, serving=True, terminating=True))
     made = Services()
     made.update(keyed([udp(0)]), keyed([piece(0, 0, going, Protocol.UDP)]), HERE)
-    made.found(connections)
+    made.found(ways)
     assert made.departures.left == set()
     gone = (endpoint(0), endpoint(1, ready=False, serving=False, terminating=True))
     made.update(keyed([udp(0)]), keyed([piece(0, 0, gone, Protocol.UDP)]), HERE)
     assert {way.endpoint for way in made.departures.left} == {endpoint(1).address}
     other = Services()
     other.update(keyed([udp(1)]), keyed([piece(1, 1, going, Protocol.UDP)]), HERE)
-    other.found(connections)
-    assert other.departures.left == {each.way for each in connections}, "of a Service that is gone"
+    other.found(ways)
+    assert other.departures.left == ways, "of a Service that is gone"
 
 
 def test_slices_wait_for_their_service_and_go_with_it() -> None:

@@ -131,7 +131,12 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
         policing=policing,
     )
     departed = Departed(
-        openflow, installer, renderer, config.ovsdb, lambda: (ip for pod in pods.all() for ip in pod.ips)
+        openflow,
+        installer,
+        renderer,
+        config.ovsdb,
+        lambda: (ip for pod in pods.all() for ip in pod.ips),
+        lambda: policing.was_needed,
     )
     agent = Agent(
         config,

@@ -2,8 +2,9 @@
 
 Whatever a pod's way out: a DEL, an interface that went by itself, or something that happened while no agent ran. What
 conntrack knows is compared with who is there, at the start and whenever a pod has gone; addresses rest long enough in
-between. Pings are dropped until they are forgotten by themselves: `OpenFlow.forget` may not be asked for those. Runs
-beside the agent's loop.
+between. ovs-vswitchd does nothing else while it lists connections: where no pod has been isolated since the start, and
+conntrack knew nothing then, it is not asked again. Pings are dropped until they are forgotten by themselves:
+`OpenFlow.forget` may not be asked for those. Runs beside the agent's loop.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _PORTS = frozenset((6, 17, 132))
 
 class Departed:
     """addresses: those of this node's pods, and of requests under way. remote: the OVSDB server, beside which vswitchd
-    has its control socket."""
+    has its control socket. policed: whether pods of this node have been isolated since the start."""
 
     def __init__(
         self,
@@ -44,12 +45,16 @@ class Departed:
         renderer: Renderer,
         remote: str,
         addresses: Callable[[], Iterable[IPAddress]],
+        policed: Callable[[], bool] = lambda: True,
     ) -> None:
         self._openflow = openflow
         self._installer = installer
         self._renderer = renderer
         self._remote = remote
         self._addresses = addresses
+        self._policed = policed
+        self._known = True
+        """Conntrack may know connections that were allowed before the start."""
         self._cidrs: tuple[IPNetwork, ...] = ()
         self._gateways: frozenset[IPAddress] = frozenset()
         self._datapath = ""
@@ -58,13 +63,15 @@ class Departed:
     def tell(self, topo: Topology, datapath: str) -> None:
         """Flows are in. datapath: the bridge's datapath_type."""
         if datapath != self._datapath:
+            self._known = True
             self._due.set()
         self._datapath = datapath
         self._cidrs, self._gateways = topo.cidrs, frozenset(topo.gateways)
 
     def gone(self) -> None:
         """Some pod is."""
-        self._due.set()
+        if self._known or self._policed():
+            self._due.set()
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -85,6 +92,7 @@ class Departed:
     async def look(self) -> None:
         """Has all forgotten that nobody can go on with. Raises SwitchUnavailable or OvsnetError."""
         found, pings = await conntrack.ends(self._remote, self._datapath)
+        self._known = bool(found or pings)
         # As they are by now: an address may have got its pod meanwhile.
         there = frozenset(self._addresses())
         left = [each for each in found if self._is_left(each.address, there)]

@@ -82,6 +82,8 @@ class Policing:
         """What was remarked last, and of what."""
         self._stricter = True
         """Policies may deny what they did not when `stricter` was asked last."""
+        self.was_needed = False
+        """Since the start a pod of this node has been isolated, or may have been."""
 
     async def follow(self, snapshot: Snapshot | None, *, unknown: bool) -> dict[int, Lines]:
         """Takes in the latest snapshot; what is to be installed otherwise than before, by cookie.
@@ -123,6 +125,7 @@ class Policing:
         )
         changed = self._render(self._policies.news())
         self.older.note(self._policies.isolated, self._local, None if renewed else before)
+        self.was_needed = self.was_needed or bool(self._policies.isolated)
         return changed
 
     def coming(self) -> dict[int, Lines]:
@@ -334,6 +337,7 @@ class Policing:
                 + ", ".join(sorted(closed)[:_NAMED])
             ]
         self._kept = {cookie_of(each): self._renderer.object(each) for each in closed.values()} | kept
+        self.was_needed = self.was_needed or bool(self._kept)
 
 
 def pod_key(pod: Pod) -> str:

@@ -31,14 +31,23 @@ garbage
 
 
 class World:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    """policed: whether pods have been isolated since the start. dump: what conntrack knows."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, policed: bool = True, dump: str = DUMP) -> None:
+        self.policed = policed
+        self.asked = AsyncMock(return_value=dump)
         self.there = [ip_address(HERE)]
         self.openflow = create_autospec(OpenFlow, instance=True)
         self.installer = create_autospec(Installer, instance=True)
         self.departed = Departed(
-            self.openflow, self.installer, Renderer(resources.flows_dir()), "", lambda: self.there
+            self.openflow,
+            self.installer,
+            Renderer(resources.flows_dir()),
+            "",
+            lambda: self.there,
+            lambda: self.policed,
         )
-        monkeypatch.setattr(conntrack, "appctl", AsyncMock(return_value=DUMP))
+        monkeypatch.setattr(conntrack, "appctl", self.asked)
         monkeypatch.setattr(departed, "_PAUSE", 0.01)
         monkeypatch.setattr(departed, "_RETRY", 0.01)
         self.departed.tell(TOPOLOGY, "system")
@@ -123,3 +132,29 @@ async def test_conntrack_is_asked_at_the_start_and_when_a_pod_has_gone(
         await looked.wait()
     running.cancel()
     assert looks == 2
+
+
+async def test_conntrack_is_not_asked_where_no_pod_has_been_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But at the start, for what an earlier agent's policies allowed, until that has ended."""
+    world = World(monkeypatch, policed=False)
+    running = asyncio.create_task(world.departed.run())
+
+    async def asked() -> int:
+        """How often, since this was called last."""
+        await asyncio.sleep(0.1)
+        count = world.asked.await_count
+        world.asked.reset_mock()
+        return count
+
+    assert await asked() == 1
+    world.departed.gone()
+    assert await asked() == 1
+    world.asked.return_value = ""
+    world.departed.gone()
+    assert await asked() == 1
+    world.departed.gone()
+    assert await asked() == 0
+    world.policed = True
+    world.departed.gone()
+    assert await asked() == 1
+    running.cancel()

@@ -145,6 +145,7 @@ async def test_policies_of_an_earlier_agent_stay_until_the_store_is_there() -> N
     world = World(line)
     assert await world.policing.follow(None, unknown=True) == {}
     assert world.policing.with_kept({1: ("a",)}) == {1: ("a",), cookie: (line,)}
+    assert world.policing.was_needed
     with pytest.raises(TryAgain, match="the store is away, and there were policies before"):
         await world.policing.admit("default/other")
     await world.tell()
@@ -293,3 +294,15 @@ async def test_of_nodes_only_those_are_read_that_are_others(monkeypatch: pytest.
         known = {each.name: each for each in nodes}
         await world.policing.follow(Snapshot(nodes=known, problems={}, version=1), unknown=False)
     assert read == [["a", "b"], ["b"], [], ["b"]]
+
+
+async def test_whether_conntrack_may_know_what_policies_allowed() -> None:
+    """From when a pod of this node is isolated, and whatever becomes of the policy."""
+    world = World()
+    world.pods = [attached("web", 2)]
+    await world.tell(policy(APP), pods=[LabelledPod(namespace="default", name="web", labels={})])
+    assert not world.policing.was_needed
+    await world.tell(policy(APP), pods=[WEB], version=2)
+    assert world.policing.was_needed
+    await world.tell(pods=[WEB], version=3)
+    assert world.policing.was_needed

@@ -7,7 +7,7 @@ gateway port for this node itself, one key for each peer on a port that peers sh
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from ovsnet import names
 from ovsnet.model import Encap, IPAddress, IPNetwork, Node
@@ -35,12 +35,19 @@ def shared_ids(peers: Iterable[PeerNode]) -> dict[str, str]:
     }
 
 
-def nodes(rows: Mapping[str, PortRow], known: Mapping[str, Node]) -> dict[str, Node]:
-    """`known`, and the nodes that rows remember beside them and that do not contradict them."""
+def nodes(
+    rows: Mapping[str, PortRow], known: Mapping[str, Node], missing: Collection[str] | None = None
+) -> dict[str, Node]:
+    """`known`, and the nodes that rows remember beside them and that do not contradict them.
+
+    missing: names of those that may be there and are not known; None: any may. All others are gone.
+    """
     found = dict(known)
+    if missing is not None and not missing:
+        return found
     for row in rows.values():
         for name, words in _remembered(row):
-            if name in found:
+            if name in found or (missing is not None and name not in missing):
                 continue
             node = _node(row, name, words)
             if node is not None and not any(_clash(node, each) for each in known.values()):

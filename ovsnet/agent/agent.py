@@ -207,7 +207,7 @@ class Agent:
         if due or snapshot is None or before is None or self.installer.stale:
             await self.sync()
             return
-        if snapshot.nodes is not before.nodes or snapshot.unread != before.unread:
+        if snapshot.nodes is not before.nodes or snapshot.unread_nodes != before.unread_nodes:
             await self.sync()
             return
         await self.policing.enforce(snapshot, self.installer)

@@ -68,7 +68,7 @@ class Deriving:
         """
         if snapshot is not None:
             self._complaints.over("store")
-            return recall.nodes(self._ovsdb.ports(), snapshot.nodes) if snapshot.unread else snapshot.nodes
+            return recall.nodes(self._ovsdb.ports(), snapshot.nodes, snapshot.unread_nodes)
         remembered = recall.nodes(self._ovsdb.ports(), {})
         if self._name not in remembered:
             raise NotReady(

@@ -210,7 +210,7 @@ class Policing:
     async def settle(self) -> None:
         """Takes down who is isolated and who is not. Raises SwitchUnavailable or OvsnetError."""
         snapshot = self._snapshot
-        if snapshot is None or snapshot.unread:
+        if snapshot is None or snapshot.unread_policies:
             # What could not be read may isolate.
             return
         marked: dict[str, Directions] = {pod.port: frozenset() for pod in self._pods()}

@@ -136,7 +136,7 @@ async def _derive(
             )
         nodes: Mapping[str, Node] = remembered
     else:
-        nodes = recall.nodes(rows, snapshot.nodes) if snapshot.unread else snapshot.nodes
+        nodes = recall.nodes(rows, snapshot.nodes, snapshot.unread_nodes)
     try:
         return await _topology(config, name, nodes), None
     except (NotReady, HostFailure) as error:

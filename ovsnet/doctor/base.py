@@ -115,9 +115,8 @@ def _configuration(path: Path) -> tuple[Config, str | None, tuple[str, ...]]:
 
 def _known(rows: Rows | None, snapshot: Snapshot | None) -> Mapping[str, Node]:
     """The nodes that the agent goes by: the store's; what OVSDB remembers fills in what can't be read."""
-    if snapshot is not None and not snapshot.unread:
-        return snapshot.nodes
-    return recall.nodes(rows.ports if rows else {}, snapshot.nodes if snapshot else {})
+    ports = rows.ports if rows else {}
+    return recall.nodes(ports, snapshot.nodes, snapshot.unread_nodes) if snapshot else recall.nodes(ports, {})
 
 
 def _named(store: str, error: str | None) -> str | None:

@@ -39,9 +39,12 @@ class Snapshot(Frozen):
     """What is wrong and what to do about it, by file (or folder)."""
     version: int
     """Grows with every snapshot that differs from the one before."""
-    unread: frozenset[str] = frozenset()
-    """Files that never were in order since the start: nodes of theirs may be missing, so what an earlier run
-    installed for a node that is not in `nodes` may well belong to one of them."""
+    unread_nodes: frozenset[str] | None = frozenset()
+    """Names of nodes that never were in order since the start; None: files, of which nobody knows what nodes they
+    have. What an earlier run installed for a node that is not in `nodes` may well belong to one of them."""
+    unread_policies: frozenset[str] = frozenset()
+    """Files or objects that never were in order since the start, and are or may have policies, or namespaces or pods
+    that policies select by."""
     services: Mapping[str, Service] = {}
     """By key; no two share an address and port."""
     slices: Mapping[str, EndpointSlice] = {}

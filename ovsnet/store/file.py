@@ -38,6 +38,8 @@ _POLL = 10.0
 """Seconds between looks without an event: what inotify can't see is seen then."""
 _BLIND_POLL = 1.0
 """The same when there is no inotify or no folder: nobody tells when something is mounted."""
+_POLICIES: tuple[type[Reader[Readable]], ...] = PolicyReader, ClusterPolicyReader, NamespaceReader, PodReader
+"""Of policies, and of what they select by."""
 _NOTHING = Snapshot(nodes={}, problems={}, version=0)
 _Object = TypeVar("_Object", bound=Readable)
 
@@ -169,8 +171,14 @@ class _Combining:
             pods=pods,
             problems=problems | ({str(self._folder.path): away} if away else {}),
             version=was.version + 1,
-            unread=frozenset(path for path, entry in entries.items() if entry.problems and not entry.sound),
+            unread_nodes=None if self._unread(NodeReader) else frozenset(),
+            unread_policies=self._unread(*_POLICIES),
         )
+
+    def _unread(self, *readers: type[Reader[Readable]]) -> frozenset[str]:
+        """Files that may have objects of these kinds which nobody has ever read."""
+        kinds = {reader.kind for reader in readers}
+        return frozenset(path for path, entry in self._folder.entries.items() if entry.unread & kinds)
 
     def _files(self, reader: type[Reader[_Object]]) -> dict[str, Mapping[str, _Object]]:
         """What each file has of one kind, by key."""

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from ovsnet.errors import StoreError
 from ovsnet.store import manifest
-from ovsnet.store.nodes import NodeReader
 from ovsnet.store.reading import Readable
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -52,8 +51,8 @@ class Entry(NamedTuple):
     objects: manifest.Objects = {}
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-    sound: bool = False
-    """Its Nodes were in order at least once."""
+    unread: frozenset[str] = manifest.KINDS
+    """Kinds that never were in order here: nobody knows which of these it has."""
 
 
 class ManifestFolder:
@@ -170,7 +169,7 @@ def _parsed(path: str, data: bytes, known: Entry) -> Entry:
         },
         problems=contents.problems,
         remarks=contents.remarks,
-        sound=known.sound or NodeReader.kind not in doubtful,
+        unread=known.unread & doubtful,
     )
 
 

@@ -16,6 +16,7 @@ import yaml
 from lab_world import (
     agent_log,
     assert_green,
+    dump,
     eventually,
     manifest,
     ovsnet_json,
@@ -24,6 +25,7 @@ from lab_world import (
     tunnels,
 )
 from scripted_api import NODES, SERVICES, Api, service
+from scripted_api import node as node_object
 
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, Node
@@ -112,3 +114,22 @@ async def test_an_agent_that_follows_an_api_server() -> None:
                 30,
             )
             await off_loop(assert_green, lab)
+
+
+async def test_a_node_that_can_not_be_read_keeps_no_other_that_is_gone() -> None:
+    """One without ranges, when the agent starts: a node that is deleted then is no peer any more."""
+    with running(nodes=2, pods=1) as lab:
+        node, other = lab.nodes
+        async with followed(lab) as api:
+            await off_loop(eventually, lambda: ovsnet_json(node, "show")["healthy"])
+            odd = {**node_object("node-c", 3), "spec": {}}
+            await api.put(NODES, odd)
+            node.kill(AGENT)
+            await off_loop(node.start, AGENT)
+            await off_loop(eventually, lambda: "Node node-c: spec.podCIDRs: is missing" in agent_log(node))
+            await off_loop(assert_green, lab)
+            assert set(tunnels(node)) == {other.name}
+            await api.remove(NODES, f"/{other.name}")
+            await off_loop(eventually, lambda: not tunnels(node))
+            source = str(other.node.address(4))
+            await off_loop(eventually, lambda: not [flow for flow in dump(node) if source in flow])

@@ -126,7 +126,8 @@ async def test_an_object_that_is_wrong_keeps_what_it_was(
         assert world.now.problems["Service default/web"].startswith(
             "spec.ports[0].port: must be a whole number"
         )
-        assert world.now.unread == {"Node node-c"}
+        assert world.now.unread_nodes == frozenset({"node-c"})
+        assert not world.now.unread_policies
         await world.api.put(SERVICES, service("web", 3))
         await world.api.remove(NODES, "/node-c")
         await world.until(lambda: not world.now.problems)

@@ -251,7 +251,7 @@ async def test_an_incomplete_store_takes_no_mark_away() -> None:
     pod = attached("web", 5)
     world.pods.append(pod)
     world.rows.put(pod, "ingress")
-    snapshot = Snapshot(nodes={}, problems={}, version=1, unread=frozenset({"policy.yaml"}))
+    snapshot = Snapshot(nodes={}, problems={}, version=1, unread_policies=frozenset({"policy.yaml"}))
     await world.policing.follow(snapshot, unknown=False)
     await world.policing.settle()
     assert (world.rows.said, world.rows.says(pod)) == ("some", "ingress")

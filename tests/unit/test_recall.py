@@ -85,6 +85,15 @@ def test_the_store_counts_and_rows_fill_in() -> None:
     assert found["c"].addresses == c.addresses
 
 
+def test_only_who_may_be_missing_is_filled_in() -> None:
+    """One Node that can't be read is no reason to keep all that are gone."""
+    b, c = node("b", 2, "192.0.2.2"), node("c", 3, "192.0.2.3")
+    written = rows(Config(tunnels=Tunnels.FLOW), {"a": A, "b": b, "c": c})
+    assert set(recall.nodes(written, {"a": A}, {"c", "d"})) == {"a", "c"}
+    assert set(recall.nodes(written, {"a": A}, frozenset())) == {"a"}
+    assert set(recall.nodes(written, {"a": A})) == {"a", "b", "c"}
+
+
 @pytest.mark.parametrize(
     "known",
     [

@@ -109,7 +109,7 @@ async def test_a_mistake_keeps_what_was_good(
         now = await cluster.until(lambda now: bool(now.problems))
         assert now.nodes == before.nodes
         assert words in now.problems[str(folder / "a.yaml")]
-        assert not now.unread
+        assert (now.unread_nodes, now.unread_policies) == (frozenset(), frozenset())
         cluster.write("a.yaml", broken)
         cluster.write("b.yaml", text("b", 3))
         await cluster.until(lambda now: now.nodes["b"] != before.nodes["b"])
@@ -141,9 +141,11 @@ async def test_a_mistake_at_the_start_says_that_nodes_may_be_missing(folder: Pat
     (folder / "a.yaml").write_text("[")
     async with running(folder) as cluster:
         first = await cluster.until_names()
-        assert first.unread == {str(folder / "a.yaml")}
+        assert first.unread_nodes is None
+        assert first.unread_policies == {str(folder / "a.yaml")}
         cluster.write("a.yaml", text("a", 1))
-        assert not (await cluster.until_names("a")).unread
+        now = await cluster.until_names("a")
+        assert (now.unread_nodes, now.unread_policies) == (frozenset(), frozenset())
 
 
 async def test_overlap_names_both_and_goes_when_it_is_resolved(folder: Path) -> None:

@@ -116,7 +116,7 @@ async def test_a_policy_that_can_not_be_read_in_full_is_in_force(folder: Path) -
         ): "NetworkPolicy default/lock: spec.ingress[0].from[0]: is nobody; give ipBlock, "
         "namespaceSelector, podSelector; the peer is left out"
     }
-    assert found.unread == frozenset()
+    assert found.unread_policies == frozenset()
 
 
 async def test_of_two_objects_of_one_key_the_first_counts(folder: Path) -> None:

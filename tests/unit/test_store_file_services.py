@@ -69,7 +69,8 @@ async def test_a_broken_service_keeps_no_node_that_is_gone(folder: Path) -> None
         assert set(now.nodes) == {"a"}
         assert now.services is before.services
     (folder / "fresh.yaml").write_text(f"{text('c', 3)}---\n{service('dns', 2).replace('80', 'x')}")
-    assert (await read_folder(folder)).unread == frozenset()
+    found = await read_folder(folder)
+    assert (found.unread_nodes, found.unread_policies) == (frozenset(), frozenset())
 
 
 async def test_what_is_merely_remarked_upon_is_no_reason_to_keep_what_is_gone(
@@ -82,7 +83,7 @@ async def test_what_is_merely_remarked_upon_is_no_reason_to_keep_what_is_gone(
         cluster.write("web.yaml", odd)
         now = await cluster.until(lambda now: set(now.services) == {"default/web"})
         assert "'Near' is unknown here" in now.problems[str(folder / "web.yaml")]
-        assert now.unread == frozenset()
+        assert now.unread_policies == frozenset()
         await asyncio.sleep(0.1)
     assert sum("Near" in record.message for record in caplog.records) == 2  # the second one has another place
 

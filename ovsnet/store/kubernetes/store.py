@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -249,8 +249,11 @@ class KubernetesStore:
             pods=_changed(before.pods, changes[self._pods], LabelledPod),
             problems=self._problems(),
             version=before.version + 1,
-            unread=frozenset(
-                _source(self._nodes, key) for key in self._nodes.problems if key not in self._nodes.objects
+            unread_nodes=frozenset(_unread(self._nodes)),
+            unread_policies=frozenset(
+                _source(each, key)
+                for each in (self._policies, self._cluster_policies, *self._selected)
+                for key in _unread(each)
             ),
         )
 
@@ -299,6 +302,11 @@ class _There:
 
 def _source(reflector: Reflector, key: str) -> str:
     return f"{reflector.resource.reader.kind} {key}"
+
+
+def _unread(reflector: Reflector) -> Iterator[str]:
+    """Keys of objects that never were in order."""
+    return (key for key in reflector.problems if key not in reflector.objects)
 
 
 def _changed(before: Mapping[str, _Object], changes: Changes, kind: type[_Object]) -> Mapping[str, _Object]:

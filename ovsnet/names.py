@@ -35,8 +35,9 @@ KEY_ADDRESSES = "ovsnet-addresses"
 KEY_ENCAP = "ovsnet-encap"
 """What the node's annotation asks for; "" if nothing."""
 KEY_POLICIES = "ovsnet-policies"
-"""On a pod's Port row: the directions in which policies isolate it, or NO_POLICIES; on the Bridge row: SOME_POLICIES if
-the cluster has any, or NO_POLICIES. Without the key nobody knows."""
+"""On a pod's Port row: the directions in which policies isolate it, and once more with `cluster-` where rules of
+ClusterNetworkPolicies may; or NO_POLICIES. On the Bridge row: SOME_POLICIES if the cluster has any, or NO_POLICIES.
+Without the key nobody knows."""
 NO_POLICIES, SOME_POLICIES = "none", "some"
 KEY_RELEASED = "ovsnet-released"
 """On the Bridge row: addresses in their cool-down, "ADDRESS=UNIX_SECONDS ..."."""

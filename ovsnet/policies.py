@@ -64,6 +64,20 @@ class Decided(Frozen):
     allowances: tuple[Allowance, ...]
 
 
+class Floor(Frozen):
+    """How far a pod is closed at least, since not all policies could be read that may be about it.
+
+    isolated: directions in which a NetworkPolicy isolates it, if none that is known does. closed: those in which all is
+    denied: a rule of a ClusterNetworkPolicy may come before whatever is known.
+    """
+
+    isolated: frozenset[Direction] = frozenset()
+    closed: frozenset[Direction] = frozenset()
+
+
+_NO_FLOOR = Floor()
+
+
 class Policies:
     """What has been derived, by object."""
 
@@ -74,6 +88,7 @@ class Policies:
         self._policies: Mapping[str, NetworkPolicy] = {}
         self._pods: Mapping[str, LabelledPod] = {}
         self._local: Mapping[str, tuple[IPAddress, ...]] = {}
+        self._floor: Mapping[str, Floor] = {}
         self._of: dict[str, dict[str, NetworkPolicy]] = {}
         """By namespace."""
         self._tiers = Tiers()
@@ -115,6 +130,16 @@ class Policies:
     def asks_for_labels(self, namespace: str) -> str | None:
         """A ClusterNetworkPolicy that selects pods of the namespace by their labels; None: there is none."""
         return self._tiers.selecting_by_labels(namespace, self._groups.namespaces)
+
+    def floor(self, key: str) -> Floor:
+        """How far a pod of this node is closed at least."""
+        return self._floor.get(key, _NO_FLOOR)
+
+    def stays_closed(self, key: str, direction: Direction) -> bool:
+        """Whether it is that which decides what no rule of the Admin tier does."""
+        floor = self.floor(key)
+        isolated = direction in floor.isolated and not self.isolating(key, direction)
+        return direction in floor.closed or isolated
 
     def denies(
         self, key: str, direction: Direction, other: IPAddress, protocol: Protocol | None, port: int
@@ -161,8 +186,10 @@ class Policies:
         nodes: Mapping[str, NodeAddresses],
         cluster: Mapping[str, ClusterNetworkPolicy] | None = None,
         node: str = "",
+        floor: Mapping[str, Floor] | None = None,
     ) -> None:
-        """Derives anew what changed. local: addresses of this node's pods, by the Pod's key. node: this one's name."""
+        """Derives anew what changed. local: addresses of this node's pods, by the Pod's key. node: this one's name.
+        floor: of this node's pods, by key."""
         changed = set(different(self._policies, policies))
         for key in changed:
             self._index(self._policies.get(key), policies.get(key))
@@ -175,14 +202,17 @@ class Policies:
             concerned |= set(moved)
         if touched:
             self._common = {}
-        dirty = set(different(self._local, local)) | (relabelled & local.keys()) | self._rules.renumbered()
+        floor = floor or {}
+        lowered = different(self._floor, floor)
+        dirty = set(different(self._local, local)) | ({*relabelled, *lowered} & local.keys())
+        dirty |= self._rules.renumbered()
         dirty |= {
             key
             for key in local
             if key.partition("/")[0] in concerned
             or any(means(each, key, namespaces, pods.get(key)) is not None for each in touched)
         }
-        self._policies, self._pods, self._local = policies, pods, local
+        self._policies, self._pods, self._local, self._floor = policies, pods, local, floor
         for key in dirty:
             self._judge(key)
         news, renumbered = self._lists.settle()
@@ -257,10 +287,16 @@ class Policies:
 
     def _stance(self, key: str, direction: Direction) -> Stance:
         """Where nothing can be denied, tiers have nothing to say."""
+        floor = self.floor(key)
+        if direction in floor.closed:
+            return Stance(allowed=frozenset(), tiers=frozenset())
         allowed = self._allowed(key, direction)
         tiers = [each for each in self._decided(key, direction, Tier.ADMIN) if each.allowances]
         if all(policy.rules(direction) is None for policy in self._selecting(key)):
-            tiers += [each for each in self._decided(key, direction, Tier.BASELINE) if each.allowances]
+            if direction in floor.isolated:
+                allowed = frozenset()
+            else:
+                tiers += [each for each in self._decided(key, direction, Tier.BASELINE) if each.allowances]
         if allowed is None and all(each.ranked.standing.action is not Action.DENY for each in tiers):
             tiers = []
         return Stance(allowed=allowed, tiers=frozenset(found for each in tiers for found in each.allowances))

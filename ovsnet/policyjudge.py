@@ -71,6 +71,7 @@ class Why(enum.Enum):
     ISOLATED = "it is isolated, and no rule allows this"
     TIER = "a rule of a ClusterNetworkPolicy allows it"
     DENIED = "a rule of a ClusterNetworkPolicy denies it"
+    UNREAD = "it was isolated, and stays so until all is read that may have policies"
 
 
 class Side(Frozen):
@@ -89,7 +90,7 @@ class Side(Frozen):
 
     @property
     def allowed(self) -> bool:
-        return self.why not in (Why.ISOLATED, Why.DENIED)
+        return self.why not in (Why.ISOLATED, Why.DENIED, Why.UNREAD)
 
 
 class Connection(Frozen):
@@ -205,14 +206,20 @@ class Judge:
         if not subject.pod:
             return Side(direction=direction, end=subject, why=Why.NO_POD)
         isolating = tuple(self._policies.isolating(subject.pod, direction))
-        if not isolating and not any(self._policies.decided(subject.pod, direction, tier) for tier in Tier):
+        floor = self._policies.floor(subject.pod)
+        concerned = any(self._policies.decided(subject.pod, direction, tier) for tier in Tier)
+        if not isolating and not concerned and direction not in floor.isolated:
             return Side(direction=direction, end=subject, why=Why.OPEN)
         if address in _ips(self._nodes.get(subject.node)):
             return Side(direction=direction, end=subject, why=Why.OWN_NODE, isolating=isolating)
+        if direction in floor.closed:
+            return Side(direction=direction, end=subject, why=Why.UNREAD, isolating=isolating)
         passed = self._first(subject.pod, direction, Tier.ADMIN, address, connection)
         if passed is not None and passed.action is not Action.PASS:
             why = Why.DENIED if passed.action is Action.DENY else Why.TIER
             return Side(direction=direction, end=subject, why=why, isolating=isolating, decided=passed)
+        if not isolating and direction in floor.isolated:
+            return Side(direction=direction, end=subject, why=Why.UNREAD, passed=passed)
         if not isolating:
             return self._baseline(direction, subject, address, connection, passed)
         for granted in self._policies.granted(subject.pod, direction):

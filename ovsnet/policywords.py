@@ -40,6 +40,11 @@ def isolation(pod: str, direction: Direction, policies: Iterable[NetworkPolicy])
     return f"{direction.value.lower()} of pod {pod} is isolated{by}, and no rule allows this"
 
 
+def unread(pod: str, direction: Direction) -> str:
+    """The same where not all policies could be read."""
+    return f"{direction.value.lower()} of pod {pod} stays isolated until all is read that may have policies"
+
+
 def denial(obj: object, priority: int, policies: Policies) -> str | None:
     """What a flow of table `verdict` says of a packet that it drops; None: it is no policy's."""
     if isinstance(obj, ClusterRule):
@@ -47,6 +52,8 @@ def denial(obj: object, priority: int, policies: Policies) -> str | None:
     direction = DENIED.get(priority)
     if not isinstance(obj, PolicedPod) or direction is None:
         return None
+    if policies.stays_closed(obj.key, direction):
+        return f"denied: {unread(obj.key, direction)}"
     return f"denied: {isolation(obj.key, direction, policies.isolating(obj.key, direction))}"
 
 
@@ -67,6 +74,8 @@ def side(found: Side) -> str:
         return f"{which}: allowed by {rule_title(found.rule, found.direction)}"
     if found.why is Why.ISOLATED:
         return f"denied: {isolation(found.end.pod, found.direction, found.isolating)}"
+    if found.why is Why.UNREAD:
+        return f"denied: {unread(found.end.pod, found.direction)}"
     return f"{which}: {found.why.value}"
 
 
@@ -127,9 +136,11 @@ def _direction(pod: str, direction: Direction, policies: Policies, names: Names)
     everything = any(each.is_everything for one in granted for each in one.allowances)
     admin = _tier(pod, direction, Tier.ADMIN, policies, names)
     baseline = [] if isolating else _tier(pod, direction, Tier.BASELINE, policies, names)
-    denies = any(each["action"] == Action.DENY.value for each in (*admin, *baseline))
+    closed = policies.stays_closed(pod, direction)
+    denies = closed or any(each["action"] == Action.DENY.value for each in (*admin, *baseline))
     return {
         "isolated": bool(isolating),
+        "unread": closed,
         "admin": admin,
         "baseline": baseline,
         "by": [each.key for each in isolating],
@@ -208,6 +219,9 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     """`shown` for people."""
     for name, direction in found["directions"].items():
         yield from _tier_lines(name, Tier.ADMIN, direction["admin"])
+        if direction["unread"]:
+            yield f"{name}: stays isolated until all is read that may have policies; no NetworkPolicy allows anything"
+            continue
         if not direction["isolated"]:
             yield from _tier_lines(name, Tier.BASELINE, direction["baseline"])
             rest = "everything else" if direction["admin"] or direction["baseline"] else "everything"

@@ -1,7 +1,8 @@
 """What OVSDB keeps of policies: whether there are any, and which pods are isolated in which direction.
 
 For an agent that starts while its store is away, on a switch that has lost its flows: what was isolated is isolated
-then from all but its node (`closed`), whatever it was allowed, and so is a pod of which nothing is known. What isolates
+then from all but its node (`closed`), whatever it was allowed, and so is a pod of which nothing is known. For one that
+starts while a part of the store can't be read, what was isolated stays so (`floor`). What isolates
 is written before the flows that do; what isolates no more is taken away later, with the loop's next `settle`. Owns the
 key `ovsnet-policies` of the Bridge row and of pods' Port rows. Called by `policing`.
 """
@@ -16,6 +17,7 @@ from typing import Protocol
 from ovsnet import names
 from ovsnet.errors import OvsnetError
 from ovsnet.model import Pod
+from ovsnet.policies import Floor
 from ovsnet.policymodel import Direction
 from ovsnet.policyobjects import Isolation, PolicedPod
 from ovsnet.rows import BridgeRow, Change, PortRow, SetPolicies
@@ -26,8 +28,12 @@ _PATIENCE = 2.0
 """Seconds that flows of policies wait for OVSDB."""
 
 Directions = frozenset[Direction]
-NONE: Directions = frozenset()
-BOTH: Directions = frozenset(Direction)
+Mark = frozenset[str]
+"""Directions as words, and for those in which rules of ClusterNetworkPolicies may deny something one more."""
+NONE: Mark = frozenset()
+_WAYS = {each: each.value.lower() for each in Direction}
+_TIERS = {each: f"cluster-{word}" for each, word in _WAYS.items()}
+ALL: Mark = frozenset((*_WAYS.values(), *_TIERS.values()))
 
 
 class Database(Protocol):
@@ -52,7 +58,7 @@ class Marks:
         row = self._database.bridge()
         return row is None or row.external_ids.get(names.KEY_POLICIES) != names.NO_POLICIES
 
-    async def strengthen(self, isolated: Mapping[str, Directions], *, policies: bool) -> None:
+    async def strengthen(self, isolated: Mapping[str, Mark], *, policies: bool) -> None:
         """Before flows say so: these ports' pods are isolated so. Whoever is more than that by now stays as marked.
 
         Without a database flows go first: it can't be helped, and the next `settle` makes up for it.
@@ -69,7 +75,7 @@ class Marks:
         except (OvsnetError, TimeoutError) as error:
             log.warning("OVSDB does not take note of which pods are isolated: %s", error or "no answer")
 
-    async def settle(self, isolated: Mapping[str, Directions], *, policies: bool) -> None:
+    async def settle(self, isolated: Mapping[str, Mark], *, policies: bool) -> None:
         """These ports' pods are isolated so, and not otherwise. Raises SwitchUnavailable or OvsnetError."""
         ports = {name: word(each) for name, each in isolated.items() if self._marked(name) != each}
         value = names.SOME_POLICIES if policies else names.NO_POLICIES
@@ -87,7 +93,7 @@ class Marks:
             marked = self._marked(pod.port)
             key = f"{pod.namespace}/{pod.name}"
             found[key] = (*found.get(key, ()), pod)
-            ways[key] = ways.get(key, NONE) | (BOTH if marked is None else marked)
+            ways[key] = ways.get(key, frozenset()) | _meant(ALL if marked is None else marked, _WAYS)
         return {
             key: PolicedPod(
                 namespace=those[0].namespace,
@@ -100,9 +106,22 @@ class Marks:
             if ways[key]
         }
 
-    def _marked(self, port: str) -> Directions | None:
+    def floor(self, pods: Iterable[Pod]) -> dict[str, Floor]:
+        """How far the pods are closed at least, by key: as they were, or as they may have been if nobody knows."""
+        marks: dict[str, Mark] = {}
+        for pod in pods:
+            marked = self._marked(pod.port)
+            key = f"{pod.namespace}/{pod.name}"
+            marks[key] = marks.get(key, NONE) | (ALL if marked is None else marked)
+        return {
+            key: Floor(isolated=_meant(mark, _WAYS), closed=_meant(mark, _TIERS))
+            for key, mark in marks.items()
+            if mark
+        }
+
+    def _marked(self, port: str) -> Mark | None:
         row = self._database.ports().get(port)
-        return None if row is None else directions(row.external_ids.get(names.KEY_POLICIES))
+        return None if row is None else mark_in(row.external_ids.get(names.KEY_POLICIES))
 
     def _said(self, value: str) -> bool:
         row = self._database.bridge()
@@ -114,24 +133,28 @@ class Marks:
             await self._database.apply([SetPolicies(bridge=bridge, ports=ports)])
 
 
-def word(ways: Directions) -> str:
+def word(mark: Mark) -> str:
     """As a row has it."""
-    return " ".join(sorted(each.value.lower() for each in ways)) or names.NO_POLICIES
+    return " ".join(sorted(mark)) or names.NO_POLICIES
 
 
-def directions(text: str | None) -> Directions | None:
+def mark_in(text: str | None) -> Mark | None:
     """What a row says; None if that is nothing, or nothing of ours."""
     if text is None:
         return None
     if text == names.NO_POLICIES:
         return NONE
-    known = {each.value.lower(): each for each in Direction}
-    found = [known.get(each) for each in text.split()]
-    return frozenset(each for each in found if each) if found and all(found) else None
+    found = frozenset(text.split())
+    return found if found and found <= ALL else None
 
 
-def isolation_of(pod: PolicedPod) -> Directions:
-    """Directions in which policies may deny it something."""
+def mark_of(pod: PolicedPod) -> Mark:
+    """By whom policies may deny it something, and in which directions."""
     both = {Direction.INGRESS: pod.ingress, Direction.EGRESS: pod.egress}
-    isolated = {way for way, isolation in both.items() if isolation is not None}
-    return frozenset(isolated | {each.direction for each in pod.tiers})
+    tiers = {each.direction for each in pod.tiers}
+    ways = tiers | {way for way, isolation in both.items() if isolation is not None}
+    return frozenset((*(_WAYS[way] for way in ways), *(_TIERS[way] for way in tiers)))
+
+
+def _meant(mark: Mark, words: Mapping[Direction, str]) -> Directions:
+    return frozenset(way for way, word in words.items() if word in mark)

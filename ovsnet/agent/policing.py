@@ -13,9 +13,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from ovsnet import names, policies
+from ovsnet.agent.doubts import Doubts
 from ovsnet.agent.drift import cookie_in
 from ovsnet.agent.installer import Installer
-from ovsnet.agent.marks import Directions, Marks, isolation_of, word
+from ovsnet.agent.marks import NONE, Mark, Marks, mark_of, word
 from ovsnet.agent.older import Older
 from ovsnet.errors import TryAgain
 from ovsnet.mappings import different
@@ -60,6 +61,7 @@ class Policing:
         self._pods = pods
         self._marks = marks
         self._installed = installed
+        self.doubts = Doubts(marks, pods)
         self._patience = patience
         self._policies = Policies()
         self._snapshot: Snapshot | None = None
@@ -95,8 +97,9 @@ class Policing:
                 await self._remember()
                 self._remembered = True
             return {}
+        self.doubts.follow(snapshot, first=self._snapshot is None)
         renewed = unknown or bool(self._closed)
-        if renewed and snapshot.has_policies:
+        if renewed and (snapshot.has_policies or self.doubts.floor):
             await self.older.look(self._closed)
         self._closed = set()
         if snapshot is not self._snapshot:
@@ -122,6 +125,7 @@ class Policing:
             self._node_addresses(snapshot.nodes),
             snapshot.cluster_policies,
             self._node,
+            self.doubts.floor,
         )
         changed = self._render(self._policies.news())
         self.older.note(self._policies.isolated, self._local, None if renewed else before)
@@ -148,8 +152,8 @@ class Policing:
             await installer.serve({cookie: self.rendered.get(cookie, ()) for cookie in cookies})
 
     def judge(self, own: Iterable[IPAddress], senders: Iterable[IPAddress]) -> CutJudge | None:
-        """By the policies that are known now; None while there are none. own, senders: see there."""
-        if self._snapshot is None:
+        """By the policies that are known now; None while there are none, or not all. own, senders: see there."""
+        if self._snapshot is None or self.doubts.unread:
             return None
         pods = {ip: key for key, ips in self._local.items() for ip in ips}
         return CutJudge(self._policies, pods, frozenset(own), frozenset(senders))
@@ -210,10 +214,10 @@ class Policing:
     async def settle(self) -> None:
         """Takes down who is isolated and who is not. Raises SwitchUnavailable or OvsnetError."""
         snapshot = self._snapshot
-        if snapshot is None or snapshot.unread_policies:
+        if snapshot is None or self.doubts.unread:
             # What could not be read may isolate.
             return
-        marked: dict[str, Directions] = {pod.port: frozenset() for pod in self._pods()}
+        marked: dict[str, Mark] = {pod.port: NONE for pod in self._pods()}
         marked |= self._ports(self._policies.isolated)
         await self._marks.settle(marked, policies=snapshot.has_policies)
 
@@ -232,19 +236,19 @@ class Policing:
             self._remarks = [
                 f"NetworkPolicy {key}: {'; '.join(lines)}" for key, lines in sorted(found.items())
             ]
-        return self._remarks
+        return [*self.doubts.lines(self._local), *self._remarks]
 
     def identity(self, pod: Pod) -> dict[str, str]:
         """What the pod's row says of its policies, which `update` has just been asked for.
 
         Without a store a pod comes only where there are none."""
         isolated = (each for each in self._policies.isolated if each.key == pod_key(pod))
-        return {names.KEY_POLICIES: word(next(map(isolation_of, isolated), frozenset()))}
+        return {names.KEY_POLICIES: word(next(map(mark_of, isolated), NONE))}
 
-    def _ports(self, isolated: Iterable[PolicedPod]) -> dict[str, Directions]:
-        """In which directions pods are isolated, by their ports."""
-        ways = {pod.key: isolation_of(pod) for pod in isolated}
-        return {pod.port: ways[key] for pod in self._pods() if (key := pod_key(pod)) in ways}
+    def _ports(self, isolated: Iterable[PolicedPod]) -> dict[str, Mark]:
+        """How pods are isolated, by their ports."""
+        marks = {pod.key: mark_of(pod) for pod in isolated}
+        return {pod.port: marks[key] for pod in self._pods() if (key := pod_key(pod)) in marks}
 
     async def admit(self, key: str, uid: str = "") -> None:
         """Returns when it is known which policies the Pod of that key has. Raises TryAgain if nobody says.
@@ -276,6 +280,8 @@ class Policing:
         if self._snapshot is None:
             known_free = not self._kept and not self._marks.may_have_policies
             return None if known_free else "the store is away, and there were policies before"
+        if unread := self.doubts.about(key):
+            return f"{unread} could not be read since the agent started, and may have some"
         known = self._snapshot.pods.get(key)
         if known is not None and (not uid or not known.uid or known.uid == uid):
             return None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from ovsnet.agent.agent import Agent
 
 _LATE = 60.0
@@ -27,6 +29,7 @@ def report(agent: Agent) -> dict[str, object]:
         "modifications": agent.installer.modifications,
         "drift": dict(agent.auditor.counts),
         "logsDenied": agent.renderer.tells,
+        "closed": msgspec.to_builtins(agent.policing.doubts.floor),
         "mtu": agent.topology.mtu if agent.topology else 0,
     }
 

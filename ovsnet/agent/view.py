@@ -13,6 +13,8 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from ovsnet import pipeline, plan, policies, recall, resources, state
 from ovsnet.agent.hostside import HostSide
 from ovsnet.cni import framing
@@ -22,7 +24,7 @@ from ovsnet.errors import HostFailure, NotReady, OvsnetError, StoreError, Switch
 from ovsnet.host.nft import Ruleset
 from ovsnet.model import Frozen, Node
 from ovsnet.objects import Object
-from ovsnet.policies import Policies
+from ovsnet.policies import Floor, Policies
 from ovsnet.render import cookie_of
 from ovsnet.rows import BridgeRow, PortRow
 from ovsnet.services import Reach, Services
@@ -89,14 +91,16 @@ class View(Frozen):
 async def look(config: Config) -> View:
     """Looks once. Raises SwitchUnavailable when ovsdb-server does not answer."""
     name = config.node_name or socket.gethostname().lower()
-    (snapshot, unread), (bridge, rows) = await asyncio.gather(_store(config), _database(config))
+    (snapshot, unread), (bridge, rows), said = await asyncio.gather(
+        _store(config), _database(config), health(config)
+    )
     topo, trouble = await _derive(config, name, rows, snapshot)
     services = Services()
     if snapshot is not None:
         own = snapshot.nodes.get(name)
         here = Here(node=name, zone=own.zone if own else "", addresses=topo.internal if topo else ())
         services.update(snapshot.services, snapshot.slices, here)
-    policed = _policed(rows, snapshot, name)
+    policed = _policed(rows, snapshot, name, _floor(said))
     return View(
         config=config,
         name=name,
@@ -110,7 +114,7 @@ async def look(config: Config) -> View:
         snapshot=snapshot,
         policies=policed,
         tables={table.number: table.name for table in pipeline.tables(resources.flows_dir())},
-        health=await health(config),
+        health=said,
         problems=dict(snapshot.problems) if snapshot else {},
     )
 
@@ -162,7 +166,17 @@ def _attached(config: Config, topo: Topology | None, rows: Mapping[str, PortRow]
     return state.objects(topo, config.tunnels, numbers, pods)
 
 
-def _policed(rows: Mapping[str, PortRow], snapshot: Snapshot | None, node: str) -> Policies:
+def _floor(said: Mapping[str, object] | None) -> dict[str, Floor]:
+    """How far pods are closed since the agent could not read all policies, as it says itself."""
+    try:
+        return msgspec.convert((said or {}).get("closed", {}), dict[str, Floor])
+    except msgspec.ValidationError:
+        return {}
+
+
+def _policed(
+    rows: Mapping[str, PortRow], snapshot: Snapshot | None, node: str, floor: Mapping[str, Floor]
+) -> Policies:
     found = Policies()
     if snapshot is not None:
         found.update(
@@ -173,6 +187,7 @@ def _policed(rows: Mapping[str, PortRow], snapshot: Snapshot | None, node: str) 
             policies.node_addresses(snapshot.nodes),
             snapshot.cluster_policies,
             node,
+            floor,
         )
     return found
 

@@ -38,6 +38,7 @@ def test_show_tells_rules_and_whom_they_mean_today(lab: Lab, live: Node) -> None
     assert ingress["by"] == ["default/web"]
     assert egress == {
         "isolated": False,
+        "unread": False,
         "admin": [],
         "baseline": [],
         "by": [],

@@ -149,3 +149,20 @@ async def test_what_can_not_be_read_is_told(tmp_path: Path) -> None:
         problem = world.now.problems["ClusterNetworkPolicy lock"]
         assert problem.startswith("spec.ingress[0].from[0]: must have one of namespaces, pods")
         assert problem.endswith("the rule denies everything")
+
+
+async def test_a_policy_that_was_never_in_order_is_named(tmp_path: Path) -> None:
+    async with made(tmp_path) as world:
+        await furnish(world)
+        await world.api.put(CLUSTER_POLICIES, {"metadata": {"name": "lock"}, "spce": {}})
+        async with running(world):
+            await world.until(lambda: world.store.snapshot() is not None)
+            assert world.now.unread_policies == {"ClusterNetworkPolicy lock"}
+            await world.until(lambda: world.api.count("watch", CLUSTER_POLICIES) == 1)
+            await asyncio.sleep(0.05)
+            await world.api.put(CLUSTER_POLICIES, policy("lock"))
+            await world.until(has(world, "lock"))
+            assert world.now.unread_policies == frozenset()
+            await world.api.put(CLUSTER_POLICIES, {"metadata": {"name": "lock"}, "spce": {}})
+            await world.until(lambda: bool(world.now.problems))
+            assert world.now.unread_policies == frozenset(), "what was good of it stays"

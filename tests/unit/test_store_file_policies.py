@@ -167,3 +167,40 @@ async def test_a_folder_that_is_being_filled_is_read_when_it_is_full(tmp_path: P
             await asyncio.sleep(0.01)
         await cluster.until(lambda snapshot: bool(snapshot.policies))
         assert [len(each.policies) for each in cluster.published[:1]] == [20]
+
+
+_SPEC = "{tier: Admin, priority: 1, subject: {namespaces: {}}}"
+LOCK = f"kind: ClusterNetworkPolicy\nmetadata: {{name: lock}}\nspec: {_SPEC}\n"
+WEB_SERVICE = "kind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "unread"),
+    [
+        (LOCK.replace("spec", "spce"), True),
+        (policy("Lock"), True),
+        (pod("web", "10.0.0.1").replace("app: web", "app: 7"), True),
+        (namespace("shop", "{team: 7}"), True),
+        ("kind: Pod\nmetadata: {", True),
+        ("metadata: {name: web}", True),
+        (WEB_SERVICE.replace("80", "http"), False),
+        (together(WEB_SERVICE.replace("80", "http"), LOCK), False),
+        (policy("lock", "{podSelector: 7}"), False),
+    ],
+)
+async def test_what_may_have_policies_that_nobody_has_read(folder: Path, text: str, unread: bool) -> None:
+    """A file is known once each of its kinds was in order, if not all at one time."""
+    path = folder / "file.yaml"
+    path.write_text(text)
+    (folder / "node.yaml").write_text("kind: Node\nmetadata: {name: a}\n")
+    found = await read_folder(folder)
+    assert set(found.problems) >= {str(folder / "node.yaml")}
+    assert found.unread_policies == ({str(path)} if unread else set())
+    async with running(folder) as cluster:
+        await cluster.until(lambda now: bool(now.problems))
+        cluster.write("file.yaml", together(LOCK, policy("lock")))
+        now = await cluster.until(lambda now: bool(now.policies))
+        assert now.unread_policies == frozenset()
+        cluster.write("file.yaml", text + "\n---\n[")
+        now = await cluster.until(lambda now: str(path) in now.problems)
+        assert now.unread_policies == frozenset(), "what was good of it stays"

@@ -239,9 +239,9 @@ def test_pairs_speak_for_the_first_time_without_ovs_vswitchd(lab: Lab, node: Nod
 
 
 ANEW = 600
-"""Datagrams that may be lost where ovs-vswitchd is told to go on by an agent that starts as well: the
-entries that ask conntrack have to be made anew, since they name what comes next by a number of the ovs-vswitchd before.
-On one node four of six runs lost none, the others some 260 and 350."""
+"""Datagrams that may be lost when ovs-vswitchd is told to go on: the entries that ask conntrack have to be made anew,
+since they name what comes next by a number of the ovs-vswitchd before. On one node most runs lose none. With an agent
+that starts as well two of six lost some 260 and 350, without one on a busy machine 64."""
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ def test_policies_are_back_with_ovs_vswitchd(lab: Lab, node: Node, seen: Seen, d
         node.start(VSWITCHD)
         eventually(lambda: lasting(dump(node)) == lasting(flows))
     assert dump(node) == lasting(flows), "conntrack knows all connections still"
-    bounds_kept(seen)
+    bounds_kept(seen, ANEW)
 
 
 @pytest.mark.event(

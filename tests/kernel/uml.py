@@ -35,7 +35,7 @@ _REQUIRED = (
 )
 _PROGRESS = 15.0
 """Seconds between two lines about how far the build is."""
-_OBJECTS = 1100
+_OBJECTS = 1010
 """Roughly what is compiled; only the progress line goes by it."""
 
 

@@ -7,9 +7,9 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
@@ -20,6 +20,7 @@ from ovsnet.lab.node import AGENT, Node
 from ovsnet.lab.spec import LabError, LabSpec
 from ovsnet.lab.state import wait_for
 
+T = TypeVar("T")
 SOON = 10.0
 """Seconds within which an agent has followed a change, on a busy machine too."""
 SLOWER = float(os.environ.get("OVSNET_TEST_SLOWER", "1"))
@@ -66,6 +67,27 @@ def eventually(condition: Callable[[], object], seconds: float = SOON) -> None:
         return bool(last[0])
 
     assert wait_for(met, seconds * SLOWER, 0.05), f"not within {seconds * SLOWER:g} s: {last[0]!r}"
+
+
+def left_over(different: Callable[[], Collection[T]], seconds: float = SOON) -> Collection[T]:
+    """What is different still when the time is up: nothing, as soon as a look finds nothing.
+
+    Raises what a look raises; of a tool that can't ask yet, what it says in the end.
+    """
+    last: list[Collection[T] | LabError] = []
+
+    def met() -> bool:
+        try:
+            last[:] = [different()]
+        except LabError as error:
+            last[:] = [error]
+            return False
+        return not last[0]
+
+    wait_for(met, seconds * SLOWER, 0.05)
+    if isinstance(last[0], LabError):
+        raise last[0]
+    return last[0]
 
 
 def ovsnet_json(node: Node, *arguments: str) -> Any:

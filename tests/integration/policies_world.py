@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import yaml
-from lab_world import SLOWER, agent_log, begins_green, eventually, running
+from lab_world import SLOWER, agent_log, begins_green, left_over, running
 from services_world import FAMILIES, OTHER_PORT, PORT, Cluster, Load, vip
 
 from ovsnet.lab.lab import Lab
@@ -180,17 +180,13 @@ class Policed(Cluster):
 
     def becomes(self, wanted: set[Way], sources: Sequence[str], targets: Sequence[str], **how: Any) -> None:
         """Soon these ways, and no others, are open. Each pod's own node reaches it always, and it its node."""
-        different: set[Way] = set()
         always = {(a, b) for a, b in self.hosts.items()} | {(b, a) for a, b in self.hosts.items()}
 
-        def met() -> bool:
+        def otherwise() -> set[Way]:
             found = self.answered(sources, targets, **how)
-            different.clear()
-            different.update(way for way in found ^ wanted if way[:2] not in always or way not in found)
-            return not different
+            return {way for way in found ^ wanted if way[:2] not in always or way not in found}
 
-        with contextlib.suppress(AssertionError):
-            eventually(met)
+        different = left_over(otherwise)
         assert not different, "\n".join(
             f"{'closed' if way in wanted else 'open'}: {way}" for way in sorted(different)
         )
@@ -199,15 +195,7 @@ class Policed(Cluster):
         """Soon only those of the sources reach the target, and the node that it runs on. See `answered`."""
         everybody = [each for each in sources if each != target]
         wanted = {each for each in {*only, self.hosts[target]} if each in everybody}
-        different: set[str] = set()
-
-        def met() -> bool:
-            different.clear()
-            different.update(self.reaching(target, everybody, **how) ^ wanted)
-            return not different
-
-        with contextlib.suppress(AssertionError):
-            eventually(met)
+        different = left_over(lambda: self.reaching(target, everybody, **how) ^ wanted)
         assert not different, f"to {target}, where {sorted(wanted)} may: otherwise: {sorted(different)}"
 
     @contextlib.contextmanager

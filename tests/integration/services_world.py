@@ -19,7 +19,7 @@ from typing import Any
 
 import service_client
 import service_server
-from lab_world import SLOWER, agent_log, begins_green, eventually, running
+from lab_world import SLOWER, agent_log, begins_green, eventually, left_over, running
 
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import START_SECONDS
@@ -229,14 +229,7 @@ def audits(lab: Lab) -> list[str]:
 
 def assert_clean(lab: Lab) -> None:
     """All is as it should be on all nodes, soon at least."""
-    said: list[str] = []
-
-    def clean() -> bool:
-        said[:] = audits(lab)
-        return not said
-
-    with contextlib.suppress(AssertionError):
-        eventually(clean)
+    said = left_over(lambda: audits(lab))
     assert not said, "\n".join(said)
     for node in lab.nodes:
         assert "Traceback" not in agent_log(node)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from lab_world import eventually
+from lab_world import left_over
 from policies_world import API, DB, GUEST, WEB, Pair, Policed, Way, app, policed_cluster, port
 from services_world import FAMILIES, OTHER_PORT, PORT, vip
 
@@ -137,15 +137,7 @@ OF_API = {pair for pair in PAIRS if pair[0] in API}
 
 def pings(cluster: Policed, wanted: set[Pair]) -> None:
     """Soon these are answered, and no others."""
-    different: set[Pair] = set()
-
-    def met() -> bool:
-        different.clear()
-        different.update(pinging(cluster, SOURCES) ^ wanted)
-        return not different
-
-    with contextlib.suppress(AssertionError):
-        eventually(met)
+    different = left_over(lambda: pinging(cluster, SOURCES) ^ wanted)
     assert not different, f"pings where {sorted(wanted)} may: otherwise: {sorted(different)}"
 
 

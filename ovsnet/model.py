@@ -104,9 +104,14 @@ class Pod(Frozen):
         return f"{self.namespace}/{self.name}/{self.container}/{self.ifname}"
 
     @property
+    def pod_key(self) -> str:
+        """The pod's, which all of its attachments have in common."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
     def title(self) -> str:
         """What people call it."""
-        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return self.pod_key if self.namespace else self.name
 
 
 class Peer(Frozen):

@@ -349,9 +349,8 @@ def addresses(pods: Iterable[Pod]) -> dict[str, tuple[IPAddress, ...]]:
     """Of this node's pods, by the Pod's key."""
     found: dict[str, tuple[IPAddress, ...]] = {}
     for pod in pods:
-        key = f"{pod.namespace}/{pod.name}"
         # One of several interfaces, or of a pod that is replaced by another of its name.
-        found[key] = (*found.get(key, ()), *pod.ips)
+        found[pod.pod_key] = (*found.get(pod.pod_key, ()), *pod.ips)
     return found
 
 

@@ -32,7 +32,7 @@ from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.marks import Marks
 from ovsnet.agent.pods import Pods
-from ovsnet.agent.policing import Policing, pod_key
+from ovsnet.agent.policing import Policing
 from ovsnet.agent.recovery import Recovery
 from ovsnet.agent.reporting import eligible, figures, in_force, report, wrong
 from ovsnet.agent.upkeep import Upkeep
@@ -176,7 +176,9 @@ def _metrics(config: Config, agent: Agent) -> Metrics | None:
 
     policing = agent.policing
     tables = {table.name: table.number for table in agent.renderer.tables}
-    denials = Denials(agent.openflow, tables, policing.denying, lambda: set(map(pod_key, agent.pods.all())))
+    denials = Denials(
+        agent.openflow, tables, policing.denying, lambda: {pod.pod_key for pod in agent.pods.all()}
+    )
     metrics = Metrics(functools.partial(figures, agent), denials)
     agent.on_programmed = metrics.programmed
     return metrics

@@ -83,27 +83,24 @@ class Marks:
 
     def isolated(self, pods: Iterable[Pod]) -> set[str]:
         """Keys of those of the pods that were isolated in some direction."""
-        return {f"{pod.namespace}/{pod.name}" for pod in pods if self._marked(pod.port)}
+        return {pod.pod_key for pod in pods if self._marked(pod.port)}
 
     def closed(self, pods: Iterable[Pod]) -> dict[str, PolicedPod]:
         """Those of the pods that were isolated, or that nobody knows, with no rule that allows anything; by key."""
-        found: dict[str, tuple[Pod, ...]] = {}
-        ways: dict[str, Directions] = {}
+        attachments: dict[str, list[Pod]] = {}
         for pod in pods:
-            marked = self._marked(pod.port)
-            key = f"{pod.namespace}/{pod.name}"
-            found[key] = (*found.get(key, ()), pod)
-            ways[key] = ways.get(key, frozenset()) | _meant(ALL if marked is None else marked, _WAYS)
+            attachments.setdefault(pod.pod_key, []).append(pod)
+        floors = self.floor(pod for those in attachments.values() for pod in those)
         return {
             key: PolicedPod(
-                namespace=those[0].namespace,
-                name=those[0].name,
-                ips=tuple(ip for pod in those for ip in pod.ips),
-                ingress=Isolation() if Direction.INGRESS in ways[key] else None,
-                egress=Isolation() if Direction.EGRESS in ways[key] else None,
+                namespace=attachments[key][0].namespace,
+                name=attachments[key][0].name,
+                ips=tuple(ip for pod in attachments[key] for ip in pod.ips),
+                ingress=Isolation() if Direction.INGRESS in floor.isolated else None,
+                egress=Isolation() if Direction.EGRESS in floor.isolated else None,
             )
-            for key, those in found.items()
-            if ways[key]
+            for key, floor in floors.items()
+            if floor.isolated
         }
 
     def floor(self, pods: Iterable[Pod]) -> dict[str, Floor]:
@@ -111,8 +108,7 @@ class Marks:
         marks: dict[str, Mark] = {}
         for pod in pods:
             marked = self._marked(pod.port)
-            key = f"{pod.namespace}/{pod.name}"
-            marks[key] = marks.get(key, NONE) | (ALL if marked is None else marked)
+            marks[pod.pod_key] = marks.get(pod.pod_key, NONE) | (ALL if marked is None else marked)
         return {
             key: Floor(isolated=_meant(mark, _WAYS), closed=_meant(mark, _TIERS))
             for key, mark in marks.items()

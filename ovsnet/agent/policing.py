@@ -242,13 +242,13 @@ class Policing:
         """What the pod's row says of its policies, which `update` has just been asked for.
 
         Without a store a pod comes only where there are none."""
-        isolated = (each for each in self._policies.isolated if each.key == pod_key(pod))
+        isolated = (each for each in self._policies.isolated if each.key == pod.pod_key)
         return {names.KEY_POLICIES: word(next(map(mark_of, isolated), NONE))}
 
     def _ports(self, isolated: Iterable[PolicedPod]) -> dict[str, Mark]:
         """How pods are isolated, by their ports."""
         marks = {pod.key: mark_of(pod) for pod in isolated}
-        return {pod.port: marks[key] for pod in self._pods() if (key := pod_key(pod)) in marks}
+        return {pod.port: marks[key] for pod in self._pods() if (key := pod.pod_key) in marks}
 
     async def admit(self, key: str, uid: str = "") -> None:
         """Returns when it is known which policies the Pod of that key has. Raises TryAgain if nobody says.
@@ -344,8 +344,3 @@ class Policing:
             ]
         self._kept = {cookie_of(each): self._renderer.object(each) for each in closed.values()} | kept
         self.was_needed = self.was_needed or bool(self._kept)
-
-
-def pod_key(pod: Pod) -> str:
-    """The Pod's key."""
-    return f"{pod.namespace}/{pod.name}"

@@ -43,7 +43,7 @@ def parse_released(text: str) -> dict[IPAddress, float]:
 
 
 class Counts(Frozen):
-    """The addresses of one range. size: all that pods can have; next_free: seconds until the first cooled down."""
+    """The addresses of one range. size: excluded ones too; next_free: seconds until the first cooled down."""
 
     network: IPNetwork
     size: int
@@ -53,9 +53,14 @@ class Counts(Frozen):
     next_free: float | None
 
     @property
+    def usable(self) -> int:
+        """Those that pods can have at all, or have."""
+        return self.size - self.excluded
+
+    @property
     def free(self) -> int:
         """Those that a pod can have now."""
-        return self.size - self.in_use - self.excluded - self.cooling
+        return self.usable - self.in_use - self.cooling
 
     def __str__(self) -> str:
         text = f"{self.network}: {self.size} addresses, {self.in_use} in use, {self.excluded} excluded"

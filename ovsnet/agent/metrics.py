@@ -27,11 +27,13 @@ Figures = Mapping[str, float | Mapping[str, float]]
 # By name: the help text, and the label that tells figures of one name apart, if there is one.
 
 GAUGES = {
-    "ready": ("1 while the node can serve pods.", ""),
+    "ready": ("1 while the switch and the agent can serve pods.", ""),
+    "in_force": ("1 while changes come into force within a minute.", ""),
+    "store_away": ("1 while the store does not answer, or refuses.", ""),
     "pods": ("Attachments of pods to this node's bridge.", ""),
     "addresses": ("Addresses of this node that pods can have, by range.", "range"),
     "addresses_free": ("Of ovsnet_addresses, those that the next pod can have now.", "range"),
-    "peers": ("Other nodes that there is a tunnel to.", ""),
+    "peers": ("Other nodes that this one has to reach.", ""),
     "services": ("Services with flows on this node.", ""),
     "endpoints": ("Endpoints whose answers this node translates.", ""),
     "policies": ("NetworkPolicies of the cluster.", ""),

@@ -107,7 +107,7 @@ class Pods:
         """How many addresses there are, and how many are free now, by range."""
         counts = self._serving.allocator.counts(time.time()) if self._serving else []
         return {
-            "addresses": {str(each.network): each.size for each in counts},
+            "addresses": {str(each.network): each.usable for each in counts},
             "addresses_free": {str(each.network): each.free for each in counts},
         }
 

@@ -70,6 +70,7 @@ def figures(agent: Agent) -> dict[str, float | Mapping[str, float]]:
     """What `metrics` tells; names are those of its GAUGES and COUNTERS."""
     return {
         "ready": float(agent.trouble() is None),
+        "in_force": float(in_force(agent)),
         "pods": len(agent.pods.all()),
         "peers": len(agent.topology.peers) if agent.topology else 0,
         "flows": sum(map(len, agent.installer.installed.values())),

@@ -16,7 +16,8 @@ from ovsnet.errors import OvsnetError
 @options.config_option
 @click.option(
     "--output", "target", type=click.Path(path_type=Path), metavar="FILE.tar.gz",
-    help="Where to; by default here, named after node and time. An existing file is never replaced.",
+    help="Where to; by default here, or where temporary files are if here nothing can be written, named after node and "
+    "time. An existing file is never replaced.",
 )  # fmt: skip
 @click.option(
     "--log", "logs", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
@@ -30,7 +31,7 @@ def support_bundle(path: Path, target: Path | None, logs: tuple[Path, ...]) -> N
     """
     from ovsnet.doctor import bundle
 
-    target = target or Path(bundle.default_name(socket.gethostname().lower()))
+    target = target or bundle.default_target(socket.gethostname().lower())
     if target.exists():
         raise OvsnetError(f"{target} exists already", "choose another --output, or remove it")
     items = asyncio.run(bundle.gather(path, logs))

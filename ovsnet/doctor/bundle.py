@@ -15,6 +15,7 @@ import secrets
 import shlex
 import signal
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -183,8 +184,10 @@ def _index(items: Sequence[Item]) -> str:
     return "\n".join([f"made {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}", *lines]) + "\n"
 
 
-def default_name(node: str) -> str:
-    return f"ovsnet-support-{node}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz"
+def default_target(node: str) -> Path:
+    """Here, or where temporary files are: a container's folder is read-only."""
+    name = f"ovsnet-support-{node}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz"
+    return Path("." if os.access(".", os.W_OK) else tempfile.gettempdir()) / name
 
 
 def write(items: Sequence[Item], target: Path) -> None:

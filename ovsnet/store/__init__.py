@@ -84,4 +84,4 @@ class Store(Protocol):
         """The latest; None until there has been a first complete list."""
 
     def figures(self) -> Mapping[str, float | Mapping[str, float]]:
-        """What it costs: "api_requests" by verb and "api_received_bytes", for metrics."""
+        """For metrics: "store_away", and what it costs, "api_requests" by verb and "api_received_bytes"."""

@@ -61,7 +61,7 @@ class FileStore:
         return self._snapshot
 
     def figures(self) -> Mapping[str, float | Mapping[str, float]]:
-        return {}
+        return {"store_away": float(self._snapshot is None or bool(self._absence.reason))}
 
     async def run(self) -> None:
         """Follows the folder until cancelled, through its absence too."""

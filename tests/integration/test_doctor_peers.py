@@ -204,3 +204,12 @@ def test_support_bundle_named_after_node_and_time(node: Node) -> None:
     done = node.run(["sh", "-c", f"cd /var/log && {OVSNET} support-bundle -c /nowhere.yaml"])
     assert done.returncode == 0, done.stderr
     assert list(node.private("/var/log").glob("ovsnet-support-node-a-*Z.tar.gz"))
+
+
+def test_support_bundle_where_nothing_can_be_written(node: Node) -> None:
+    """As in the agent's container."""
+    words = f"mount -t tmpfs -o ro none /mnt && cd /mnt && {OVSNET} support-bundle -c /nowhere.yaml"
+    done = node.run(["unshare", "-m", "env", "TMPDIR=/var/log", "sh", "-c", words])
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()[-1]
+    assert said.startswith("/var/log/ovsnet-support-node-a-"), said

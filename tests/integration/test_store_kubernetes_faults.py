@@ -56,6 +56,7 @@ async def test_a_server_that_is_killed_and_comes_back(
         await asyncio.sleep(3)
         assert world.now.services is before.services
         assert world.now.nodes is before.nodes
+        assert world.store.figures()["store_away"] == 1
         (line,) = warnings(caplog)
         assert line.endswith(
             "Connection refused (is it up, and is its address right?); 2 nodes and 1 Services stay as they are"
@@ -66,6 +67,7 @@ async def test_a_server_that_is_killed_and_comes_back(
         await works(world)
         assert world.api.count("list") == len(ALWAYS)
         assert f"Kubernetes API {world.api.url} is there" in caplog.messages
+        assert world.store.figures()["store_away"] == 0
 
 
 async def test_who_finds_the_server_again_tells_the_others(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_nothing_is_given_before_its_cool_down_and_the_error_says_when() -> None
     subject = allocator("10.0.0.0/29", excluded=(("10.0.0.5", "10.0.0.6"),))
     owners = [subject.allocate(f"pod-{index}", 0) for index in range(3)]
     subject.release(owners[1], 100)
-    assert [each.free for each in subject.counts(130.5)] == [0]
+    assert [(each.usable, each.free) for each in subject.counts(130.5)] == [(3, 0)]
     with pytest.raises(RangeExhausted) as caught:
         subject.allocate("x", 130.5)
     assert caught.value.cni_code == 11

@@ -206,9 +206,11 @@ async def test_a_folder_that_is_missing_at_the_start_is_waited_for(
     async with running(folder) as cluster:
         await asyncio.sleep(0.2)
         assert cluster.store.snapshot() is None
+        assert cluster.store.figures()["store_away"] == 1
         folder.mkdir(parents=True)
         (folder / "a.yaml").write_text(text("a", 1))
         await cluster.until_names("a")
+        assert cluster.store.figures()["store_away"] == 0
     assert [
         record.message.partition(":")[0] for record in caplog.records if record.levelname == "WARNING"
     ] == [f"store {folder}"]
@@ -222,6 +224,7 @@ async def test_a_folder_that_goes_takes_nothing_along(folder: Path) -> None:
         shutil.rmtree(folder)
         away = await cluster.until(lambda now: str(folder) in now.problems)
         assert away.nodes == before.nodes
+        assert cluster.store.figures()["store_away"] == 1
         assert "restore the folder" in away.problems[str(folder)]
         os.mkdir(folder)
         await cluster.until(lambda now: "empty" in now.problems.get(str(folder), ""))

@@ -126,7 +126,11 @@ class KubernetesStore:
         return self.client.received
 
     def figures(self) -> Mapping[str, float | Mapping[str, float]]:
-        return {"api_requests": dict(self.requests), "api_received_bytes": self.received}
+        return {
+            "store_away": float(self._snapshot is None or bool(self._absence.reason)),
+            "api_requests": dict(self.requests),
+            "api_received_bytes": self.received,
+        }
 
     async def run(self) -> None:
         """Follows the cluster until cancelled, through the server's absence too."""

@@ -17,7 +17,7 @@ from ovsnet.store import Snapshot
 _NAMED = 10
 """Pods or files that a line names."""
 _NAMESPACED = ("NetworkPolicy", "Pod")
-"""Kinds of objects of the Kubernetes API that concern pods of their namespace alone."""
+"""Kinds of objects of the Kubernetes API that isolate pods of their namespace alone."""
 
 
 class Doubts:
@@ -30,14 +30,19 @@ class Doubts:
         """Files or objects."""
         self.floor: Mapping[str, Floor] = {}
         """How far pods are closed meanwhile."""
+        self._unread_last: frozenset[str] = frozenset()
 
     def follow(self, snapshot: Snapshot, *, first: bool) -> None:
         """first: of this agent."""
+        unread = snapshot.unread_policies
         if not first:
-            self.unread &= snapshot.unread_policies
+            # One that comes as another goes may be the same under a new name.
+            renamed = unread - self._unread_last if self.unread - unread else frozenset()
+            self.unread = self.unread & unread | renamed
         elif snapshot.has_policies or self._marks.may_have_policies:
-            self.unread = snapshot.unread_policies
+            self.unread = unread
             self.floor = self._marks.floor(self._pods()) if self.unread else {}
+        self._unread_last = unread
         self.floor = {key: each for key, each in self.floor.items() if self.about(key)}
 
     def about(self, key: str) -> str:

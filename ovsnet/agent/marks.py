@@ -2,9 +2,9 @@
 
 For an agent that starts while its store is away, on a switch that has lost its flows: what was isolated is isolated
 then from all but its node (`closed`), whatever it was allowed, and so is a pod of which nothing is known. For one that
-starts while a part of the store can't be read, what was isolated stays so (`floor`). What isolates
-is written before the flows that do; what isolates no more is taken away later, with the loop's next `settle`. Owns the
-key `ovsnet-policies` of the Bridge row and of pods' Port rows. Called by `policing`.
+starts while a part of the store can't be read, what was isolated stays so (`floor`). What isolates is written before
+the flows that do, but for those that an ADD takes along; what isolates no more is taken away later, with the loop's
+next `settle`. Owns the key `ovsnet-policies` of the Bridge row and of pods' Port rows. Called by `policing`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ Mark = frozenset[str]
 NONE: Mark = frozenset()
 _WAYS = {each: each.value.lower() for each in Direction}
 _TIERS = {each: f"cluster-{word}" for each, word in _WAYS.items()}
+_NO_FLOOR = Floor()
 ALL: Mark = frozenset((*_WAYS.values(), *_TIERS.values()))
 
 
@@ -144,11 +145,12 @@ def mark_in(text: str | None) -> Mark | None:
     return found if found and found <= ALL else None
 
 
-def mark_of(pod: PolicedPod) -> Mark:
-    """By whom policies may deny it something, and in which directions."""
+def mark_of(pod: PolicedPod, floor: Floor = _NO_FLOOR) -> Mark:
+    """By whom policies may deny it something, and in which directions. floor: how far it stays closed, whatever they
+    say."""
     both = {Direction.INGRESS: pod.ingress, Direction.EGRESS: pod.egress}
-    tiers = {each.direction for each in pod.tiers}
-    ways = tiers | {way for way, isolation in both.items() if isolation is not None}
+    tiers = floor.closed | {each.direction for each in pod.tiers}
+    ways = tiers | floor.isolated | {way for way, isolation in both.items() if isolation is not None}
     return frozenset((*(_WAYS[way] for way in ways), *(_TIERS[way] for way in tiers)))
 
 

@@ -52,7 +52,9 @@ class Older:
             found = {cookie_in(line) for line in await self._openflow.flows_of("policedpod")}
         known = {each for each in found if each not in closed}
         if self._renderer.in_kernel and not known:
-            marked = self._marks.isolated(self._pods())
+            # With its own flows there, those of its policies had never come.
+            there = {cookie_in(line) for line in await self._openflow.flows_of("pod")}
+            marked = self._marks.isolated(pod for pod in self._pods() if cookie_of(pod) not in there)
             known = self._known | {cookie_for(PolicedPod, key) for key in marked}
         self._known = known
 

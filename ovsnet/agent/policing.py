@@ -37,6 +37,7 @@ log = logging.getLogger("ovsnet.policies")
 
 _PATIENCE = 10.0
 """Seconds that an ADD waits for the store to tell of its pod; the runtime tries again after it."""
+_UNREAD = "what could not be read since the agent started"
 _NAMED = 10
 """Pods that a line names."""
 
@@ -136,11 +137,14 @@ class Policing:
         """What a pod that comes now takes with it: `update`, and all that changed before and is not installed yet. What
         denies it something may be on its way."""
         changed = self.update()
+        self._forget_installed()
+        return {each: self.rendered.get(each, ()) for each in self._pending} | changed
+
+    def _forget_installed(self) -> None:
         installed = self._installed()
         self._pending = {
             each for each in self._pending if installed.get(each, ()) != self.rendered.get(each, ())
         }
-        return {each: self.rendered.get(each, ()) for each in self._pending} | changed
 
     async def enforce(self, snapshot: Snapshot, installer: Installer) -> None:
         """Has the switch follow the latest snapshot, whatever may be wrong with all else. Raises as `serve` does."""
@@ -150,6 +154,7 @@ class Policing:
             await self.note()
             # As they are by now: pods come and go meanwhile.
             await installer.serve({cookie: self.rendered.get(cookie, ()) for cookie in cookies})
+            self._forget_installed()
 
     def judge(self, own: Iterable[IPAddress], senders: Iterable[IPAddress]) -> CutJudge | None:
         """By the policies that are known now; None while there are none, or not all. own, senders: see there."""
@@ -163,6 +168,8 @@ class Policing:
         rule of a ClusterNetworkPolicy."""
         pod = self.older.isolated.get(cookie)
         if pod is not None:
+            if self._policies.stays_closed(pod.key, direction):
+                return pod.key, [_UNREAD]
             return pod.key, [each.key for each in self._policies.isolating(pod.key, direction)]
         rule = self._renderer.known(cookie)
         return ("", [rule.title]) if isinstance(rule, ClusterRule) else None
@@ -177,6 +184,8 @@ class Policing:
         if pod is None:
             return None, []
         direction = Direction.EGRESS if source in pod.ips else Direction.INGRESS
+        if self._policies.stays_closed(pod.key, direction):
+            return direction, [_UNREAD]
         found = self._policies.isolating(pod.key, direction)
         return direction, [f"NetworkPolicy {each.key}" for each in found]
 
@@ -212,7 +221,8 @@ class Policing:
             await self._marks.strengthen(self._ports(self._policies.isolated), policies=policies)
 
     async def settle(self) -> None:
-        """Takes down who is isolated and who is not. Raises SwitchUnavailable or OvsnetError."""
+        """All is installed: takes down who is isolated and who is not. Raises SwitchUnavailable or OvsnetError."""
+        self._forget_installed()
         snapshot = self._snapshot
         if snapshot is None or self.doubts.unread:
             # What could not be read may isolate.
@@ -247,7 +257,7 @@ class Policing:
 
     def _ports(self, isolated: Iterable[PolicedPod]) -> dict[str, Mark]:
         """How pods are isolated, by their ports."""
-        marks = {pod.key: mark_of(pod) for pod in isolated}
+        marks = {pod.key: mark_of(pod, self._policies.floor(pod.key)) for pod in isolated}
         return {pod.port: marks[key] for pod in self._pods() if (key := pod.pod_key) in marks}
 
     async def admit(self, key: str, uid: str = "") -> None:

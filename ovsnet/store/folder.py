@@ -93,11 +93,16 @@ class ManifestFolder:
     ) -> dict[str, Entry]:
         """By path; without those that were gone when their turn came."""
         entries: dict[str, Entry] = {}
+        first = self._identity is None and not self.entries
         slice_end = time.perf_counter() + _SLICE
         for name in names:
             path = os.path.join(self.path, name)
             known = before.get(path)
-            entry = known if name in being_written else _look_at(path, known or Entry())
+            if name not in being_written:
+                entry = _look_at(path, known or Entry())
+            else:
+                # At the first look nobody knows what it had; later one that is new comes when it is whole.
+                entry = known or (Entry(problems=("is being written",)) if first else None)
             if entry is not None:
                 entries[path] = entry
             if time.perf_counter() > slice_end:

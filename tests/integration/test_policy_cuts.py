@@ -17,6 +17,8 @@ from policies_world import API, DB, WEB, ZONE, Pair, Policed, app, policed_clust
 from prometheus_client.parser import text_string_to_metric_families
 from services_world import FAMILIES, PORT, Load, vip
 
+from ovsnet.lab.lab import kernel_or_userspace
+
 pytestmark = pytest.mark.slow
 METRICS = 9477
 
@@ -71,12 +73,15 @@ def under_way(
 
 
 def went_on(loads: dict[str, list[Load]]) -> None:
+    """In user space one thread forwards all: held up by a busy machine it loses what sockets do not hold."""
+    most = 0 if kernel_or_userspace() == "system" else 25
     for each in loads["tcp"]:
         done = each.stop()
         assert done.get("error") is None, done
         assert done["count"] > 20, done
     for each in loads["udp"]:
-        assert set(each.stop()["lost"].values()) == {0}
+        (lost,) = each.stop()["lost"].values()
+        assert lost <= most
 
 
 def ended(loads: dict[str, list[Load]], datagrams: int) -> None:

@@ -166,7 +166,44 @@ async def test_a_second_file_makes_up_for_none_that_is_still_unread() -> None:
     await world.policing.follow(snapshot(unread={"b", "c"}, version=2), unknown=False)
     assert closed(world, "web") == {"ingress"}
     await world.policing.follow(snapshot(unread={"c"}, version=3), unknown=False)
+    assert closed(world, "web") == {"ingress"}, "c may be what a was"
+    await world.policing.follow(snapshot(unread=(), version=4), unknown=False)
     assert closed(world, "web") == set()
+    await world.policing.follow(snapshot(unread={"d"}, version=5), unknown=False)
+    assert closed(world, "web") == set()
+
+
+async def test_the_next_start_closes_what_this_one_does() -> None:
+    """Nobody had noted anything, so all is closed; policies that can be read take nothing back."""
+    first = marked(("web", None), said=None)
+    await started(first, snapshot(FREE))
+    assert closed(first, "web") == {"ingress", "egress"}
+    again = marked(("web", first.rows.says(first.pods[0])))
+    await started(again, snapshot(FREE))
+    assert closed(again, "web") == {"ingress", "egress"}
+
+
+async def test_what_is_installed_is_pending_no_more() -> None:
+    world = marked(("web", None), said=None)
+    await started(world, snapshot(policy(APP), unread=()))
+    await world.policing.settle()
+    assert world.policing.rendered
+    assert world.policing._pending == set(world.policing.rendered), "nothing is installed"
+    world.installed = dict(world.policing.rendered)
+    await world.policing.settle()
+    assert world.policing._pending == set()
+
+
+async def test_what_closes_is_named_and_no_policy_that_does_not() -> None:
+    world = marked(("web", "cluster-ingress ingress"))
+    await started(world, snapshot(policy(APP)))
+    cookie = names.cookie("policedpod", "default/web")
+    reason = ["what could not be read since the agent started"]
+    assert world.policing.denying(cookie, Direction.INGRESS) == ("default/web", reason)
+    stranger = ipaddress.ip_address("10.244.9.9")
+    assert world.policing.denier(cookie, stranger) == (Direction.INGRESS, reason)
+    await world.policing.follow(snapshot(policy(APP), unread=(), version=2), unknown=False)
+    assert world.policing.denying(cookie, Direction.INGRESS) == ("default/web", ["default/p"])
 
 
 async def test_who_stays_closed_has_no_connections_that_nobody_knows() -> None:

@@ -16,6 +16,7 @@ from ovsnet.policymodel import (
     PolicyRule,
     Selector,
 )
+from ovsnet.render import cookie_of
 from ovsnet.store import Snapshot
 
 
@@ -64,6 +65,20 @@ async def test_in_the_kernel_an_agent_that_begins_anew_as_well_has_it_from_the_m
     met = Snapshot(nodes={}, problems={}, version=1, policies={"default/p": policy(Selector())})
     await world.policing.follow(met, unknown=True)
     assert doubted(world) == {"10.244.1.6", "10.244.1.7"}
+
+
+async def test_marks_of_pods_whose_own_flows_are_there_are_older_than_their_policies() -> None:
+    """The earlier agent noted that they are about to be isolated, and went no further."""
+    pod = attached("met", 5)
+    world = World(
+        f"cookie=0x{cookie_of(pod):x}, table=0, priority=100 actions=drop", said=names.SOME_POLICIES
+    )
+    world.policing._renderer.use("system")
+    world.pods.append(pod)
+    world.rows.put(pod, "ingress")
+    met = Snapshot(nodes={}, problems={}, version=1, policies={"default/p": policy(Selector())})
+    await world.policing.follow(met, unknown=True)
+    assert doubted(world) == {"10.244.1.5"}
 
 
 async def test_what_a_request_changes_meanwhile_is_not_undone() -> None:

@@ -95,3 +95,19 @@ async def test_a_file_that_is_removed_takes_its_objects_with_it(
     before.append((tmp_path / "b.yaml").unlink)
     await folder.look()
     assert keys(folder) == ["a"]
+
+
+async def test_what_is_being_written_at_the_first_look_may_have_anything(tmp_path: Path) -> None:
+    """Who begins must not take for gone what was there; later, what is new comes when it is whole."""
+    write(tmp_path, "a", "b")
+    folder = ManifestFolder(tmp_path)
+    assert await folder.look({"b.yaml"})
+    entry = folder.entries[str(tmp_path / "b.yaml")]
+    assert (entry.unread, entry.problems) == (KINDS, ("is being written",))
+    assert keys(folder) == ["a"]
+    assert await folder.look()
+    assert keys(folder) == ["a", "b"]
+    assert not folder.entries[str(tmp_path / "b.yaml")].unread
+    write(tmp_path, "c")
+    assert not await folder.look({"b.yaml", "c.yaml"})
+    assert keys(folder) == ["a", "b"]

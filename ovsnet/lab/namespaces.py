@@ -185,4 +185,6 @@ class Place:
 
 def script(options: Mapping[str, Any]) -> list[str]:
     # -I -S: neither the environment nor site-packages: it starts twice as fast and depends on nothing.
-    return [sys.executable, "-I", "-S", nsproc.__file__, json.dumps(options)]
+    # What is no text in a word of the command line (a lone surrogate) is written as an escape.
+    text = json.dumps(options, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    return [sys.executable, "-I", "-S", nsproc.__file__, text]

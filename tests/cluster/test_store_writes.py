@@ -21,6 +21,8 @@ from ovsnet.store.kubernetes.events import Events
 from ovsnet.store.kubernetes.writer import MTU, TUNNEL_ADDRESS, OwnNode
 
 __all__ = ["cluster"]
+OURS = "regarding.name={},reason=NetworkProblem"
+"""Events of a Node that are the agent's: the node controller has some of its own to tell."""
 
 
 async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
@@ -67,7 +69,7 @@ async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
     assert writes <= 5
     clock[0] += 2000
     await events.write()
-    found = await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}")
+    found = await cluster.get(EVENTS, fieldSelector=OURS.format(name))
     (event,) = found["items"]
     assert event["note"] == "tunnel to node-b is down"
     assert event["series"]["count"] == 300
@@ -78,7 +80,7 @@ async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
     events.look()
     await events.write()
     assert cluster.admin.requests["create"] - before <= 10
-    for event in (await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}"))["items"]:
+    for event in (await cluster.get(EVENTS, fieldSelector=OURS.format(name)))["items"]:
         await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
 
 
@@ -145,7 +147,7 @@ async def test_a_lost_answer_makes_no_second_event(cluster: Cluster, again: bool
     for _ in range(5):
         await events.write()
         clock[0] += 2000
-    found = await cluster.get(EVENTS, fieldSelector=f"regarding.name={name}")
+    found = await cluster.get(EVENTS, fieldSelector=OURS.format(name))
     (event,) = found["items"]
     assert event.get("series", {}).get("count", 1) == (2 if again else 1)
     await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")

@@ -32,6 +32,7 @@ _REQUIRED = (
     "CONFIG_NF_CONNTRACK_ZONES=y",
     "CONFIG_NET_SCH_NETEM=y",
     "CONFIG_IP_SCTP=y",
+    "# CONFIG_VMAP_STACK is not set",
 )
 _PROGRESS = 15.0
 """Seconds between two lines about how far the build is."""

@@ -290,8 +290,7 @@ add_cluster() {
     return
   fi
   environments+=,cluster
-  # Go's compiler is a fifth faster if it collects its garbage less often; it takes some 2 GB for that.
-  build_beside env GOGC="${GOGC:-400}" chrt --idle 0 "$TREE/.venv/bin/python" -m ovsnet.lab.kubernetes
+  build_beside chrt --idle 0 "$TREE/.venv/bin/python" -m ovsnet.lab.kubernetes
 }
 
 run_test() {

@@ -39,7 +39,9 @@ Objects = Mapping[str, Sequence[Mapping[str, Any]]]
 def program() -> Path:
     """The program; compiled where it is missing. Raises LabError without a Go that is new enough."""
     go = build.find_go()
-    version = subprocess.run([go, "env", "GOVERSION"], capture_output=True, check=True, env=_environment())
+    version = subprocess.run(
+        [go, "env", "GOVERSION"], capture_output=True, check=True, env=build.environment()
+    )
     hashed = hashlib.blake2b(version.stdout + build.KUBERNETES.encode(), digest_size=8)
     for path in sorted(SOURCES.iterdir()):
         hashed.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -51,21 +53,16 @@ def program() -> Path:
 
 def _compile(go: str, target: Path) -> None:
     """Into a file of this process, renamed when it is whole."""
-    print("building kube-proxy, once: 1 minute where Go has compiled Kubernetes before", file=sys.stderr)
+    print("building kube-proxy, once: some minutes", file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f"{target.name}.{os.getpid()}")
     version = f"-s -w -X k8s.io/component-base/version.gitVersion={build.KUBERNETES}"
-    command = [go, "build", "-trimpath", "-buildvcs=false", "-ldflags", version, "-o", str(new), "."]
+    command = [go, "build", *build.FLAGS, "-ldflags", version, "-o", str(new), "."]
     try:
-        subprocess.run(command, cwd=SOURCES, env=_environment(), check=True)
+        subprocess.run(command, cwd=SOURCES, env=build.environment(), check=True)
         new.rename(target)
     finally:
         new.unlink(missing_ok=True)
-
-
-def _environment() -> dict[str, str]:
-    """A static program, by the Go that is here: it shall not fetch another one."""
-    return {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
 
 
 def serve(node: Node, cluster: str, objects: Objects, last: str) -> None:

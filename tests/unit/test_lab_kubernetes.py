@@ -170,3 +170,27 @@ def test_bootstrap_installs_what_is_needed() -> None:
     found = re.findall(r"\b([a-z0-9-]+):([a-z0-9-]+)\b", text)
     missing = {*(tools.ON_NODES | tools.IN_PODS).items()} - {*found} - {("ctr", "containerd")}
     assert not missing
+
+
+def test_compilers_have_memory_where_there_is_enough_and_nobody_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GOGC", "GOMEMLIMIT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(build, "_MEMORY", 1)
+    assert build.environment()["GOMEMLIMIT"] == "1GiB"
+    monkeypatch.setenv("GOGC", "100")
+    assert "GOMEMLIMIT" not in build.environment()
+    monkeypatch.delenv("GOGC")
+    monkeypatch.setattr(build, "_MEMORY", 1 << 60)
+    assert not {"GOGC", "GOMEMLIMIT"} & build.environment().keys()
+
+
+def test_the_error_of_a_build_is_told_though_packages_follow(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    go.write_text(
+        "#!/bin/sh\necho '# k8s.io/x'\necho 'x.go:1:2: undefined: y'\nseq -f 'k8s.io/p%g' 99\nexit 1\n"
+    )
+    go.chmod(0o755)
+    with pytest.raises(LabError, match=r"# k8s.io/x\nx.go:1:2: undefined: y \("):
+        build._compile(str(go), tmp_path, tmp_path / "log", print)

@@ -17,18 +17,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ovsnet.lab.spec import LabError
-from ovsnet.lab.state import write_atomically
+from ovsnet.lab.state import Completed, call, write_atomically
 
 CONFIG_FOLDER, CACHE_FOLDER = "etc/cni/net.d", "var/lib/cni/results"
 PLUGIN_FOLDERS = ("/opt/cni/bin", "/usr/lib/cni")
 TIMEOUT = 60.0
 
 Document = dict[str, Any]
+Call = Callable[[Sequence[str], str, float, Mapping[str, str]], Completed]
+"""The command line, its input, for how many seconds at most, its environment."""
 
 
 class CniError(LabError):
@@ -49,13 +51,13 @@ class PluginCrashed(CniError):
 class Runner:
     """Runs one node's configuration list.
 
-    root: the node's file system; prefix: the command line that runs a plugin in the node's namespaces, empty
-    if this process is in them.
+    root: the node's file system; call: runs a plugin in the node's namespaces. `state.call` will do where this process
+    is in them.
     """
 
-    def __init__(self, root: Path = Path("/"), prefix: Sequence[str] = ()) -> None:
+    def __init__(self, root: Path = Path("/"), call: Call = call) -> None:
         self.root = root
-        self.prefix = tuple(prefix)
+        self.call = call
 
     def network(self) -> Document:
         """The configuration list: the folder's first file in the order of names, as every runtime does."""
@@ -172,15 +174,7 @@ class Runner:
             "CNI_PATH": ":".join(PLUGIN_FOLDERS),
         }
         try:
-            done = subprocess.run(
-                [*self.prefix, self.find(plugin)],
-                input=json.dumps(config),
-                env=variables,
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT,
-                close_fds=False,  # the lab's lock; see state.call
-            )
+            done = self.call([self.find(plugin)], json.dumps(config), TIMEOUT, variables)
         except subprocess.TimeoutExpired as error:
             raise PluginCrashed(plugin, command, f"no answer within {TIMEOUT:g} s") from error
         return answer(plugin, command, done)

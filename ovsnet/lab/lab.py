@@ -146,8 +146,8 @@ class Lab:
 
     def exec(self, pod: str, argv: Sequence[str], input: str = "", timeout: float = 60.0) -> Completed:
         """Run a command in a pod (or by any other name of the lab) and collect what it says."""
-        command = self.command(pod, argv)
-        return call(command, input, timeout)
+        place, netns = self.place(pod)
+        return place.run(argv, netns=netns, input=input, timeout=timeout, env=files.shell_environment())
 
     run = exec
 

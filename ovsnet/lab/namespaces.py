@@ -1,8 +1,9 @@
 """Places: sets of namespaces held by a process of their own, and how to run something in one.
 
 A place is a node, the outside host or the underlay. Its process 1 is the start of its pid namespace: killing
-it ends everything that was started in the place. All entering goes through `nsproc`, as a command line
-(`Place.command`), so that a caller may run it, start it or become it. Called by `node`, `underlay`, `pods`.
+it ends everything that was started in the place. What only gives output is run by a thread in there (`inside`), all
+else through `nsproc`, as a command line (`Place.command`), so that a caller may start it or become it. Called by
+`node`, `underlay`, `pods`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ovsnet.lab import cgroups, nsproc
+from ovsnet.lab.inside import call_inside, call_on_network
 from ovsnet.lab.spec import IPAddress, LabError
 from ovsnet.lab.state import Completed, Folder, Process, call, wait_for
 
@@ -57,7 +59,7 @@ class Place:
             path.unlink()
         record = str(self.path / f"{INIT}.proc")
         given = {"do": "hold", "record": record, "hostname": self.name, "scratch": str(scratch), **options}
-        done = call(script(given))
+        done = call_program(given)
         if done.returncode:
             raise LabError(f"the namespaces of {self.name} can't be made: {done.stderr.strip()}")
 
@@ -76,7 +78,10 @@ class Place:
         """A command line that runs argv in the place; netns: in one of its pods' network namespaces."""
         return script(self.entrance(argv, netns, env))
 
-    def entrance(self, argv: Sequence[str], netns: str, env: Mapping[str, str] | None) -> dict[str, Any]:
+    def entrance(
+        self, argv: Sequence[str], netns: str = "", env: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """What `nsproc` is given to run argv in the place."""
         process = self.held()
         own = self.lab.cgroups(self.name)
         return {
@@ -101,11 +106,23 @@ class Place:
         check: bool = False,
     ) -> Completed:
         """Run argv in the place and collect its output. With check a failure is a LabError."""
-        command = self.command(argv, netns, env)
-        done = call(command, input, timeout)
+        done = self.call(argv, input, timeout, env, netns)
         if check and done.returncode:
             raise LabError(f"{self.name}: `{' '.join(argv)}` failed: {(done.stderr or done.stdout).strip()}")
         return done
+
+    def call(
+        self,
+        argv: Sequence[str],
+        input: str = "",
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        netns: str = "",
+    ) -> Completed:
+        """As `state.call`, in the place; env: besides this process's. Raises subprocess.TimeoutExpired."""
+        given = self.entrance(argv, netns, env)
+        through = call_program if "cgroups" in given else call_inside
+        return through(given, input, timeout)
 
     def ip(self, lines: Sequence[str]) -> None:
         """Run lines of `ip -batch` in the place's network namespace; pids in them are the machine's."""
@@ -113,7 +130,7 @@ class Place:
 
     def call_on_network(self, argv: Sequence[str], input: str = "", check: bool = False) -> Completed:
         """Run a tool of the machine in the network namespace alone. With check a failure is a LabError."""
-        done = call(["nsenter", "-t", str(self.held().pid), "-n", *argv], input)
+        done = call_on_network(self.entrance(argv), input)
         if check and done.returncode:
             raise LabError(f"{self.name}: `{' '.join(argv)}` failed: {done.stderr.strip()}")
         return done
@@ -146,7 +163,7 @@ class Place:
         given["make"] = make_netns
         given["detach"] = str(self.path / f"{daemon}.proc")
         given["log"] = str(self.log(daemon))
-        done = call(script(given))
+        done = call_program(given)
         if done.returncode:
             raise LabError(f"{daemon} does not start in {self.name}: {done.stderr.strip()}")
 
@@ -181,6 +198,11 @@ class Place:
         if process:
             process.kill()
         self.lab.remove_cgroups(self.name)
+
+
+def call_program(options: Mapping[str, Any], input: str = "", timeout: float | None = None) -> Completed:
+    """As `state.call`, of what `nsproc` is given."""
+    return call(script(options), input, timeout)
 
 
 def script(options: Mapping[str, Any]) -> list[str]:

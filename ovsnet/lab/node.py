@@ -62,8 +62,7 @@ class Node(Place):
     @property
     def runner(self) -> Runner:
         """Runs the node's CNI plugins in its namespaces, as its container runtime would."""
-        pid = str(self.held().pid)
-        return Runner(self.root, ["nsenter", "-t", pid, "-m", "-u", "-i", "-n", "-p", "--"])
+        return Runner(self.root, self.call)
 
     def up(self, underlay: Underlay, changed: Callable[[str], None]) -> None:
         """Start or repair everything on the node but its pods; tell what was missing."""

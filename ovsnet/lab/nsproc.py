@@ -2,7 +2,8 @@
 
 Run as a script (`python -I -S nsproc.py JSON`), and by tests thousands of times, so it imports only what takes no time:
 modules in C, and ctypes. json, typing, contextlib and the enums of signal would double the time of its start. Called
-by `namespaces`, and by `ovsnet lab exec|run` which become it. It knows nothing of nodes or pods.
+by `namespaces` and `ovsnet lab exec|run`, which become it. A thread of `inside` uses `namespaces` and `go_in`, and has
+no /proc/self in there. It knows nothing of nodes or pods.
 
     {"do": "hold", ...}    make net, mount, pid, uts and ipc namespaces, mount what is asked for, and
                            stay as process 1 in them: when it is killed the kernel ends all that is inside
@@ -10,9 +11,8 @@ by `namespaces`, and by `ovsnet lab exec|run` which become it. It knows nothing 
                            through) or detached (a daemon, child of process 1)
 
 Both take `cgroups`, the folders that `cgroups` made for the place: its processes are in them, and see them as roots.
-
-A process that stays writes its own record (pid and start time) before it does anything else, so that
-whoever started it may be killed at any moment and `down` still finds it.
+A process that stays writes its own record (pid and start time) before it does anything else, so that whoever started
+it may be killed at any moment and `down` still finds it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,17 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, NoReturn
 
     Options = dict[str, Any]
 
-CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = (
-    0x00020000,
-    0x02000000,
-    0x04000000,
-    0x08000000,
-    0x20000000,
-    0x40000000,
-)
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
+CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x20000000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
-MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
+NOT_ENTERED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+"""Exit codes of an `enter` whose command was not run."""
 ENTERED = ("cgroup", "uts", "ipc", "net", "mnt")
 """Besides `pid`, which holds for children alone. The mount namespace is last: paths before are the machine's."""
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
@@ -222,14 +218,13 @@ def overlay(folder: str, scratch: str) -> None:
 def own_sys(hierarchies: list[dict[str, Any]] | None = None) -> None:
     """/sys of this network namespace, with the cgroups that were seen before, or the place's own as roots."""
     cgroups = os.path.ismount("/sys/fs/cgroup")
-    descriptor = os.open("/sys/fs/cgroup", os.O_PATH) if cgroups else -1
+    if cgroups:
+        os.chdir("/sys/fs/cgroup")  # which names them when they are hidden
     mount("sysfs", "/sys", "sysfs")
     if hierarchies:
         own_cgroups(hierarchies)
     elif cgroups:
-        mount(f"/proc/self/fd/{descriptor}", "/sys/fs/cgroup", flags=MS_BIND | MS_REC)
-    if cgroups:
-        os.close(descriptor)
+        mount(".", "/sys/fs/cgroup", flags=MS_BIND | MS_REC)
 
 
 def own_cgroups(hierarchies: list[dict[str, Any]]) -> None:
@@ -254,14 +249,31 @@ def join(options: Options, where: str) -> None:
 # enter
 
 
+class NotRunning(Exception):
+    """The process that held the namespaces has ended."""
+
+
+def namespaces(options: Options, kinds: Sequence[str]) -> dict[str, int]:
+    """Descriptors of the namespaces that process options["pid"] holds, by kind. Raises NotRunning."""
+    base = f"/proc/{options['pid']}/ns"
+    descriptors: dict[str, int] = {}
+    try:
+        for kind in kinds:
+            descriptors[kind] = os.open(f"{base}/{kind}", os.O_RDONLY)
+        if start_time(options["pid"]) != options["start"]:
+            raise ProcessLookupError
+    except BaseException as error:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+        raise NotRunning if isinstance(error, (FileNotFoundError, ProcessLookupError)) else error from None
+    return descriptors
+
+
 def enter(options: Options) -> None:
     """Run options["argv"] in the namespaces that process options["pid"] holds."""
-    base = f"/proc/{options['pid']}/ns"
     try:
-        descriptors = {kind: os.open(f"{base}/{kind}", os.O_RDONLY) for kind in ("pid", *ENTERED)}
-        if start_time(options["pid"]) != options["start"]:
-            raise FileNotFoundError
-    except (FileNotFoundError, ProcessLookupError):
+        descriptors = namespaces(options, ("pid", *ENTERED))
+    except NotRunning:
         sys.exit(f"{options['title']} is not running")
     setns(descriptors.pop("pid"))
     if "detach" in options:
@@ -303,10 +315,10 @@ def execute(options: Options) -> NoReturn:
         os.execvp(argv[0], argv)
     except FileNotFoundError:
         print(f"{argv[0]}: command not found", file=sys.stderr)
-        code = 127
+        code = NOT_FOUND
     except OSError as error:
         print(f"{argv[0]}: {error.strerror}", file=sys.stderr)
-        code = 126
+        code = NOT_EXECUTABLE
     sys.stderr.flush()
     os._exit(code)
 
@@ -327,7 +339,7 @@ def attached(options: Options, descriptors: dict[str, int]) -> NoReturn:
         except OSError as error:
             print(f"can't enter {options['title']}: {error}", file=sys.stderr)
             sys.stderr.flush()
-            os._exit(125)
+            os._exit(NOT_ENTERED)
         execute(options)
     while True:
         received = signal.sigwaitinfo(FORWARDED | {signal.SIGCHLD})

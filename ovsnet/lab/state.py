@@ -21,7 +21,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -87,12 +87,19 @@ def wait_for(condition: Callable[[], bool], seconds: float, interval: float = 0.
     return True
 
 
-def call(argv: Sequence[str], input: str = "", timeout: float | None = None) -> Completed:
-    """Run a helper to its end and collect its output.
+def call(
+    argv: Sequence[str],
+    input: str = "",
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run a helper to its end and collect its output; env: instead of this process's.
 
     It inherits the lab's lock: when a command is killed the next one waits for what that had begun.
     """
-    return subprocess.run(argv, input=input, capture_output=True, text=True, timeout=timeout, close_fds=False)
+    return subprocess.run(
+        argv, input=input, capture_output=True, text=True, timeout=timeout, env=env, close_fds=False
+    )
 
 
 class Folder:

@@ -129,8 +129,8 @@ class Policed(Cluster):
         self, source: str, targets: Sequence[tuple[str, int, str]], seconds: float = 0.7
     ) -> list[dict[str, Any]]:
         """One connection to each of (address, port, protocol), all at once: what was answered."""
-        command = self.command(source, "probe", "", 0, targets=targets, seconds=seconds)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120 * SLOWER, check=False)
+        argv = self.client("probe", "", 0, targets=targets, seconds=seconds)
+        done = self.lab.run(source, argv, timeout=120 * SLOWER)
         assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout))
 

@@ -159,18 +159,16 @@ class Cluster:
 
     # clients
 
-    def command(self, source: str, do: str, host: object, port: int, **options: Any) -> list[str]:
+    def client(self, do: str, host: object, port: int, **options: Any) -> list[str]:
+        """A command line for any place."""
         options = {"seconds": 3.0, **options}
         options["seconds"] *= SLOWER
         asked = json.dumps({"do": do, "host": str(host), "port": port, **options})
-        return self.lab.command(source, [sys.executable, "-I", "-S", service_client.__file__, asked])
+        return [sys.executable, "-I", "-S", service_client.__file__, asked]
 
     def ask(self, source: str, host: object, port: int = 80, **options: Any) -> list[dict[str, Any]]:
         """What `count` connections in a row are answered; {"error": ...} where there is no answer."""
-        done = subprocess.run(
-            self.command(source, "ask", host, port, **options),
-            capture_output=True, text=True, timeout=120 * SLOWER, check=False,
-        )  # fmt: skip
+        done = self.lab.run(source, self.client("ask", host, port, **options), timeout=120 * SLOWER)
         assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout))
 
@@ -185,10 +183,8 @@ class Cluster:
     @contextlib.contextmanager
     def going(self, do: str, source: str, host: object, port: int = 80, **options: Any) -> Iterator[Load]:
         """A client under way: "load" or "hold"."""
-        process = subprocess.Popen(
-            self.command(source, do, host, port, **options),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        command = self.lab.command(source, self.client(do, host, port, **options))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             yield Load(process)
         finally:

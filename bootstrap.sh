@@ -14,10 +14,13 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteracti
 # A tool, or the file that shows it is there, and the Debian package that has it.
 RUN_TOOLS=(
   ovs-vswitchd:openvswitch-switch nft:nftables ip:iproute2 tc:iproute2 ethtool:ethtool ping:iputils-ping
-  iptables:iptables flock:util-linux chrt:util-linux setpriv:util-linux nsenter:util-linux sysctl:procps
+  iptables:iptables flock:util-linux chrt:util-linux setpriv:util-linux sysctl:procps
 )
 CNI_PLUGINS=(portmap bandwidth tuning loopback)
-TEST_TOOLS=(tcpdump:tcpdump iperf3:iperf3 traceroute:traceroute conntrack:conntrack containerd:containerd shellcheck:shellcheck)
+TEST_TOOLS=(
+  tcpdump:tcpdump iperf3:iperf3 traceroute:traceroute conntrack:conntrack containerd:containerd nsenter:util-linux
+  shellcheck:shellcheck
+)
 # Those of ovsnet/lab/kubernetes/tools.py; what `lab --kubernetes` and tests of a cluster need besides Go.
 CLUSTER_TOOLS=(
   bash:bash busybox:busybox-static containerd:containerd curl:curl iperf3:iperf3 openssl:openssl runc:runc ss:iproute2

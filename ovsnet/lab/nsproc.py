@@ -40,15 +40,7 @@ NOT_ENTERED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 ENTERED = ("cgroup", "uts", "ipc", "net", "mnt")
 """Besides `pid`, which holds for children alone. The mount namespace is last: paths before are the machine's."""
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
-FORWARDED = {
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGALRM,
-}
+FORWARDED = {getattr(signal, f"SIG{name}") for name in ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "ALRM")}
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -325,13 +317,19 @@ def execute(options: Options) -> NoReturn:
 
 def attached(options: Options, descriptors: dict[str, int]) -> NoReturn:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
-    me = os.getpid()
+    ended, held = os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(held)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() not in (me, 0):
-            # It has ended already, and sends nothing any more. 0: it is in another PID namespace.
+        os.set_blocking(ended, False)
+        try:
+            # Where this has an end the parent ended before the line above, and sends nothing any more. getppid() can't
+            # tell: a parent in another PID namespace is 0.
+            os.read(ended, 1)
             os._exit(1)
+        except BlockingIOError:
+            os.close(ended)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         try:

@@ -152,6 +152,21 @@ def test_a_command_does_not_outlive_its_caller(lab: Lab) -> None:
     assert wait_for(lambda: not processes_naming(marker), 5)
 
 
+def test_a_command_does_not_outlive_a_caller_that_ends_while_it_is_started(lab: Lab) -> None:
+    marker = f"60.{uuid.uuid4().int % 10**9}"
+    given = json.dumps(lab.place("node-a")[0].entrance(["sleep", marker]))
+    code = (
+        "import json, sys, time; from ovsnet.lab import nsproc; prctl = nsproc.libc.prctl\n"
+        "nsproc.libc.prctl = lambda *given: (time.sleep(1), prctl(*given))\n"
+        "nsproc.enter(json.loads(sys.argv[1]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, given], env=ENVIRONMENT)
+    assert wait_for(lambda: len(processes_naming(marker)) == 2, 5)
+    process.kill()
+    process.wait()
+    assert wait_for(lambda: not processes_naming(marker), 5)
+
+
 def test_a_terminal_passes_through(lab: Lab) -> None:
     inside = lab.command("node-a", ["sh", "-c", "test -t 0 && test -t 1 && echo terminal"])
     done = subprocess.run(

@@ -93,7 +93,7 @@ def test_ports_that_someone_deleted_or_altered_are_named(lab: Lab, cni: Cni) -> 
     cni.tool("ovs-vsctl", "del-port", "br-int", "ovsnet0")
     eventually(lambda: "port ovsnet0 of the node itself deleted by someone" in agent_log(cni.node)[mark:])
     eventually(lambda: fetch(lab, "a1", lab.pod("b1").address(4)))
-    assert lab.exec("a1", ["ping", "-c1", "-W2", "10.244.1.1"]).returncode == 0
+    eventually(lambda: lab.exec("a1", ["ping", "-c1", "-W2", "10.244.1.1"]).returncode == 0)
     assert "Traceback" not in agent_log(cni.node)[mark:]
 
 

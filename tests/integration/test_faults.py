@@ -196,7 +196,8 @@ def test_a_pods_port_that_somebody_gave_another_mtu_gets_its_own_back(lab: Lab, 
         mtu = int(cni.tool("cat", f"/sys/class/net/{port}/mtu"))
         cni.tool("ip", "link", "set", port, "mtu", "1300")
         eventually(lambda: int(cni.tool("cat", f"/sys/class/net/{port}/mtu")) == mtu, NOTICED)
-        assert f"port {port} was given the MTU 1300 by someone else, not {mtu}" in agent_log(cni.node)
+        told = f"port {port} was given the MTU 1300 by someone else, not {mtu}"
+        eventually(lambda: told in agent_log(cni.node))
         ping = ["ping", "-c1", "-W2", "-Mdo", f"-s{mtu - 28}", "10.244.1.1"]
         assert cni.tool("ip", "netns", "exec", container, *ping)
 

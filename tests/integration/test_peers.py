@@ -112,7 +112,7 @@ def test_a_node_comes_and_goes(lab: Lab) -> None:
     assert added.name in tunnels(node)
     lab.remove_node(added.name)
     eventually(as_before)
-    assert said(node, f"peer {added.name} removed")
+    eventually(lambda: said(node, f"peer {added.name} removed"))
 
 
 def test_tunnels_follow_an_annotation_on_both_sides(lab: Lab) -> None:

@@ -144,7 +144,7 @@ def test_many_at_once_in_several_places(lab: Lab) -> None:
     assert own() == before
 
 
-def test_on_the_network_alone_files_and_processes_are_the_machines(node: Place, tmp_path: Path) -> None:
+def test_on_the_network_alone_files_and_processes_are_the_machines(node: Place) -> None:
     before = own()
     init = node.held().pid
     script = f"cat /proc/sys/kernel/hostname; kill -0 {os.getpid()}; cat; readlink /proc/self/ns/net"

@@ -133,10 +133,13 @@ def chi_square(names: list[str], kinds: int) -> float:
 
 @PROTOCOLS
 def test_endpoints_have_equal_shares(cluster: Cluster, protocol: str) -> None:
-    """Pearson's test: of an even choice one run in a thousand would exceed this."""
-    names = [each["name"] for each in cluster.ask("a2", vip(WEB, 4), protocol=protocol, count=2000)]
+    """Pearson's test over 10,000 connections.
+
+    Three endpoints have 22, 21 and 21 of the datapath's 64 slots: one run in a million would exceed this.
+    """
+    names = [each["name"] for each in cluster.ask("a2", vip(WEB, 4), protocol=protocol, count=10_000)]
     assert len(set(names)) == 3
-    assert chi_square(names, 3) < 13.8, Counter(names)
+    assert chi_square(names, 3) < 50, Counter(names)
 
 
 @VERSION
@@ -151,7 +154,7 @@ def test_two_services_of_the_same_endpoints(cluster: Cluster, version: int) -> N
 @BOTH
 def test_named_ports(cluster: Cluster, version: int, protocol: str) -> None:
     for port, target in ((80, PORT), (81, OTHER_PORT)):
-        found = cluster.ask("a1", vip(PORTS, version), port, protocol=protocol, count=20)
+        found = cluster.ask("a1", vip(PORTS, version), port, protocol=protocol, count=25)
         assert {(each["name"], each["port"]) for each in found} == {("a2", target), ("b2", target)}
 
 
@@ -233,7 +236,7 @@ def test_node_ports(cluster: Cluster, version: int, protocol: str) -> None:
 def test_node_ports_answer_on_the_gateways_address_too(cluster: Cluster, version: int) -> None:
     gateway = cluster.lab.node("node-a").node.gateway(version)
     for source in ("a1", "b1", "node-a"):
-        assert cluster.names(source, gateway, 30007, count=20) == {"a1", "b1"}
+        assert cluster.names(source, gateway, 30007, count=25) == {"a1", "b1"}
 
 
 @BOTH

@@ -27,6 +27,8 @@ VERSIONS = pytest.mark.parametrize("version", FAMILIES)
 SCTP: dict[str, Any] = {"protocol": "sctp"}
 WEB, ITSELF, NOBODY, STICKY, LEAST = range(1, 6)
 ALL = {"a1", "b1"}
+ENOUGH = 25
+"""Connections of which each of two endpoints has one, but for once in sixteen million."""
 FAST = 0.5
 """Seconds within which a refusal is there, of three that a client would wait."""
 TRIED = 8.0
@@ -64,11 +66,11 @@ def test_pods_and_nodes_without_a_service(cluster: Cluster, version: int) -> Non
 def test_cluster_ips(cluster: Cluster, version: int) -> None:
     """Endpoints on this node and on the other one, which see a pod's own address."""
     for source in ("a2", "b2", "node-a", "node-b"):
-        found = cluster.ask(source, vip(WEB, version), count=20, **SCTP)
+        found = cluster.ask(source, vip(WEB, version), count=ENOUGH, **SCTP)
         assert {each.get("name") for each in found} == ALL, (source, found)
         if source in ("a2", "b2"):
             assert {each["client"] for each in found} == {cluster.address(source, version)}
-    assert cluster.names("a2", vip(WEB, version), count=10) == ALL, "TCP on the same port"
+    assert cluster.names("a2", vip(WEB, version), count=ENOUGH) == ALL, "TCP on the same port"
 
 
 @VERSIONS
@@ -76,8 +78,8 @@ def test_node_ports_and_external_addresses(cluster: Cluster, version: int) -> No
     for source in ("outside", "a2", "b1", "node-a"):
         for node in ("node-a", "node-b"):
             address = cluster.address(node, version)
-            assert cluster.names(source, address, 30001, count=16, **SCTP) == ALL, (source, node)
-    assert cluster.names("outside", outer(WEB, version), count=16, **SCTP) == ALL
+            assert cluster.names(source, address, 30001, count=ENOUGH, **SCTP) == ALL, (source, node)
+    assert cluster.names("outside", outer(WEB, version), count=ENOUGH, **SCTP) == ALL
 
 
 @VERSIONS

@@ -144,8 +144,8 @@ class Store(Section):
         Kubernetes | None,
         Meta(
             description="The Kubernetes API instead of a folder: `kubernetes: {}` takes the defaults below. The agent "
-            "needs the rights to get, list and watch `nodes` and `services` and `endpointslices.discovery.k8s.io`, to "
-            "list and watch `networkpolicies.networking.k8s.io`, `clusternetworkpolicies.policy.networking.k8s.io`, "
+            "needs the rights to list and watch `nodes`, `services`, `endpointslices.discovery.k8s.io`, "
+            "`networkpolicies.networking.k8s.io`, `clusternetworkpolicies.policy.networking.k8s.io`, "
             "`namespaces` and `pods` (these two from the first policy on), to patch `nodes` and `nodes/status`, and to "
             "create and patch `events.events.k8s.io`. While the API server is away, what was known stays in force.",
         ),

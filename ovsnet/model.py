@@ -80,6 +80,8 @@ class Node(Frozen):
     """Addresses of other types, such as ExternalIP, which only policies mind."""
     leaving: bool = False
     """It is being deleted, or is about to be: load balancers should send it nothing new."""
+    created: str = ""
+    """creationTimestamp (RFC 3339, in UTC), "" if unknown: of two that claim one range or address the elder has it."""
     source: str = ""
 
 

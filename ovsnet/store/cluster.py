@@ -2,7 +2,8 @@
 
 Pure. Two nodes never share a name, a pod range or an address, and no pod range has a node's address in it: packets
 for that node would go into a tunnel, the tunnel's own among them. Who was accepted before keeps what it has; among
-newcomers the first file by name wins; of two files with one object that which counted so far, but see `policies`. A
+newcomers the eldest by creationTimestamp wins, so that agents agree whenever they start, and of those without one, who
+come last, the first file by name; of two files with one object that which counted so far, but see `policies`. A
 node whose new manifest is refused keeps its old one as long as that goes together with the others, so that a mistake in
 one file withdraws nothing. Which Service has what several claim is in `frontends`. Called by the stores.
 """
@@ -39,7 +40,7 @@ def combine(files: Mapping[str, Iterable[Node]], before: Mapping[str, Node]) -> 
     nodes: dict[str, Node] = {}
     refused: list[str] = []
     # Sorting is stable: files stay in the order of their names.
-    for file, node in sorted(wanted.values(), key=lambda entry: not _keeps(entry[1], before)):
+    for file, node in sorted(wanted.values(), key=lambda entry: _rank(entry[1], before)):
         conflict = claims.conflict(node)
         if conflict is None:
             claims.add(node)
@@ -137,6 +138,11 @@ def _allowing_nothing(policy: NetworkPolicy) -> NetworkPolicy:
         ingress=None if policy.ingress is None else (),
         egress=None if policy.egress is None else (),
     )
+
+
+def _rank(node: Node, before: Mapping[str, Node]) -> tuple[bool, bool, str]:
+    """Sorts those first that have the better claim."""
+    return not _keeps(node, before), not node.created, node.created
 
 
 def _keeps(node: Node, before: Mapping[str, Node]) -> bool:

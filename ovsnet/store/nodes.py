@@ -45,6 +45,7 @@ class NodeReader(Reader[Node]):
             labels={key: each for key, each in labels.items() if isinstance(each, str)},
             others=_others(status),
             leaving=self._leaving(value, metadata),
+            created=self._get(metadata, "metadata.creationTimestamp", str, ""),
             source=self._source,
         )
 

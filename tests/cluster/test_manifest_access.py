@@ -128,17 +128,17 @@ def test_the_api_server_takes_every_object(openvswitch: str, admin: Api, tmp_pat
     assert taken.count("DaemonSet") == (2 if openvswitch == "daemonset" else 1)
 
 
-def set_condition(agent: Api) -> None:
+def set_condition(agent: Api, admin: Api) -> None:
     """To something new. The other conditions stay: Kubernetes changes those of a node that no kubelet speaks for."""
-    there = agent.call("GET", OWN)["status"]["conditions"]
+    there = admin.call("GET", OWN)["status"]["conditions"]
     conditions = [each for each in there if each["type"] != CONDITION["type"]]
     mine = {**CONDITION, "message": uuid.uuid4().hex}
     agent.patch(f"{OWN}/status", {"status": {"conditions": [*conditions, mine]}})
 
 
-def test_an_agent_may_change_what_is_its_own(agent: Api) -> None:
+def test_an_agent_may_change_what_is_its_own(agent: Api, admin: Api) -> None:
     agent.patch(OWN, {"metadata": {"annotations": {"ovsnet.io/encapsulation": "geneve"}}})
-    set_condition(agent)
+    set_condition(agent, admin)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_an_agent_may_change_none_of_its_nodes_status(agent: Api, admin: Api, fi
         assert field not in admin.call("GET", OWN)["status"] or field in ALWAYS_THERE
         refused = eventually_refused(agent, f"{OWN}/status", {"status": {field: other}})
         assert "NetworkUnavailable only" in refused
-        set_condition(agent)
+        set_condition(agent, admin)
     finally:
         admin.patch(f"{OWN}/status", {"status": {field: there}})
 
@@ -209,7 +209,7 @@ def test_the_policy_is_understood_and_a_large_status_is_no_obstacle(agent: Api, 
     }
     admin.patch(f"{OWN}/status", {"status": large})
     try:
-        set_condition(agent)
+        set_condition(agent, admin)
         large["images"][-1] = {"names": ["b"], "sizeBytes": 1}
         assert "NetworkUnavailable only" in eventually_refused(agent, f"{OWN}/status", {"status": large})
     finally:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from api_store_world import (
     NODES,
     PODS,
@@ -27,6 +28,7 @@ from api_store_world import (
     slice_,
 )
 
+from ovsnet.cli.manifest import rendered
 from ovsnet.store import Facts
 from ovsnet.store.kubernetes.access import Source
 from ovsnet.store.kubernetes.client import Client, Refused
@@ -218,27 +220,8 @@ async def test_a_service_account_may_do_what_the_documents_say_and_no_more(
     store = KubernetesStore(source)
     with pytest.raises(Refused, match=r"403 .*cannot list.*give the agent the rights"):
         await store.look()
-    rules = [
-        {"apiGroups": [""], "resources": ["nodes", "services"], "verbs": ["get", "list", "watch"]},
-        {
-            "apiGroups": ["discovery.k8s.io"],
-            "resources": ["endpointslices"],
-            "verbs": ["get", "list", "watch"],
-        },
-        {
-            "apiGroups": ["networking.k8s.io"],
-            "resources": ["networkpolicies"],
-            "verbs": ["list", "watch"],
-        },
-        {
-            "apiGroups": ["policy.networking.k8s.io"],
-            "resources": ["clusternetworkpolicies"],
-            "verbs": ["list", "watch"],
-        },
-        {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["list", "watch"]},
-        {"apiGroups": [""], "resources": ["nodes", "nodes/status"], "verbs": ["patch"]},
-        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-    ]
+    documents = yaml.safe_load_all(rendered((), None))
+    (rules,) = (each["rules"] for each in documents if each["kind"] == "ClusterRole")
     await cluster.create(f"{roles}/clusterroles", {"metadata": {"name": name}, "rules": rules})
     await cluster.create(
         f"{roles}/clusterrolebindings",

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ovsnet.errors import StoreError
 from ovsnet.model import Encap, Node
@@ -310,6 +311,18 @@ def test_an_overlapping_newcomer_is_refused_whichever_file_comes_first() -> None
         "a": ("Node a: 10.244.1.0/24 overlaps a range of node b (b.yaml); give each node its own",)
     }
     assert combine({}, a=[new], b=[old])[0] == {"a": new}
+
+
+def test_of_newcomers_the_elder_has_the_range_whatever_their_names() -> None:
+    """An agent that starts now comes to the same as one that saw them come."""
+    elder = replace(node("b", 1), created="2026-01-02T03:04:05Z")
+    later = replace(node("a", 1), created="2026-01-02T03:04:06Z")
+    undated = node("0", 1)
+    nodes, problems = combine({}, a=[later], b=[elder], c=[undated])
+    assert nodes == {"b": elder}
+    assert "overlaps a range of node b (b.yaml)" in problems["a"][0]
+    assert "overlaps a range of node b (b.yaml)" in problems["c"][0]
+    assert combine({}, a=[later], c=[undated])[0] == {"a": later}
 
 
 @pytest.mark.parametrize("wide", ["10.244.0.0/16", "10.244.1.128/25", "8.0.0.0/5"])

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -130,6 +131,8 @@ class Api:
         """By path and verb: what happens to the next requests, one each."""
         self.always: dict[tuple[str, str], Behaviour] = {}
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
+        """With the certificate that it shows from the next `start` on."""
         self._watches: dict[str, list[Request]] = {path: [] for path in ALL}
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -138,7 +141,7 @@ class Api:
     async def start(self, sock: socket.socket | None = None) -> None:
         """sock: bound already, in another network namespace for example."""
         if sock is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         else:
             self._server = await asyncio.start_server(self._serve, sock=sock)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -160,7 +163,7 @@ class Api:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def count(self, verb: str, path: str = "") -> int:
         return sum(each.verb == verb and each.path == (path or each.path) for each in self.log)
@@ -242,8 +245,9 @@ async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 @contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[Api]:
+async def serving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Api]:
     api = Api()
+    api.tls = tls
     await api.start()
     try:
         yield api

@@ -69,8 +69,9 @@ class Namespace:
         self.kubectl("apply", "--filename=-", input=text)
 
     def kubectl(self, *arguments: str, input: str = "", timeout: float = 120.0) -> str:
-        """What kubectl prints."""
-        done = self.cluster.kubectl(f"--namespace={self.name}", *arguments, input=input, timeout=timeout)
+        """What kubectl prints. timeout: seconds beyond those that it is told to wait on a slow machine."""
+        timeout *= SLOWER
+        done = self.cluster.kubectl(f"--namespace={self.name}", *arguments, input=input, timeout=timeout + 30)
         return done.stdout
 
     def get(self, kind: str, name: str = "") -> Object:

@@ -11,19 +11,21 @@ from lab_world import eventually
 from ovsnet.lab.kubernetes.cluster import Cluster
 
 
-def http(path: str) -> dict[str, Any]:
+def http(path: str, failures: int = 2) -> dict[str, Any]:
     """A probe by the kubelet, which comes from the node to the pod's address."""
-    return {"httpGet": {"path": path, "port": 8080}, "periodSeconds": 1, "failureThreshold": 2}
+    asked = {"httpGet": {"path": path, "port": 8080}, "periodSeconds": 1, "timeoutSeconds": 5}
+    return {**asked, "failureThreshold": failures}
 
 
 def container_status(world: Namespace, pod: str) -> dict[str, Any]:
-    status: dict[str, Any] = world.get("pod", pod)["status"]["containerStatuses"][0]
-    return status
+    """Nothing as long as its kubelet has not told of it."""
+    statuses: list[dict[str, Any]] = world.get("pod", pod)["status"].get("containerStatuses", [{}])
+    return statuses[0]
 
 
 def test_probes_that_succeed_keep_a_pod_ready(world: Namespace) -> None:
     kinds = ("startupProbe", "livenessProbe", "readinessProbe")
-    probes: dict[str, Any] = {kind: http("/healthz") for kind in kinds}
+    probes: dict[str, Any] = {kind: http("/healthz", failures=30) for kind in kinds}
     world.start(server("content", "node-a", **probes))
     world.start(server("by-tcp", "node-b", readinessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1}))
     assert container_status(world, "content")["restartCount"] == 0
@@ -40,7 +42,7 @@ def test_a_liveness_probe_that_fails_restarts_the_container(world: Namespace) ->
 def test_a_readiness_probe_follows_the_server(cluster: Cluster, world: Namespace) -> None:
     probe = {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1}
     world.apply(server("waiting", "node-c", readinessProbe=probe))
-    eventually(lambda: container_status(world, "waiting")["started"], 30)
+    eventually(lambda: container_status(world, "waiting").get("started"), 30)
     assert not container_status(world, "waiting")["ready"]
     world.kubectl("exec", "waiting", "--", "touch", "/tmp/ready")
     eventually(lambda: container_status(world, "waiting")["ready"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,8 +17,10 @@ from services_world import assert_clean
 
 from ovsnet.lab.kubernetes import plan
 from ovsnet.lab.kubernetes.cluster import Cluster
+from ovsnet.lab.kubernetes.control import ControlPlane
 from ovsnet.lab.kubernetes.node import KUBELET, KubernetesNode
-from ovsnet.lab.node import AGENT, Node
+from ovsnet.lab.node import Node
+from ovsnet.lab.underlay import Underlay
 
 NAME = "node-d"
 WEB = {"group": "web"}
@@ -30,9 +32,10 @@ PATIENCE = 24
 """Seconds without a word from its kubelet, which has one every 10, until the controllers take a node for lost."""
 
 
-def agent_first_api_server_last(node: KubernetesNode, underlay: Any, changed: Any) -> None:
+def agent_first_api_server_last(
+    control: ControlPlane, node: KubernetesNode, underlay: Underlay, changed: Callable[[str], None]
+) -> None:
     """In place of `KubernetesNode.up`, for a node that has never been there."""
-    control = node.lab_control
     control.kill(plan.APISERVER)
     node.up_runtime(underlay, changed)
     node.launch_agent()
@@ -53,8 +56,12 @@ def agent_first_api_server_last(node: KubernetesNode, underlay: Any, changed: An
 def added(cluster: Cluster, called: Called) -> Iterator[KubernetesNode]:
     """A fourth node, agent first, then the kubelet, then the API server; the cluster's others have pods that talk."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(KubernetesNode, "up", agent_first_api_server_last)
-        patched.setattr(KubernetesNode, "lab_control", cluster.control, raising=False)
+        control = cluster.control
+
+        def up(node: KubernetesNode, underlay: Underlay, changed: Callable[[str], None]) -> None:
+            agent_first_api_server_last(control, node, underlay, changed)
+
+        patched.setattr(KubernetesNode, "up", up)
         with traffic(called.world, "client-a", "web-b", "web-c") as loss:
             cluster.add_node(NAME)
     assert loss.none, str(loss)
@@ -88,7 +95,9 @@ def in_ranges(world: Namespace, pod: str, node: KubernetesNode) -> bool:
 def mentions(node: Node, peer: KubernetesNode) -> list[str]:
     """What the node still has for the peer: tunnel and flows."""
     addresses = [str(peer.node.address(version)) for version in peer.spec.underlay_families]
-    flows = [line for line in dump(node) if any(f"->{each}" in line or f"={each}," in line for each in addresses)]
+    flows = [
+        line for line in dump(node) if any(f"->{each}" in line or f"={each}," in line for each in addresses)
+    ]
     return [*(name for name in tunnels(node) if name == peer.name), *flows]
 
 

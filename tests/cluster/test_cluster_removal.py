@@ -26,7 +26,9 @@ UP = (
 
 def leftovers(name: str) -> list[str]:
     """What names the lab: cgroups, mounts, folders and command lines."""
-    found = [str(path) for path in Path("/sys/fs/cgroup").rglob(f"ovsnet-lab.{name}.*")]
+    # Cgroups of other labs go meanwhile, which `os.walk` minds not.
+    folders = (os.path.join(root, each) for root, below, _ in os.walk("/sys/fs/cgroup") for each in below)
+    found = [path for path in folders if f"ovsnet-lab.{name}." in path]
     found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if name in line]
     found += [str(root / name) for root in (ROOT, DISK) if (root / name).exists()]
     for path in Path("/proc").glob("[0-9]*"):

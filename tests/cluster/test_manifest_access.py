@@ -130,10 +130,17 @@ def test_the_api_server_takes_every_object(openvswitch: str, admin: Api, tmp_pat
 
 def set_condition(agent: Api, admin: Api) -> None:
     """To something new. The other conditions stay: Kubernetes changes those of a node that no kubelet speaks for."""
-    there = admin.call("GET", OWN)["status"]["conditions"]
-    conditions = [each for each in there if each["type"] != CONDITION["type"]]
     mine = {**CONDITION, "message": uuid.uuid4().hex}
-    agent.patch(f"{OWN}/status", {"status": {"conditions": [*conditions, mine]}})
+    while True:
+        there = admin.call("GET", OWN)["status"]["conditions"]
+        conditions = [each for each in there if each["type"] != CONDITION["type"]]
+        try:
+            agent.patch(f"{OWN}/status", {"status": {"conditions": [*conditions, mine]}})
+        except Refused:
+            if there != admin.call("GET", OWN)["status"]["conditions"]:
+                continue  # changed in between
+            raise
+        return
 
 
 def test_an_agent_may_change_what_is_its_own(agent: Api, admin: Api) -> None:

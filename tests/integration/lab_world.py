@@ -52,25 +52,27 @@ def begins_green(lab: Lab) -> None:
 
 
 def eventually(condition: Callable[[], object], seconds: float = SOON) -> None:
-    """Fails with what the condition says last, if that does not become true in time.
+    """Fails with what the condition says last, if that does not become true in time, or at a last look after it: one
+    that takes long began long before.
 
-    A tool that can't ask yet, because the daemon it asks is not there, says no.
+    A tool that can't ask yet, because the daemon it asks is not there, says no; so does a look that finds less than it
+    takes for granted.
     """
     last: list[object] = []
 
     def met() -> bool:
         try:
             last[:] = [condition()]
-        except LabError as error:
+        except (LabError, AssertionError, KeyError) as error:
             last[:] = [error]
             return False
         return bool(last[0])
 
-    assert wait_for(met, seconds * SLOWER, 0.05), f"not within {seconds * SLOWER:g} s: {last[0]!r}"
+    assert wait_for(met, seconds * SLOWER, 0.05) or met(), f"not within {seconds * SLOWER:g} s: {last[0]!r}"
 
 
 def left_over(different: Callable[[], Collection[T]], seconds: float = SOON) -> Collection[T]:
-    """What is different still when the time is up: nothing, as soon as a look finds nothing.
+    """What is different still at a last look after the time is up: nothing, as soon as a look finds nothing.
 
     Raises what a look raises; of a tool that can't ask yet, what it says in the end.
     """
@@ -84,7 +86,8 @@ def left_over(different: Callable[[], Collection[T]], seconds: float = SOON) -> 
             return False
         return not last[0]
 
-    wait_for(met, seconds * SLOWER, 0.05)
+    if not wait_for(met, seconds * SLOWER, 0.05):
+        met()
     if isinstance(last[0], LabError):
         raise last[0]
     return last[0]

@@ -137,10 +137,17 @@ class Api:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
+        self._place: socket.socket | None = None
+        """Bound and never listening: nobody else gets the port while the server is away."""
 
     async def start(self, sock: socket.socket | None = None) -> None:
         """sock: bound already, in another network namespace for example."""
         if sock is None:
+            if self._place is None:
+                self._place = socket.socket()
+                self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self._place.bind(("127.0.0.1", 0))
+                self.port = self._place.getsockname()[1]
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         else:
             self._server = await asyncio.start_server(self._serve, sock=sock)
@@ -151,6 +158,11 @@ class Api:
         if self._server is not None:
             self._server.close()
         await self.cut_all()
+
+    def leave(self) -> None:
+        """For good."""
+        if self._place is not None:
+            self._place.close()
 
     async def cut_all(self) -> None:
         for writer in self._writers:
@@ -253,6 +265,7 @@ async def serving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Api]:
         yield api
     finally:
         await api.stop()
+        api.leave()
 
 
 def node(name: str, number: int) -> dict[str, Any]:

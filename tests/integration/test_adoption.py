@@ -146,7 +146,7 @@ def test_an_agent_starts_while_ovsdb_server_is_away(lab: Lab, cni: Cni) -> None:
         cni.node.kill(OVSDB, signal.SIGKILL)
         mark = len(agent_log(cni.node))
         launch_agent(cni.node)
-        eventually(lambda: said_since(cni.node, mark).count("does not answer; waiting for it") == 1, 2.5)
+        eventually(lambda: said_since(cni.node, mark).count("does not answer; waiting for it") == 1, 20)
         assert cni.call("STATUS").code in (50, 51)
         assert cni.call("ADD", "c1", netns="/proc/1/ns/net").code in (4, 11)
         cni.node.start(OVSDB)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from ipaddress import ip_network
 from typing import Any
@@ -149,7 +148,8 @@ def throughput(lab: Lab, sender: str, receiver: Pod) -> float:
         receiver.command(["iperf3", "-s", "-1"]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        time.sleep(0.3)
+        listening = ["ss", "-Htln", "sport = 5201"]
+        eventually(lambda: lab.exec(receiver.name, listening).stdout)
         command = ["iperf3", "-J", "-t2", "-O1", "-c", str(receiver.address(4))]
         done = lab.exec(sender, command)
         assert done.returncode == 0, done.stdout + done.stderr

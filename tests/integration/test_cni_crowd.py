@@ -124,7 +124,7 @@ def test_clients_that_hang_disturb_nobody(cni: Cni) -> None:
         begun = time.monotonic()
         with cni.pod():
             pass
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10
     finally:
         for client in clients:
             client.close()

@@ -15,7 +15,7 @@ from ovsnet.lab.node import AGENT, OVSDB
 
 pytestmark = pytest.mark.slow
 
-REST = 3.0
+REST = 6.0
 """Cool-down of an address, in seconds."""
 SMALL = {
     "podCIDRs": ["10.244.1.0/29"],
@@ -96,7 +96,7 @@ def full_disk(cni: Cni) -> Iterator[None]:
     cni.tool("mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", folder)
     cni.tool("sh", "-c", f"cp -a {aside}/. {folder}/")
     cni.node.start(OVSDB)
-    eventually(lambda: cni.call("STATUS").status == 0)
+    eventually(lambda: cni.call("STATUS").status == 0, 20)
     cni.tool("sh", "-c", f"cat /dev/zero > {folder}/filler 2>/dev/null || true")
     # The journal's last block has room for some changes yet.
     script = "for i in $(seq 100); do ovs-vsctl -t2 --no-wait set Bridge br-int external_ids:filler=$i || break; done"

@@ -50,6 +50,11 @@ def edit(lab: Lab, node: str, change: Callable[[dict[str, Any]], None]) -> None:
     write_atomically(manifest(lab, node), yaml.safe_dump(document))
 
 
+def remote(node: Node, peer: str) -> str | None:
+    """Where the node's tunnel to the peer ends."""
+    return tunnels(node).get(peer, {}).get("remote_ip")
+
+
 @contextlib.contextmanager
 def edited(lab: Lab, node: str, change: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """A manifest changed for a while."""
@@ -140,8 +145,8 @@ def test_a_node_moves_to_another_address(lab: Lab) -> None:
 
     b.ip([f"address add 192.0.2.52/24 dev {b.uplink}"])
     with edited(lab, "node-b", move):
-        eventually(lambda: {tunnels(other)["node-b"]["remote_ip"] for other in (a, c)} == {"192.0.2.52"})
-        eventually(lambda: tunnels(b)["node-a"]["local_ip"] == "192.0.2.52")
+        eventually(lambda: {remote(other, "node-b") for other in (a, c)} == {"192.0.2.52"})
+        eventually(lambda: tunnels(b).get("node-a", {}).get("local_ip") == "192.0.2.52")
         assert fetch(lab, "a1", lab.pod("b1").address(4))["name"] == "b1"
         assert seen(lab, "b1", lab.pod("c1").address(6)) == str(lab.pod("b1").address(6))
         assert seen(lab, "a1", "192.0.2.52") == str(lab.pod("a1").address(4))
@@ -162,8 +167,8 @@ def test_a_node_gets_another_range(lab: Lab) -> None:
     with edited(lab, "node-b", change):
         eventually(lambda: knows(a, "10.244.99.0/24") and knows(a, "fd00:10:244:99::/64"))
         assert not knows(a, "10.244.2.0/24")
-        assert {"10.244.99.0/24", "fd00:10:244:99::/64"} <= set(routes(a))
-        assert "10.244.2.0/24" not in routes(a)
+        eventually(lambda: {"10.244.99.0/24", "fd00:10:244:99::/64"} <= set(routes(a)))
+        eventually(lambda: "10.244.2.0/24" not in routes(a))
         pod = lab.add_pod("node-b")
         assert str(pod.address(4)).startswith("10.244.99.")
         for version in (4, 6):
@@ -202,7 +207,7 @@ def test_two_nodes_swap_addresses(lab: Lab) -> None:
     exchange(lab, "node-b", "node-c")
     try:
         there = [lab.node(name) for name in ("node-a", "node-b")]
-        eventually(lambda: {tunnels(node)["node-c"]["remote_ip"] for node in there} == {"192.0.2.12"})
+        eventually(lambda: {remote(node, "node-c") for node in there} == {"192.0.2.12"})
         remotes = {peer: options["remote_ip"] for peer, options in tunnels(a).items()}
         assert remotes == {"node-b": "192.0.2.13", "node-c": "192.0.2.12"}
         assert [error for node in lab.nodes for error in interface_errors(node)] == []

@@ -18,6 +18,7 @@ from policies_world import API, DB, Policed, app, policed_cluster, port
 from prometheus_client.parser import text_string_to_metric_families
 from services_world import PORT, vip
 
+from ovsnet.lab.lab import kernel_or_userspace
 from ovsnet.lab.node import AGENT, VSWITCHD, Node
 from ovsnet.repetitions import WINDOW
 
@@ -222,9 +223,10 @@ def test_a_flood_is_told_of_as_often_as_allowed(cluster: Policed) -> None:
         assert count <= shown <= 2 * RATE * (passed + 1), (shown, passed)
         assert cluster.received("a-web") == before
         assert figure(a, "ovsnet_denied_log_lines_total") >= count
-        # What the meter dropped is counted as well.
+        # What the meter dropped is counted as well. In user space a busy machine drops some before they are looked at.
+        least = sent if kernel_or_userspace() == "system" else sent // 2
         who = r"pod shop/a-web +ingress +(\d+) packets"
-        eventually(lambda: (found := re.search(who, ask(a, "flows", "--drops"))) and int(found[1]) >= sent)
+        eventually(lambda: (found := re.search(who, ask(a, "flows", "--drops"))) and int(found[1]) >= least)
         assert ask(a, "audit").startswith("0: ")
 
 
@@ -388,3 +390,5 @@ def test_switched_off_it_leaves_nothing(cluster: Policed) -> None:
         since = len(lines(a))
         assert not knocked(cluster, a)
         assert len(lines(a)) == since
+    reconfigure(a, policy={"logDenied": RATE})
+    a.await_agent(30 * SLOWER)

@@ -106,7 +106,7 @@ def test_flips_break_nothing_and_open_nothing(cluster: Policed) -> None:
         for web in WEB:
             cluster.expect(web, (*API, *DB, *GUEST), API, protocols=["tcp"])
         with (
-            cluster.watching(ALLOWED, DENIED, gap=GAP, seconds=3.0) as figures,
+            cluster.watching(ALLOWED, DENIED, gap=GAP, seconds=10.0) as figures,
             cluster.flooding(("a-guest", "b-free"), "a-web"),
             cluster.going("knock", "b-db", cluster.address("a-web", 4), PORT, seconds=1.0) as flipped,
         ):
@@ -115,7 +115,7 @@ def test_flips_break_nothing_and_open_nothing(cluster: Policed) -> None:
         # What must have been under way for this to mean anything.
         per_second = figures["good"] / SECONDS
         assert made > 0.8 * PER_SECOND * SECONDS, made
-        assert per_second > 100, figures
+        assert per_second > 30, figures
         # So that it is known that the changes came to the switch.
         assert 20 < len(now_and_then["accepted"]) < now_and_then["count"] - 20, now_and_then
         print(json.dumps({"changes": made, "seconds": SECONDS, **figures}))

@@ -200,14 +200,23 @@ async def down(switch: OpenFlow, cause: Callable[[], object]) -> float:
 
 async def test_news_tells_of_flows_and_of_groups(switch: OpenFlow) -> None:
     told: list[object] = []
-    watch = asyncio.create_task(switch.wait_down(told.append))
+    all_told = asyncio.Event()
+
+    def tell(change: object) -> None:
+        told.append(change)
+        if len(told) == 5:
+            all_told.set()
+
+    watch = asyncio.create_task(switch.wait_down(tell))
     await asyncio.sleep(0.3)
     await switch.bundle(
         ["group add group_id=7,type=all,bucket=drop", "flow add cookie=5,table=1,actions=group:7"]
     )
     await switch.bundle(["group modify group_id=7,type=all,bucket=output:3"])
     await switch.bundle(["group delete group_id=7"])
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(10):
+        await all_told.wait()
+    await asyncio.sleep(0.1)
     watch.cancel()
     flow, group = monitor.FlowChange(1, 5), monitor.GroupChange(7)
     assert sorted(told, key=str) == [flow, flow, group, group, group]

@@ -86,8 +86,12 @@ class Serving:
         return self._render(services, slices)
 
     def _taken(self) -> list[str]:
-        """Node ports that a process of this node listens on, in words."""
-        taken = sockets.listening()
+        """Node ports that a process of this node listens on, in words; not on loopback, where these never answer."""
+        taken = {
+            (address.version, protocol, port)
+            for address, protocol, port in sockets.listening()
+            if not address.is_loopback
+        }
         found = {
             f"Service {service.title}: a process of this node listens on node port {each.port}/{each.protocol.value} "
             "and gets no connections from elsewhere; give the Service another nodePort or end it (ss -lnp)": None

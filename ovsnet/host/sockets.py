@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
+import sys
 from collections.abc import Iterator
 
 from ovsnet.model import IPAddress
@@ -23,8 +24,8 @@ _ADDRESSES = (
 )
 
 
-def listening(folder: str = _FOLDER) -> set[tuple[int, Protocol, int]]:
-    """(IP version, protocol, port). A socket of IPv6 counts for both versions, as most take both."""
+def listening(folder: str = _FOLDER) -> set[tuple[IPAddress, Protocol, int]]:
+    """(address, protocol, port). A socket of IPv6 on every address counts for both versions, as most take both."""
     return {
         found for protocol in _LISTENING for version in (4, 6) for found in _read(folder, protocol, version)
     }
@@ -44,7 +45,7 @@ def _address(text: str) -> IPAddress:
     return ipaddress.IPv4Address(text) if "." in text else ipaddress.IPv6Address(bytes.fromhex(text))
 
 
-def _read(folder: str, protocol: Protocol, version: int) -> Iterator[tuple[int, Protocol, int]]:
+def _read(folder: str, protocol: Protocol, version: int) -> Iterator[tuple[IPAddress, Protocol, int]]:
     name = protocol.value.lower() + ("6" if version == 6 else "")
     # A kernel without IPv6 has no such file.
     with contextlib.suppress(FileNotFoundError), open(f"{folder}/{name}", encoding="ascii") as lines:
@@ -52,7 +53,22 @@ def _read(folder: str, protocol: Protocol, version: int) -> Iterator[tuple[int, 
         for line in lines:
             _, local, _, state = line.split()[:4]
             if state == _LISTENING[protocol]:
-                port = int(local.rpartition(":")[2], 16)
-                yield version, protocol, port
-                if version == 6:
-                    yield 4, protocol, port
+                text, _, port = local.rpartition(":")
+                for address in _both(_bound(text)):
+                    yield address, protocol, int(port, 16)
+
+
+def _bound(text: str) -> IPAddress:
+    """An address as words of 32 bits, each of them a number of this machine's."""
+    words = [bytes.fromhex(text[at : at + 8]) for at in range(0, len(text), 8)]
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    return ipaddress.ip_address(packed)
+
+
+def _both(address: IPAddress) -> tuple[IPAddress, ...]:
+    """What a socket that is bound there is asked for by."""
+    if address.version == 4:
+        return (address,)
+    if address.is_unspecified:
+        return address, ipaddress.IPv4Address(0)
+    return (address.ipv4_mapped or address,)

@@ -13,7 +13,7 @@ from ovsnet import names, resources
 from ovsnet.agent.serving import Serving
 from ovsnet.endpoints import Here
 from ovsnet.render import Renderer
-from ovsnet.servicemodel import Service, ServicePort
+from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
 from ovsnet.store import Snapshot
 
 HERE = Here(node="n")
@@ -66,6 +66,40 @@ async def test_what_an_earlier_agent_installed_outlives_a_switch_that_forgets(
     assert serving.reach == reach
     await serving.follow(Snapshot(nodes={}, problems={}, version=1), HERE, unknown=True)
     assert serving.with_kept({}) == {}
+
+
+def served(service: Service) -> Snapshot:
+    """With an endpoint: without any nobody takes connections to a node port."""
+    piece = EndpointSlice(
+        namespace="default",
+        name="web-1",
+        service="web",
+        ports=(EndpointPort(port=8080),),
+        endpoints=(Endpoint(address=ipaddress.ip_address("10.244.1.5")),),
+    )
+    return Snapshot(
+        nodes={}, problems={}, version=1, services={service.key: service}, slices={piece.key: piece}
+    )
+
+
+@pytest.mark.parametrize(
+    ("bound", "taken"),
+    [("0.0.0.0", "from elsewhere;"), ("127.0.0.2", ""), ("::ffff:0.0.0.0", "from elsewhere;")],
+)
+async def test_a_process_is_told_of_if_a_node_port_takes_its_connections(
+    serving: Serving, bound: str, taken: str
+) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in bound else socket.AF_INET) as process:
+        process.bind((bound, 0))
+        process.listen()
+        service = Service(
+            namespace="default",
+            name="web",
+            cluster_ips=(ipaddress.ip_address("10.96.0.1"),),
+            ports=(ServicePort(port=80, node_port=process.getsockname()[1]),),
+        )
+        await serving.follow(served(service), HERE, unknown=False)
+    assert [taken in problem for problem in serving.problems] == ([True] if taken else [])
 
 
 async def test_a_health_check_port_is_answered_when_it_becomes_free(serving: Serving) -> None:

@@ -11,6 +11,8 @@ import pytest
 from ovsnet.host import sockets
 from ovsnet.servicemodel import Protocol
 
+EVERY = {4: ipaddress.ip_address("0.0.0.0"), 6: ipaddress.ip_address("::")}
+
 
 @pytest.mark.parametrize(
     ("kind", "protocol"), [(socket.SOCK_STREAM, Protocol.TCP), (socket.SOCK_DGRAM, Protocol.UDP)]
@@ -24,10 +26,28 @@ def test_a_socket_is_found_while_it_is_there(
         if kind == socket.SOCK_STREAM:
             one.listen()
         port = one.getsockname()[1]
-        assert {(version, protocol, port) for version in versions} <= sockets.listening()
+        assert {(EVERY[version], protocol, port) for version in versions} <= sockets.listening()
         other = Protocol.UDP if protocol is Protocol.TCP else Protocol.TCP
-        assert (4, other, port) not in sockets.listening() or family == socket.AF_INET
-    assert (4, protocol, port) not in sockets.listening()
+        assert (EVERY[4], other, port) not in sockets.listening() or family == socket.AF_INET
+    assert (EVERY[4], protocol, port) not in sockets.listening()
+
+
+@pytest.mark.parametrize(
+    ("family", "bound", "told"),
+    [
+        (socket.AF_INET, "127.0.0.2", "127.0.0.2"),
+        (socket.AF_INET6, "::1", "::1"),
+        (socket.AF_INET6, "::ffff:127.0.0.3", "127.0.0.3"),
+    ],
+)
+def test_a_socket_on_one_address_is_on_no_other(family: int, bound: str, told: str) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as one:
+        one.bind((bound, 0))
+        port = one.getsockname()[1]
+        found = {
+            address for address, protocol, at in sockets.listening() if (protocol, at) == (Protocol.UDP, port)
+        }
+        assert found == {ipaddress.ip_address(told)}
 
 
 def test_a_connection_is_no_listener() -> None:
@@ -35,7 +55,7 @@ def test_a_connection_is_no_listener() -> None:
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as client,
     ):
-        assert (4, Protocol.TCP, client.getsockname()[1]) not in sockets.listening()
+        assert client.getsockname()[1] not in {port for _, _, port in sockets.listening()}
 
 
 def test_a_kernel_without_a_family(tmp_path: object) -> None:

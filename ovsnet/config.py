@@ -23,6 +23,7 @@ from ovsnet.configfields import (
     Interface,
     Network,
     NodeName,
+    NodeNetwork,
     Section,
     ServerAddress,
     SocketPath,
@@ -301,6 +302,17 @@ class Config(Section):
             extra={"unit": "bytes"},
         ),
     ] = "auto"
+    node_port_addresses: Annotated[
+        tuple[NodeNetwork, ...],
+        Meta(
+            description="Which of the node's addresses answer on Services' node ports, and on `healthCheckNodePort`: "
+            "those in these networks; `primary` is the first InternalIP of each family that the node's own Node object "
+            "has. To any other address it is as if no Service had the port. As with kube-proxy, a family of which "
+            "nothing is listed is not limited; `primary` limits both.",
+            examples=[["192.0.2.0/24", "2001:db8:0:1::/64"]],
+            extra={"default": "every address of the node but loopback ones"},
+        ),
+    ] = ()
     egress: Annotated[Egress, Meta(description="How pods reach what is outside the cluster.")] = Egress()
     store: Annotated[
         Store,

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, 
 import msgspec
 
 from ovsnet.model import AddressRange, IPNetwork
+from ovsnet.nodeports import PRIMARY, Configured
 from ovsnet.strictyaml import Document, Problem, child
 
 BAD: Final = object()
@@ -223,6 +224,18 @@ def _network(text: str) -> IPNetwork:
     return network
 
 
+def _node_network(text: str) -> Configured:
+    if text == PRIMARY:
+        return PRIMARY
+    network = _network(text)
+    if network.is_loopback:
+        raise _Nearly(f"{network} is loopback, where node ports never answer; remove it")
+    if network.is_multicast or network.is_unspecified:
+        every = "0.0.0.0/0" if network.version == 4 else "::/0"
+        raise _Nearly(f"no node has an address in {network}; remove it, or write {every} for all")
+    return network
+
+
 def _addresses(text: str) -> AddressRange:
     if "/" in text:
         network = _network(text)
@@ -240,6 +253,7 @@ def _addresses(text: str) -> AddressRange:
 NOTATIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "address": ("an IPv4 or IPv6 address", ipaddress.ip_address),
     "network": ("a network such as 10.244.1.0/24", _network),
+    "node network": (f"a network such as 192.0.2.0/24, or {PRIMARY}", _node_network),
     "addresses": ("an address, a network, or FIRST-LAST", _addresses),
 }
 """Texts that become something better: what to call them, and the parser (raises ValueError)."""

@@ -9,11 +9,13 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from ovsnet import nodeports
 from ovsnet.model import AddressRange, Frozen, IPAddress, IPNetwork
 
 # `form` names a notation of configcheck.NOTATIONS, or says what a pattern asks for.
 Address = Annotated[IPAddress, Meta(extra={"form": "address"})]
 Network = Annotated[IPNetwork, Meta(extra={"form": "network"})]
+NodeNetwork = Annotated[nodeports.Configured, Meta(extra={"form": "node network"})]
 AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\0]*\Z", extra={"form": "an absolute path"})]
 SocketPath = Annotated[
     str, Meta(pattern=r"^/[^\0]{1,106}\Z", extra={"form": "an absolute path of at most 107 characters"})

@@ -77,7 +77,7 @@ class Agent:
     denial_log: DenialLog | None = None
 
     def __post_init__(self) -> None:
-        self.serving = Serving(self.openflow, self.renderer, self.config.ovsdb, self._again)
+        self.serving = Serving(self.openflow, self.renderer, self.config, self._again)
         self.topology: Topology | None = None
         self._reach = Reach()
         self._heard: float | None = None
@@ -346,7 +346,7 @@ class Agent:
         await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)
         reach = self.serving.reach
         try:
-            done = await self.host.reconcile(topo, self.config.egress, reach)
+            done = await self.host.reconcile(topo, self.config, reach)
             known, self._reach = (self.topology, self._reach) == (topo, reach), reach
             if known:
                 self.auditor.tell("host", [f"changed by someone else; {words}" for words in done])

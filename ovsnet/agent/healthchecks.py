@@ -1,15 +1,15 @@
 """Answers load balancers that ask whether this node has endpoints of a Service (healthCheckNodePort).
 
 With externalTrafficPolicy: Local a load balancer sends only to nodes that say so: 200 and the count of endpoints here,
-503 where there are none, or where flows are not in. Owns a listening socket for each such Service. Called by the
-agent's loop.
+503 where there are none, or where flows are not in. Owns a listening socket for each such Service, on the addresses
+that node ports answer on. Called by the agent's loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ovsnet.agent import web
 from ovsnet.frontends import ServiceObject
@@ -21,13 +21,21 @@ class HealthChecks:
     def __init__(self) -> None:
         self.in_force: Callable[[], bool] = lambda: True
         """Whether flows are as the cluster asks; composed in `app`."""
-        self._servers: dict[int, asyncio.Server] = {}
+        self._servers: dict[tuple[str | None, int], asyncio.Server] = {}
+        """By address, None being every one, and port."""
         self._services: dict[str, ServiceObject] = {}
         self._asked: dict[int, ServiceObject] = {}
         """Those that are asked for, by key and by port."""
 
-    async def serve(self, news: Mapping[str, ServiceObject | None]) -> list[str]:
-        """Answers for these, too, from now on, and no more for those that are gone (None).
+    @property
+    def any(self) -> bool:
+        return bool(self._services)
+
+    async def serve(
+        self, news: Mapping[str, ServiceObject | None], hosts: Collection[str | None] = (None,)
+    ) -> list[str]:
+        """Answers for these, too, from now on, and no more for those that are gone (None). hosts: the addresses on
+        which it does, for all of them.
 
         Tells what can't be answered, a line for each.
         """
@@ -37,18 +45,20 @@ class HealthChecks:
             else:
                 self._services.pop(key, None)
         wanted = self._asked = {each.health_check_port: each for each in self._services.values()}
-        for port in self._servers.keys() - wanted.keys():
-            self._servers.pop(port).close()
+        places = {(host, port) for host in hosts for port in wanted}
+        for place in self._servers.keys() - places:
+            self._servers.pop(place).close()
         problems = []
-        for port in wanted.keys() - self._servers.keys():
+        for host, port in places - self._servers.keys():
             try:
-                self._servers[port] = await web.listen(None, port, self._answer)
+                self._servers[host, port] = await web.listen(host, port, self._answer)
             except OSError as error:
+                where = f"{port} of {host}" if host else str(port)
                 problems.append(
-                    f"Service {wanted[port].title}: healthCheckNodePort {port} can't be answered: {error.strerror}; "
+                    f"Service {wanted[port].title}: healthCheckNodePort {where} can't be answered: {error.strerror}; "
                     "end the process of this node that has it (ss -ltnp)"
                 )
-        return problems
+        return sorted(problems)
 
     def close(self) -> None:
         """Answers no more."""

@@ -11,7 +11,7 @@ import ipaddress
 import logging
 from collections.abc import Collection, Iterable
 
-from ovsnet import config, names, pipeline
+from ovsnet import config, names, nodeports, pipeline
 from ovsnet.errors import ConfigError, HostFailure
 from ovsnet.host import datapath, gateway, uplink
 from ovsnet.host.nft import Ruleset
@@ -101,18 +101,18 @@ class HostSide:
             )
         return str(choice.value)
 
-    async def differences(self, topo: Topology, egress: config.Egress, reach: Reach | None) -> list[str]:
+    async def differences(self, topo: Topology, settings: config.Config, reach: Reach | None) -> list[str]:
         """What `reconcile` would change, one line each. Raises HostFailure.
 
         reach: None while nobody knows the Services: what there is more than expected may be theirs, and is not told.
         """
         known, reach = reach is not None, reach or Reach()
-        rules = await self._rules.differences(egress_spec(topo, egress, reach), surplus=known)
+        rules = await self._rules.differences(egress_spec(topo, settings, reach), surplus=known)
         return gateway.differences(gateway_spec(topo, reach), surplus=known) + rules
 
-    async def reconcile(self, topo: Topology, egress: config.Egress, reach: Reach) -> list[str]:
+    async def reconcile(self, topo: Topology, settings: config.Config, reach: Reach) -> list[str]:
         """Makes the kernel's side so; says what was changed, one line each. Raises HostFailure."""
-        rules = egress_spec(topo, egress, reach)
+        rules = egress_spec(topo, settings, reach)
         try:
             done = await gateway.reconcile(gateway_spec(topo, reach))
         except HostFailure:
@@ -165,9 +165,10 @@ def gateway_spec(topo: Topology, reach: Reach) -> GatewaySpec:
     )
 
 
-def egress_spec(topo: Topology, egress: config.Egress, reach: Reach) -> EgressSpec:
+def egress_spec(topo: Topology, settings: config.Config, reach: Reach) -> EgressSpec:
     """What the node's rules are about."""
     families = {cidr.version for cidr in topo.cidrs}
+    egress = settings.egress
     return EgressSpec(
         gateway=names.GATEWAY,
         pod_cidrs=topo.cidrs,
@@ -179,6 +180,7 @@ def egress_spec(topo: Topology, egress: config.Egress, reach: Reach) -> EgressSp
         random_fully=egress.random_fully,
         node_ports=_ports(reach.node_ports, topo),
         local_node_ports=_ports(reach.local_node_ports, topo),
+        node_port_addresses=nodeports.chosen(settings.node_port_addresses, topo.internal),
         external=tuple(
             (address, protocol.value.lower(), port)
             for address, protocol, port in reach.external

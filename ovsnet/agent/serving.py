@@ -13,9 +13,10 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from ovsnet import names, pipeline
+from ovsnet import names, nodeports, pipeline
 from ovsnet.agent.drift import cookie_in
 from ovsnet.agent.healthchecks import HealthChecks
+from ovsnet.config import Config
 from ovsnet.endpoints import Here
 from ovsnet.frontends import ServiceObject
 from ovsnet.host import sockets
@@ -45,13 +46,19 @@ _FEW = 8
 class Serving:
     """What is to be installed for Services, and what the node's kernel must know of them."""
 
-    def __init__(self, openflow: OpenFlow, renderer: Renderer, remote: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, openflow: OpenFlow, renderer: Renderer, config: Config, wake: Callable[[], None]
+    ) -> None:
         self._openflow = openflow
         self._renderer = renderer
-        self._remote = remote
+        self._remote = config.ovsdb
+        self._configured = config.node_port_addresses
         self._wake = wake
         self._looked = False
         self._checks = HealthChecks()
+        self._checked_at: frozenset[str | None] = frozenset((None,))
+        """Addresses that health checks are answered on."""
+        self._answering = nodeports.NodePortAddresses()
         self._conflicts: list[str] = []
         self._unanswered: list[str] = []
         self.problems: list[str] = []
@@ -76,25 +83,36 @@ class Serving:
             return {}
         self._services.update(snapshot.services, snapshot.slices, here)
         self._kept = {}
-        if self.reach is not self._services.reach:
-            self.reach = self._services.reach
+        answering, before = nodeports.chosen(self._configured, here.addresses), self._answering
+        if self.reach is not self._services.reach or answering != before:
+            self.reach, self._answering = self._services.reach, answering
             self._conflicts = self._taken()
         services, slices = self._services.news()
-        if services or self._unanswered:
-            self._unanswered = await self._checks.serve(services)
+        await self._check(services)
         self.problems = [*self._unanswered, *self._conflicts]
         return self._render(services, slices)
 
+    async def _check(self, services: Mapping[str, ServiceObject | None]) -> None:
+        """Answers load balancers for these as well, and wherever the node has addresses for node ports by now."""
+        hosts = self._checked_at
+        if services or self._checks.any:
+            hosts = _hosts(self._answering)
+        if services or self._unanswered or hosts != self._checked_at:
+            self._checked_at = hosts
+            self._unanswered = await self._checks.serve(services, hosts)
+
     def _taken(self) -> list[str]:
-        """Node ports that a process of this node listens on, in words; not on loopback, where these never answer."""
+        """Node ports that a process of this node listens on, in words."""
+        answering = self._answering
         taken = {
             (address.version, protocol, port)
             for address, protocol, port in sockets.listening()
-            if not address.is_loopback
+            if (answering.of(address.version) if address.is_unspecified else answering.include(address))
         }
         found = {
             f"Service {service.title}: a process of this node listens on node port {each.port}/{each.protocol.value} "
-            "and gets no connections from elsewhere; give the Service another nodePort or end it (ss -lnp)": None
+            f"and gets no connections from elsewhere{answering.words(each.address.version)}; give the Service another "
+            "nodePort or end it (ss -lnp)": None
             for service in self._services.services
             for each in service.frontends
             if each.address in pipeline.NODE_PORTS.addresses
@@ -187,6 +205,20 @@ class Serving:
         )
         if kept:
             log.warning("Services stay as an earlier agent has installed them until the store is there")
+
+
+def _hosts(answering: nodeports.NodePortAddresses) -> frozenset[str | None]:
+    """Where to listen, so that it answers there and nowhere else; None: on every address of both families."""
+    if not answering.limits(4) and not answering.limits(6):
+        return frozenset((None,))
+    found: set[str | None] = set()
+    for address in sockets.own():
+        if not answering.limits(address.version):
+            found.add("0.0.0.0" if address.version == 4 else "::")  # noqa: S104
+        elif answering.include(address) and not (address.version == 6 and address.is_link_local):
+            # One of a link alone could not be bound without the link's name.
+            found.add(str(address))
+    return frozenset(found)
 
 
 def _frontends(lines: Iterable[str]) -> Iterator[tuple[IPAddress, Protocol, int, bool]]:

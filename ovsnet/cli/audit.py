@@ -99,7 +99,7 @@ async def _compare(view: View) -> Found:
     return Found(
         flows=drift.describe(lines, renderer.objects, view.tables),
         ports=drift.ports(ports.changes, done=False),
-        host=await host.differences(topo, view.config.egress, view.reach if view.unread is None else None),
+        host=await host.differences(topo, view.config, view.reach if view.unread is None else None),
         left_out=[] if view.unread is None else list(LEFT_OUT),
     )
 

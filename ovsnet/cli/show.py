@@ -100,6 +100,7 @@ def _complaints(view: View) -> list[str]:
 
 
 def _show_services(view: View, output: str) -> None:
+    from ovsnet import nodeports
     from ovsnet.cli import console
     from ovsnet.cli.showservices import services, services_table
     from ovsnet.errors import StoreError
@@ -109,7 +110,8 @@ def _show_services(view: View, output: str) -> None:
             "the store can't be read, and nothing else knows the Services",
             "what is installed of them: ovsnet flows --table service, ovsnet conntrack, ovs-ofctl dump-groups",
         )
-    found = services(view.objects)
+    internal = view.topology.internal if view.topology else ()
+    found = services(view.objects, nodeports.chosen(view.config.node_port_addresses, internal))
     if output == "json":
         click.echo(json.dumps(found, indent=2))
     elif found:

@@ -12,23 +12,24 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ovsnet.frontends import Frontend, ServiceObject
+    from ovsnet.nodeports import NodePortAddresses
     from ovsnet.objects import Object
 
 
-def services(objects: Iterable[Object]) -> list[dict[str, Any]]:
-    """All Services by name, as plain data."""
+def services(objects: Iterable[Object], answering: NodePortAddresses) -> list[dict[str, Any]]:
+    """All Services by name, as plain data. answering: where node ports do."""
     from ovsnet.frontends import ServiceObject
 
     found = sorted((each for each in objects if isinstance(each, ServiceObject)), key=lambda each: each.key)
     return [
-        {"name": each.key, "frontends": [_frontend(each, frontend) for frontend in each.frontends]}
+        {"name": each.key, "frontends": [_frontend(each, frontend, answering) for frontend in each.frontends]}
         for each in found
     ]
 
 
-def _frontend(service: ServiceObject, frontend: Frontend) -> dict[str, Any]:
+def _frontend(service: ServiceObject, frontend: Frontend, answering: NodePortAddresses) -> dict[str, Any]:
     return {
-        "address": _address(frontend),
+        "address": _address(frontend, answering),
         "port": frontend.port,
         "protocol": frontend.protocol.value,
         "endpoints": _endpoints(service, frontend.group),
@@ -39,14 +40,15 @@ def _frontend(service: ServiceObject, frontend: Frontend) -> dict[str, Any]:
     }
 
 
-def _address(frontend: Frontend) -> str:
+def _address(frontend: Frontend, answering: NodePortAddresses) -> str:
     """Node ports stand under addresses that nobody outside of the bridge has ever seen."""
     from ovsnet import pipeline
 
+    version = frontend.address.version
     if frontend.address in pipeline.NODE_PORTS.addresses:
-        return f"node port, IPv{frontend.address.version}"
+        return f"node port, IPv{version}{answering.words(version)}"
     if frontend.address in pipeline.LOCAL_NODE_PORTS.addresses:
-        return f"node port from outside, IPv{frontend.address.version}"
+        return f"node port from outside, IPv{version}{answering.words(version)}"
     return str(frontend.address)
 
 

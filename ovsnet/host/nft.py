@@ -20,6 +20,7 @@ from ovsnet.errors import HostFailure
 from ovsnet.host import tracked
 from ovsnet.host.types import STEERED_MARK, EgressSpec
 from ovsnet.model import IPAddress, IPNetwork
+from ovsnet.nodeports import NodePortAddresses
 from ovsnet.pipeline import (
     CLIENT,
     LOCAL_NODE_PORTS,
@@ -57,8 +58,9 @@ class Ruleset:
             pods=_by_family(egress.pod_cidrs),
             peers=_addresses(egress.peers),
             direct=_by_family(egress.no_masquerade),
-            node_ports=_ports(egress.node_ports),
-            local_node_ports=_ports(egress.local_node_ports),
+            node_port_networks=_limits(egress),
+            node_ports=_ports(egress.node_ports, egress.node_port_addresses),
+            local_node_ports=_ports(egress.local_node_ports, egress.node_port_addresses),
             external=_endpoints(egress.external),
             mark={"set": f"{STEERED_MARK:#x}", "others": f"{0xFFFFFFFF ^ STEERED_MARK:#x}"},
             node_ports_of_its_own=NODE_MASQUERADE_PORTS,
@@ -95,7 +97,11 @@ class Ruleset:
 
     async def _forget(self, egress: EgressSpec) -> None:
         """Ends UDP connections that the table before this one translated otherwise, or none did."""
-        wanted = tracked.NodePorts(ports=_udp(egress.node_ports), local=_udp(egress.local_node_ports))
+        wanted = tracked.NodePorts(
+            ports=_udp(egress.node_ports),
+            local=_udp(egress.local_node_ports),
+            addresses=egress.node_port_addresses,
+        )
         if wanted == self._translated:
             return
         try:
@@ -150,6 +156,13 @@ def _by_family(networks: Sequence[IPNetwork]) -> dict[str, list[IPNetwork]]:
     return found
 
 
+def _limits(egress: EgressSpec) -> dict[str, list[IPNetwork]]:
+    """Where node ports answer, of families that have some and don't answer everywhere."""
+    answering = egress.node_port_addresses
+    limited = {version for version, _, _ in egress.node_ports if answering.limits(version)}
+    return _by_family([network for version in limited for network in answering.of(version)])
+
+
 def _addresses(given: Sequence[IPAddress]) -> dict[str, list[str]]:
     """Sorted, one by one: a set without ranges is the faster one, and every packet of a tunnel is looked up in it."""
     return {
@@ -158,10 +171,13 @@ def _addresses(given: Sequence[IPAddress]) -> dict[str, list[str]]:
     }
 
 
-def _ports(given: Sequence[tuple[int, str, int]]) -> dict[str, list[str]]:
-    """Protocol and port, by family."""
+def _ports(given: Sequence[tuple[int, str, int]], answering: NodePortAddresses) -> dict[str, list[str]]:
+    """Protocol and port, by family, of those that answer anywhere."""
+    some = {network.version for network in answering.networks}
     return {
-        family: [f"{protocol} . {port}" for found, protocol, port in given if found == version]
+        family: [
+            f"{protocol} . {port}" for found, protocol, port in given if found == version and found in some
+        ]
         for family, version in (("ip", 4), ("ip6", 6))
     }
 

@@ -29,6 +29,7 @@ from ovsnet.errors import HostFailure
 from ovsnet.host.messages import attribute, attributes, encoded, headed, split
 from ovsnet.host.netlink import Netlink
 from ovsnet.model import Frozen
+from ovsnet.nodeports import NodePortAddresses
 from ovsnet.pipeline import LOCAL_NODE_PORTS, NODE_PORTS
 
 _NFNETLINK = 12
@@ -58,10 +59,12 @@ Ports = frozenset[tuple[int, int]]
 
 
 class NodePorts(Frozen):
-    """UDP ports that the table translates. local: those that another address stands for if the client is outside."""
+    """UDP ports that the table translates. local: those that another address stands for if the client is outside.
+    addresses: of the node's those at which it does."""
 
     ports: Ports = frozenset()
     local: Ports = frozenset()
+    addresses: NodePortAddresses = NodePortAddresses()
 
     @property
     def all(self) -> Ports:
@@ -85,15 +88,19 @@ async def forget(now: NodePorts, before: NodePorts | None) -> int:
     """Deletes what `now` would treat otherwise; returns how many. before: what was in force until now, None if nobody
     knows. Raises HostFailure.
     """
-    concerned = None if before is None else (now.ports ^ before.ports) | (now.local ^ before.local)
+    concerned = None
+    if before is not None and before.addresses == now.addresses:
+        concerned = (now.ports ^ before.ports) | (now.local ^ before.local)
     newly_local = now.local - (now if before is None else before).local
     count = 0
     with _kernel(), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NFNETLINK) as asking, Netlink() as nl:
         is_local = functools.cache(functools.partial(_is_local, nl))
+        answers = functools.cache(lambda packed: now.addresses.include(ipaddress.ip_address(packed)))
         wrong = [
             entry
             async for entry in _entries(asking, concerned)
-            if _wrong(entry, now, newly_local) and (entry.translated or is_local(entry.destination))
+            if _wrong(entry, now, newly_local, answers(entry.destination))
+            and (entry.translated or is_local(entry.destination))
         ]
         for start in range(0, len(wrong), _AT_ONCE):
             count += _delete(asking, wrong[start : start + _AT_ONCE])
@@ -110,22 +117,23 @@ def _kernel() -> Iterator[None]:
         raise _refusal(error.errno or 0) from error
 
 
-def _wrong(entry: _Entry, now: NodePorts, newly_local: Ports) -> bool:
-    """Whether the table would do otherwise with the connection's next packet, if it were its first."""
+def _wrong(entry: _Entry, now: NodePorts, newly_local: Ports, answers: bool) -> bool:
+    """Whether the table would do otherwise with the connection's next packet, if it were its first. answers: whether
+    its destination is where node ports answer, if it is the node's."""
     key = entry.version, entry.port
     if not entry.translated:
-        return key in now.all
+        return answers and key in now.all
     if entry.answered_by == NODE_PORTS.of(entry.version).packed:
         # Of a client inside the cluster it is not wrong, but the next packet comes to the same end.
-        return key not in now.ports or key in newly_local
-    return entry.answered_by == LOCAL_NODE_PORTS.of(entry.version).packed and key not in now.local
+        return not answers or key not in now.ports or key in newly_local
+    return entry.answered_by == LOCAL_NODE_PORTS.of(entry.version).packed and not (
+        answers and key in now.local
+    )
 
 
 def _is_local(nl: Netlink, packed: bytes) -> bool:
-    """Whether the table takes the address for the node's (fib daddr type local), but for loopback."""
+    """Whether the table takes the address for the node's (fib daddr type local)."""
     address = ipaddress.ip_address(packed)
-    if address.is_loopback:
-        return False
     message = encoded(
         rtmsg,
         [("RTA_DST", str(address))],

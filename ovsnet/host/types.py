@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Mapping
 
 from ovsnet.model import Frozen, IPAddress, IPNetwork
+from ovsnet.nodeports import NodePortAddresses
 
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -163,5 +164,7 @@ class EgressSpec(Frozen):
     """(IP version, protocol as nft writes it, port): what comes to them on the node's addresses goes to the bridge."""
     local_node_ports: tuple[tuple[int, str, int], ...] = ()
     """Those of them that another address stands for if the client is outside of the node."""
+    node_port_addresses: NodePortAddresses = NodePortAddresses()
+    """Of the node's addresses those on which any of them answer."""
     external: tuple[tuple[IPAddress, str, int], ...] = ()
     """(address, protocol as nft writes it, port) that go to the bridge, of addresses that may be anyone's otherwise."""

@@ -14,7 +14,7 @@ from host_world import World, run
 
 from ovsnet import resources
 from ovsnet.agent.hostside import HostSide
-from ovsnet.config import Egress, NodeAddress
+from ovsnet.config import Config, NodeAddress
 from ovsnet.errors import HostFailure, RouteRefused
 from ovsnet.host import gateway, uplink
 from ovsnet.host.nft import Ruleset
@@ -269,15 +269,15 @@ async def test_a_refused_route_says_what_it_was_for_and_keeps_no_rule_from_being
     )
     host = HostSide(Ruleset(resources.templates_dir()))
     with pytest.raises(RouteRefused, match=r"10\.96\.0\.0/24 .*, for ClusterIPs of Services: File exists"):
-        await host.reconcile(topo, Egress(), reach)
+        await host.reconcile(topo, Config(), reach)
     assert "203.0.113.1 . tcp . 80" in run("nft list table inet ovsnet")
     assert RULE in run("ip -4 rule")
     assert RULE not in run("ip -6 rule"), "pods have no IPv6"
     run("ip route del 10.96.0.0/24")
-    assert await host.reconcile(topo, Egress(), reach) == [
+    assert await host.reconcile(topo, Config(), reach) == [
         "route 10.96.0.0/24 via 169.254.77.1 from 10.244.1.1 added"
     ]
-    assert await host.differences(topo, Egress(), reach) == []
+    assert await host.differences(topo, Config(), reach) == []
 
 
 async def test_forwarding_does_not_cost_a_node_the_default_route_it_learned(world: World) -> None:

@@ -18,6 +18,7 @@ from lab_world import SLOWER
 from ovsnet import pipeline
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.types import EgressSpec
+from ovsnet.nodeports import NodePortAddresses
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 EGRESS = EgressSpec(
@@ -94,6 +95,41 @@ async def test_who_keeps_sending_to_a_udp_node_port_follows_its_service(
         run("nft add rule inet ovsnet postrouting counter")
         assert "repaired" in (await rules.reconcile(more, verify=True))[0]
         assert known(family) == {mine: target}
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "other"),
+    [(INET, "192.0.2.7", "192.0.2.77"), (INET6, "2001:db8::7", "2001:db8::77")],
+)
+async def test_who_keeps_sending_follows_the_addresses_that_answer(
+    world: World, family: int, address: str, other: str
+) -> None:
+    run(f"ip addr add {other}/{24 if family == INET else '64 nodad'} dev uplink")
+    anywhere = str(pipeline.NODE_PORTS.of(4 if family == INET else 6))
+
+    def at(*addresses: str, local: bool = False) -> EgressSpec:
+        networks = NodePortAddresses(networks=tuple(map(ip_network, addresses)))
+        return msgspec.structs.replace(with_port(local=local), node_port_addresses=networks)
+
+    rules = Ruleset(TEMPLATES)
+    await rules.reconcile(with_port())
+    with world.socket("outside", family) as one, world.socket("outside", family) as two:
+        first, second = send(one, address), send(two, other)
+        assert known(family) == {first: anywhere, second: anywhere}
+        await rules.reconcile(at(address))
+        assert known(family) == {first: anywhere}
+        send(two, other)
+        assert known(family) == {first: anywhere, second: other}
+        await rules.reconcile(at(other))
+        assert known(family) == {}, "the next datagram is a new choice"
+        send(one, address)
+        send(two, other)
+        assert known(family) == {first: address, second: anywhere}
+        await rules.reconcile(at(other, local=True))
+        assert known(family) == {first: address}
+        send(two, other)
+        await rules.reconcile(at(address, local=True))
+        assert known(family) == {}
 
 
 async def test_what_began_without_the_table_or_under_another_agent_is_found(world: World) -> None:

@@ -1,12 +1,18 @@
-"""`ovsnet show`: what its table makes of the ports. The whole command is tested in a lab."""
+"""`ovsnet show`: what its tables make of ports and Services. The whole command is tested in a lab."""
 
 from __future__ import annotations
 
 import io
+from ipaddress import ip_network
 from typing import Any
 
+from ovsnet import pipeline
 from ovsnet.cli import console
 from ovsnet.cli.show import ports_table
+from ovsnet.cli.showservices import services
+from ovsnet.frontends import Frontend, ServiceObject
+from ovsnet.nodeports import NodePortAddresses
+from ovsnet.servicemodel import Protocol
 
 
 def port(ofport: int | None, role: str = "pod", error: str | None = None) -> dict[str, Any]:
@@ -29,3 +35,27 @@ def test_the_table_tells_what_is_wrong_and_has_no_trailing_blanks() -> None:
     assert [line.split()[0] for line in lines] == ["PORT", "pod-16", "pod-18", "pod-None", "pod-20"]
     assert "no such device" in lines[4]
     assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_node_ports_are_shown_with_the_addresses_that_answer() -> None:
+    service = ServiceObject(
+        namespace="default",
+        name="web",
+        frontends=tuple(
+            Frontend(address=address, protocol=Protocol.TCP, port=30080)
+            for each in (pipeline.NODE_PORTS, pipeline.LOCAL_NODE_PORTS)
+            for address in each.addresses
+        ),
+        groups=(),
+    )
+    for networks, shown in (
+        ((), (" at no address", " at no address")),
+        (("192.0.2.0/24", "198.51.100.7/32", "::/0"), (" at 192.0.2.0/24, 198.51.100.7/32", "")),
+    ):
+        answering = NodePortAddresses(networks=tuple(map(ip_network, networks)))
+        (found,) = services([service], answering)
+        assert [each["address"] for each in found["frontends"]] == [
+            f"{what}, IPv{version}{at}"
+            for what in ("node port", "node port from outside")
+            for version, at in zip((4, 6), shown, strict=True)
+        ]

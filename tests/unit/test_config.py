@@ -26,6 +26,7 @@ podCIDRs: [10.244.1.0/24, 10.244.9.0/25, "fd00:10:244:1::/64"]
 excludedAddresses: [10.244.1.10, 10.244.9.0/29, 10.244.1.20 - 10.244.1.29]
 reuseAfter: 2.5
 mtu: 1400
+nodePortAddresses: [primary, 198.51.100.0/24, "2001:db8::/64"]
 egress:
   masquerade: false
   noMasquerade: [10.0.0.0/8]
@@ -55,6 +56,11 @@ def test_every_field_arrives_typed() -> None:
     )
     assert loaded.egress == Egress(
         masquerade=False, no_masquerade=(ipaddress.ip_network("10.0.0.0/8"),), random_fully=False
+    )
+    assert loaded.node_port_addresses == (
+        "primary",
+        ipaddress.ip_network("198.51.100.0/24"),
+        ipaddress.ip_network("2001:db8::/64"),
     )
     assert (loaded.mtu, loaded.reuse_after, loaded.log.format) == (1400, 2.5, LogFormat.JSON)
 
@@ -126,6 +132,38 @@ MISTAKES = {
     ),
     "small mtu": ("mtu: 575", "mtu", "auto or a whole number from 576 to 65535"),
     "mtu below IPv6": ('{mtu: 1279, podCIDRs: ["fd00::/64"]}', "mtu", "at least 1280"),
+    "no list of node ports' addresses": (
+        "nodePortAddresses: primary",
+        "nodePortAddresses",
+        "expected a list",
+    ),
+    "no word for addresses": (
+        "nodePortAddresses: [Primary]",
+        "nodePortAddresses[0]",
+        "a network such as 192.0.2.0/24, or primary, found 'Primary'",
+    ),
+    "one address for node ports": (
+        "nodePortAddresses: [primary, 192.0.2.11]",
+        "nodePortAddresses[1]",
+        "write 192.0.2.11/NN",
+    ),
+    "host bits for node ports": (
+        'nodePortAddresses: ["2001:db8::1/64"]',
+        "nodePortAddresses[0]",
+        "did you mean 2001:db8::/64?",
+    ),
+    "node ports on loopback": ("nodePortAddresses: [127.0.0.0/8]", "nodePortAddresses[0]", "never answer"),
+    "node ports on loopback in IPv6": (
+        'nodePortAddresses: ["::1/128"]',
+        "nodePortAddresses[0]",
+        "never answer",
+    ),
+    "node ports on nobody's address": (
+        'nodePortAddresses: ["::/128"]',
+        "nodePortAddresses[0]",
+        "write ::/0 for all",
+    ),
+    "node ports on multicast": ("nodePortAddresses: [224.0.0.0/4]", "nodePortAddresses[0]", "no node has"),
     "more than anybody reads": ("policy: {logDenied: 101}", "policy.logDenied", "from 0 to 100"),
     "logged and left out": (
         "{policy: {logDenied: 10}, log: {level: warning}}",

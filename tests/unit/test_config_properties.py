@@ -21,6 +21,7 @@ KEYS = [
     "mtu",
     "log",
     "excludedAddresses",
+    "nodePortAddresses",
     "address",
     "vni",
 ]
@@ -47,6 +48,7 @@ valid = st.fixed_dictionaries(
         ),
         "encapsulation": st.sampled_from(["vxlan", "geneve"]),
         "tunnels": st.sampled_from(["ports", "flow"]),
+        "nodePortAddresses": st.lists(st.sampled_from(["primary", "192.0.2.0/24", "fe80::/10", "::/0"])),
         "vni": st.integers(0, 2**24 - 1),
         # Not the other encapsulation's own port, which is refused.
         "udpPort": st.none() | st.integers(1, 65535).filter(lambda port: port not in (4789, 6081)),

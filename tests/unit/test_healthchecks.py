@@ -28,8 +28,10 @@ def service(port: int, count: int, name: str = "web") -> dict[str, ServiceObject
     return {made.key: made}
 
 
-async def ask(port: int, text: bytes = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") -> tuple[str, Any]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def ask(
+    port: int, text: bytes = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", host: str = "127.0.0.1"
+) -> tuple[str, Any]:
+    reader, writer = await asyncio.open_connection(host, port)
     writer.write(text)
     writer.write_eof()
     async with asyncio.timeout(5):
@@ -75,6 +77,22 @@ async def test_no_load_balancer_sends_to_a_node_whose_flows_are_not_in(checks: H
         status, body = await ask(port)
         assert (status, body["serviceProxyHealthy"]) == (f"HTTP/1.1 {expected}", now)
         assert body["localEndpoints"] == 2
+
+
+async def test_addresses_come_and_go(checks: HealthChecks) -> None:
+    """What is answered on others is left to whoever listens there."""
+    port = free_port()
+    news = service(port, 2)
+    for hosts, refused in ((("127.0.0.1",), "::1"), (("127.0.0.2", "::1"), "127.0.0.1")):
+        assert await checks.serve(news, hosts) == []
+        news = {}
+        for host in hosts:
+            assert (await ask(port, host=host))[0] == "HTTP/1.1 200 OK"
+        with pytest.raises(ConnectionRefusedError):
+            await ask(port, host=refused)
+    (problem,) = await checks.serve({}, ("192.0.2.200", "127.0.0.2"))
+    assert f"healthCheckNodePort {port} of 192.0.2.200 can't be answered" in problem
+    assert (await ask(port, host="127.0.0.2"))[0] == "HTTP/1.1 200 OK"
 
 
 async def test_a_port_that_is_taken_is_told_with_the_service_and_disturbs_no_other(

@@ -11,6 +11,7 @@ import pytest
 
 from ovsnet import names, resources
 from ovsnet.agent.serving import Serving
+from ovsnet.config import Config
 from ovsnet.endpoints import Here
 from ovsnet.render import Renderer
 from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
@@ -47,7 +48,9 @@ def switch() -> Switch:
 
 @pytest.fixture
 async def serving(switch: Switch) -> AsyncIterator[Serving]:
-    made = Serving(cast(Any, switch), Renderer(resources.flows_dir()), "unix:/nowhere", lambda: None)
+    made = Serving(
+        cast(Any, switch), Renderer(resources.flows_dir()), Config(ovsdb="unix:/nowhere"), lambda: None
+    )
     yield made
     made.close()
 
@@ -83,11 +86,17 @@ def served(service: Service) -> Snapshot:
 
 
 @pytest.mark.parametrize(
-    ("bound", "taken"),
-    [("0.0.0.0", "from elsewhere;"), ("127.0.0.2", ""), ("::ffff:0.0.0.0", "from elsewhere;")],
+    ("bound", "limits", "taken"),
+    [
+        ("0.0.0.0", (), "from elsewhere;"),
+        ("0.0.0.0", ("192.0.2.0/24", "198.51.100.7/32"), "from elsewhere at 192.0.2.0/24, 198.51.100.7/32;"),
+        ("127.0.0.2", (), ""),
+        ("127.0.0.2", ("192.0.2.0/24",), ""),
+        ("::ffff:0.0.0.0", ("192.0.2.0/24",), "from elsewhere at 192.0.2.0/24;"),
+    ],
 )
 async def test_a_process_is_told_of_if_a_node_port_takes_its_connections(
-    serving: Serving, bound: str, taken: str
+    switch: Switch, bound: str, limits: tuple[str, ...], taken: str
 ) -> None:
     with socket.socket(socket.AF_INET6 if ":" in bound else socket.AF_INET) as process:
         process.bind((bound, 0))
@@ -97,6 +106,12 @@ async def test_a_process_is_told_of_if_a_node_port_takes_its_connections(
             name="web",
             cluster_ips=(ipaddress.ip_address("10.96.0.1"),),
             ports=(ServicePort(port=80, node_port=process.getsockname()[1]),),
+        )
+        serving = Serving(
+            cast(Any, switch),
+            Renderer(resources.flows_dir()),
+            Config(node_port_addresses=tuple(map(ipaddress.ip_network, limits))),
+            lambda: None,
         )
         await serving.follow(served(service), HERE, unknown=False)
     assert [taken in problem for problem in serving.problems] == ([True] if taken else [])

@@ -118,6 +118,8 @@ async def test_who_keeps_sending_follows_the_addresses_that_answer(
         assert known(family) == {first: anywhere, second: anywhere}
         await rules.reconcile(at(address))
         assert known(family) == {first: anywhere}
+        nowhere = "ip6" if family == INET else "ip"
+        assert f"@node_ports_{nowhere} " not in run("nft list table inet ovsnet")
         send(two, other)
         assert known(family) == {first: anywhere, second: other}
         await rules.reconcile(at(other))

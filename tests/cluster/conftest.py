@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from kube_services import Called
 from kube_world import Namespace, namespace, running_cluster
+from services_world import FAMILIES, outer
 
 from ovsnet.host import netns
 from ovsnet.lab.kubernetes.cluster import Cluster
@@ -50,3 +52,16 @@ def called(world: Namespace) -> Called:
     made = Called(world)
     made.start()
     return made
+
+
+@pytest.fixture(scope="module")
+def ways(cluster: Cluster) -> Iterator[None]:
+    """The outside sends what is for `outer` addresses to node-c."""
+    node = cluster.node("node-c").node
+    routes = [
+        f"{ipaddress.ip_network((outer(0, version), 24 if version == 4 else 64))} via {node.address(version)} dev eth0"
+        for version in FAMILIES
+    ]
+    cluster.outside.ip([f"route replace {route}" for route in routes])
+    yield
+    cluster.outside.ip([f"route delete {route}" for route in routes])

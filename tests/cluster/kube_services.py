@@ -180,6 +180,12 @@ class Called:
         except AssertionError as error:
             raise AssertionError(f"{host} port {port} {options}: wanted {names}, found {last}") from error
 
+    def await_served(self, addresses: Mapping[int, str], names: set[str], port: int = 80) -> None:
+        """Until everybody in the cluster is answered by these and nobody else, in each family and protocol."""
+        for address in addresses.values():
+            for protocol in ("tcp", "udp"):
+                self.await_names(address, names, port, protocol=protocol)
+
     @contextlib.contextmanager
     def going(self, source: str, host: str, port: int = 80, **options: Any) -> Iterator[Load]:
         """New connections, one after the other, until `stop`."""

@@ -27,17 +27,10 @@ def clean(cluster: Cluster) -> Iterator[None]:
     assert_clean(cluster)
 
 
-def served(called: Called, addresses: dict[int, str], names: set[str], port: int = 80) -> None:
-    """Everybody in the cluster is answered by these and nobody else, in each family and protocol."""
-    for address in addresses.values():
-        for protocol in PROTOCOLS:
-            called.await_names(address, names, port, protocol=protocol)
-
-
 def test_cluster_addresses_are_served_to_pods_and_nodes(called: Called) -> None:
     addresses = called.make("everyone", WEB)
     assert {*addresses} == {4, 6}
-    served(called, addresses, ALL)
+    called.await_served(addresses, ALL)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -54,7 +47,7 @@ def test_a_server_sees_the_pods_own_address(called: Called, version: int, protoc
 def test_ports_by_name_and_several_of_them(called: Called) -> None:
     ports = ({**TCP, "targetPort": "by-name"}, {**TCP, "name": "other", "port": 8443}, UDP)
     addresses = called.make("ports", WEB, *ports)
-    served(called, addresses, ALL)
+    called.await_served(addresses, ALL)
     for address in addresses.values():
         called.await_names(address, ALL, 8443)
         refused = called.one("client-a", address, 8444)
@@ -67,7 +60,7 @@ def test_a_single_family(called: Called) -> None:
         name = f"only-{version}"
         addresses = called.make(name, WEB, ipFamilyPolicy="SingleStack", ipFamilies=[family])
         assert {*addresses} == {version}
-        served(called, addresses, ALL)
+        called.await_served(addresses, ALL)
 
 
 def looked_up(called: Called, name: str, kind: str) -> set[str]:
@@ -223,19 +216,6 @@ def test_internal_policy_local(called: Called, two_nodes: dict[str, str]) -> Non
                 assert called.one(source, address, protocol=protocol, seconds=1.0)["error"] == "timeout"
 
 
-@pytest.fixture(scope="module")
-def ways(cluster: Cluster) -> Iterator[None]:
-    """The outside sends what is for such addresses to node-c."""
-    node = cluster.node("node-c").node
-    routes = [
-        f"{ipaddress.ip_network((outer(0, version), 24 if version == 4 else 64))} via {node.address(version)} dev eth0"
-        for version in FAMILIES
-    ]
-    cluster.outside.ip([f"route replace {route}" for route in routes])
-    yield
-    cluster.outside.ip([f"route delete {route}" for route in routes])
-
-
 def test_external_addresses(called: Called, ways: None) -> None:
     addresses = {version: outer(7, version) for version in FAMILIES}
     called.make("external", WEB, externalIPs=[*addresses.values()])
@@ -261,79 +241,6 @@ def test_a_load_balancers_address_and_who_may_use_it(called: Called, ways: None)
     called.patch("balanced", {"status": {"loadBalancer": None}}, "--subresource=status")
     for address in addresses.values():
         called.await_names(address, {"timeout"}, sources=["outside"], count=1, seconds=1.0)
-
-
-# endpoints
-
-
-def test_without_endpoints_clients_are_refused_at_once(called: Called) -> None:
-    for address in called.make("nobody", {"app": "nobody"}).values():
-        for protocol in PROTOCOLS:
-            called.await_names(address, {"refused"}, protocol=protocol, count=1)
-            for source in ("client-b", "node-b"):
-                assert called.one(source, address, protocol=protocol)["seconds"] < 1.0
-
-
-def test_a_pod_reaches_itself(called: Called) -> None:
-    for address in called.make("itself", {"app": "web-a"}).values():
-        for protocol in PROTOCOLS:
-            called.await_names(address, {"web-a"}, sources=["web-a"], protocol=protocol)
-
-
-def test_a_pod_in_its_nodes_network_is_an_endpoint(cluster: Cluster, called: Called) -> None:
-    # A datagram's answer comes from the address that was asked only if the server listens on just that.
-    arguments = ["netexec", "--http-port=18090", "--udp-port=18091", "--udp-listen-addresses=$(ADDRESSES)"]
-    env = [{"name": "ADDRESSES", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIPs"}}}]
-    called.world.start(server("on-node", "node-b", arguments=arguments, env=env, spec={"hostNetwork": True}))
-    ports = ({**TCP, "targetPort": 18090}, {**UDP, "targetPort": 18091})
-    addresses = called.make("host-web", {"app": "on-node"}, *ports, type="NodePort")
-    served(called, addresses, {"node-b"})
-    for node in cluster.nodes:
-        for version in FAMILIES:
-            port = called.node_port("host-web")
-            called.await_names(str(node.node.address(version)), {"node-b"}, port, ["outside", "client-a"])
-
-
-def test_a_pod_that_is_not_ready_gets_nothing(called: Called) -> None:
-    world = called.world
-    probe = {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1}
-    pods = [
-        server(f"late-{each}", node, labels={"some": "late"}, readinessProbe=probe)
-        for each, node in zip("ab", NODES, strict=False)
-    ]
-    world.apply(*pods)
-    addresses = called.make("late", {"some": "late"})
-
-    def ready(pod: str, command: str) -> None:
-        eventually(lambda: world.kubectl("exec", pod, "--", command, "/tmp/ready") == "", AGE)
-
-    called.await_names(addresses[4], {"refused"}, count=1)
-    ready("late-b", "touch")
-    served(called, addresses, {"late-b"})
-    ready("late-a", "touch")
-    served(called, addresses, {"late-a", "late-b"})
-    ready("late-b", "rm")
-    served(called, addresses, {"late-a"})
-
-
-def test_traffic_stays_where_it_is_cheap(cluster: Cluster, called: Called) -> None:
-    """What the controller says in the slices' hints."""
-    zones = dict(zip(NODES, ("east", "east", "west"), strict=True))
-    for node, zone in zones.items():
-        cluster.kubectl("label", "node", node, f"topology.kubernetes.io/zone={zone}")
-    try:
-        near = called.make("near", WEB, trafficDistribution="PreferClose")
-        same = called.make("same", WEB, trafficDistribution="PreferSameNode")
-        for node in NODES:
-            here = [f"client-{node[-1]}", node]
-            beside = {f"web-{each[-1]}" for each in NODES if zones[each] == zones[node]}
-            for version in FAMILIES:
-                called.await_names(near[version], beside, sources=here)
-                called.await_names(same[version], {f"web-{node[-1]}"}, sources=here)
-    finally:
-        for node in NODES:
-            cluster.kubectl("label", "node", node, "topology.kubernetes.io/zone-")
-    served(called, near, ALL)
 
 
 def test_kubelets_never_took_a_server_for_dead(called: Called) -> None:

@@ -1,0 +1,94 @@
+"""What is behind Services, as Kubernetes tells it: nobody, the client itself, a node, a host outside, who is near."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from kube_services import AGE, SERVERS, TCP, UDP, Called
+from kube_world import NODES, server
+from lab_world import eventually
+from services_world import FAMILIES, assert_clean
+
+from ovsnet.lab.kubernetes.cluster import Cluster
+
+WEB = {"group": "web"}
+ALL = {*SERVERS}
+PROTOCOLS = ("tcp", "udp")
+
+
+@pytest.fixture(autouse=True)
+def clean(cluster: Cluster) -> Iterator[None]:
+    """Whatever a test does, afterwards all nodes are as their agents want them."""
+    yield
+    assert_clean(cluster)
+
+
+def test_without_endpoints_clients_are_refused_at_once(called: Called) -> None:
+    for address in called.make("nobody", {"app": "nobody"}).values():
+        for protocol in PROTOCOLS:
+            called.await_names(address, {"refused"}, protocol=protocol, count=1)
+            for source in ("client-b", "node-b"):
+                assert called.one(source, address, protocol=protocol)["seconds"] < 1.0
+
+
+def test_a_pod_reaches_itself(called: Called) -> None:
+    for address in called.make("itself", {"app": "web-a"}).values():
+        for protocol in PROTOCOLS:
+            called.await_names(address, {"web-a"}, sources=["web-a"], protocol=protocol)
+
+
+def test_a_pod_in_its_nodes_network_is_an_endpoint(cluster: Cluster, called: Called) -> None:
+    # A datagram's answer comes from the address that was asked only if the server listens on just that.
+    arguments = ["netexec", "--http-port=18090", "--udp-port=18091", "--udp-listen-addresses=$(ADDRESSES)"]
+    env = [{"name": "ADDRESSES", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIPs"}}}]
+    called.world.start(server("on-node", "node-b", arguments=arguments, env=env, spec={"hostNetwork": True}))
+    ports = ({**TCP, "targetPort": 18090}, {**UDP, "targetPort": 18091})
+    addresses = called.make("host-web", {"app": "on-node"}, *ports, type="NodePort")
+    called.await_served(addresses, {"node-b"})
+    for node in cluster.nodes:
+        for version in FAMILIES:
+            port = called.node_port("host-web")
+            called.await_names(str(node.node.address(version)), {"node-b"}, port, ["outside", "client-a"])
+
+
+def test_a_pod_that_is_not_ready_gets_nothing(called: Called) -> None:
+    world = called.world
+    probe = {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1}
+    pods = [
+        server(f"late-{each}", node, labels={"some": "late"}, readinessProbe=probe)
+        for each, node in zip("ab", NODES, strict=False)
+    ]
+    world.apply(*pods)
+    addresses = called.make("late", {"some": "late"})
+
+    def ready(pod: str, command: str) -> None:
+        eventually(lambda: world.kubectl("exec", pod, "--", command, "/tmp/ready") == "", AGE)
+
+    called.await_names(addresses[4], {"refused"}, count=1)
+    ready("late-b", "touch")
+    called.await_served(addresses, {"late-b"})
+    ready("late-a", "touch")
+    called.await_served(addresses, {"late-a", "late-b"})
+    ready("late-b", "rm")
+    called.await_served(addresses, {"late-a"})
+
+
+def test_traffic_stays_where_it_is_cheap(cluster: Cluster, called: Called) -> None:
+    """What the controller says in the slices' hints."""
+    zones = dict(zip(NODES, ("east", "east", "west"), strict=True))
+    for node, zone in zones.items():
+        cluster.kubectl("label", "node", node, f"topology.kubernetes.io/zone={zone}")
+    try:
+        near = called.make("near", WEB, trafficDistribution="PreferClose")
+        same = called.make("same", WEB, trafficDistribution="PreferSameNode")
+        for node in NODES:
+            here = [f"client-{node[-1]}", node]
+            beside = {f"web-{each[-1]}" for each in NODES if zones[each] == zones[node]}
+            for version in FAMILIES:
+                called.await_names(near[version], beside, sources=here)
+                called.await_names(same[version], {f"web-{node[-1]}"}, sources=here)
+    finally:
+        for node in NODES:
+            cluster.kubectl("label", "node", node, "topology.kubernetes.io/zone-")
+    called.await_served(near, ALL)

@@ -10,14 +10,14 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import service_client
 from kube_world import NODES, PORT, Namespace, Object, by_family, server
 from lab_world import SLOWER, eventually
-from services_world import Load
+from services_world import FAMILIES, Load
 
 UDP_PORT = 8081
 AGE = 15.0
@@ -28,6 +28,10 @@ SERVERS = {f"web-{node[-1]}": node for node in NODES}
 CLIENTS = {f"client-{node[-1]}": node for node in NODES}
 EVERYWHERE = (*CLIENTS, *NODES)
 """Where Services are called from within the cluster."""
+BY_OUTSIDE = '"name": "outside"'
+"""In what the lab's web server outside (TCP port 80) says."""
+Target = tuple[str, int, str]
+"""Address, port, protocol."""
 PROBE = {"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 1}
 
 
@@ -91,6 +95,17 @@ class Called:
         found = self.world.get("service", name)["spec"]["ports"]
         return next(int(each["nodePort"]) for each in found if each["name"] == port)
 
+    def node_ports(self, name: str) -> list[Target]:
+        """A Service's on every node, in both families and protocols."""
+        ports = {"tcp": self.node_port(name), "udp": self.node_port(name, "udp")}
+        hosts = [str(node.node.address(version)) for node in self.cluster.nodes for version in FAMILIES]
+        return [(host, port, protocol) for host in hosts for protocol, port in ports.items()]
+
+    def balance(self, name: str, addresses: Iterable[str], **more: str) -> None:
+        """What a load balancer's controller writes: its addresses, each with more of its fields."""
+        ingress = [{"ip": address, **more} for address in addresses]
+        self.patch(name, {"status": {"loadBalancer": {"ingress": ingress}}}, "--subresource=status")
+
     def patch(self, name: str, change: Object, *arguments: str) -> None:
         self.world.kubectl(
             "patch", "service", name, "--type=merge", f"--patch={json.dumps(change)}", *arguments
@@ -135,10 +150,10 @@ class Called:
             self.place(source), [sys.executable, "-I", "-S", service_client.__file__, asked]
         )
 
-    def ask(self, source: str, host: str, port: int = 80, **options: Any) -> list[Object]:
+    def ask(self, source: str, host: str, port: int = 80, *, do: str = "ask", **options: Any) -> list[Object]:
         """What `count` connections in a row are answered; {"error": ...} where there is no answer."""
         done = subprocess.run(
-            self.command(source, "ask", host, port, **options),
+            self.command(source, do, host, port, **options),
             capture_output=True, text=True, timeout=120 * SLOWER, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -185,6 +200,32 @@ class Called:
         for address in addresses.values():
             for protocol in ("tcp", "udp"):
                 self.await_names(address, names, port, protocol=protocol)
+
+    def await_answer(self, sources: Sequence[str], targets: Sequence[Target], answer: str) -> None:
+        """Until every source has had an answer (or error) with these words from every target, within a second.
+
+        Who has had it is not asked again: kernels send a host few ICMP errors in a second.
+        """
+        missing = {source: [*targets] for source in sources}
+        last: dict[str, list[Object]] = {}
+
+        def probed(source: str) -> None:
+            asked = missing[source]
+            last[source] = found = (
+                self.ask(source, "", do="probe", targets=asked, seconds=1.0) if asked else []
+            )
+            said = [str(each.get("name") or each["error"]) for each in found]
+            missing[source] = [each for each, words in zip(asked, said, strict=True) if answer not in words]
+
+        def met() -> bool:
+            with ThreadPoolExecutor(max_workers=3) as pool:
+                list(pool.map(probed, sources))
+            return not any(missing.values())
+
+        try:
+            eventually(met, AGE)
+        except AssertionError as error:
+            raise AssertionError(f"wanted {answer} from {missing}, found {last}") from error
 
     @contextlib.contextmanager
     def going(self, source: str, host: str, port: int = 80, **options: Any) -> Iterator[Load]:

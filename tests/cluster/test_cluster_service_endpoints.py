@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from kube_services import AGE, SERVERS, TCP, UDP, Called
-from kube_world import NODES, server
+from kube_services import AGE, BY_OUTSIDE, EVERYWHERE, SERVERS, TCP, UDP, Called
+from kube_world import NODES, Object, server
 from lab_world import eventually
-from services_world import FAMILIES, assert_clean
+from services_world import FAMILIES, assert_clean, outer
 
 from ovsnet.lab.kubernetes.cluster import Cluster
+from ovsnet.lab.server import ECHO_PORT, HTTP_PORT
+from ovsnet.lab.spec import outside_interface
 
 WEB = {"group": "web"}
 ALL = {*SERVERS}
@@ -24,18 +26,54 @@ def clean(cluster: Cluster) -> Iterator[None]:
     assert_clean(cluster)
 
 
-def test_without_endpoints_clients_are_refused_at_once(called: Called) -> None:
-    for address in called.make("nobody", {"app": "nobody"}).values():
-        for protocol in PROTOCOLS:
-            called.await_names(address, {"refused"}, protocol=protocol, count=1)
-            for source in ("client-b", "node-b"):
-                assert called.one(source, address, protocol=protocol)["seconds"] < 1.0
+def test_without_endpoints_clients_are_refused_at_once(called: Called, ways: None) -> None:
+    """By whichever of a Service's addresses."""
+    external = [outer(12, version) for version in FAMILIES]
+    own = called.make("nobody", {"app": "nobody"}, type="NodePort", externalIPs=external)
+    targets = [(address, 80, protocol) for address in external for protocol in PROTOCOLS]
+    targets += called.node_ports("nobody")
+    called.await_answer(["outside"], targets, "refused")
+    targets += [(address, 80, protocol) for address in own.values() for protocol in PROTOCOLS]
+    called.await_answer(EVERYWHERE, targets, "refused")
 
 
 def test_a_pod_reaches_itself(called: Called) -> None:
-    for address in called.make("itself", {"app": "web-a"}).values():
+    own = called.make("itself", {"app": "web-a"}, type="NodePort")
+    for address in own.values():
         for protocol in PROTOCOLS:
             called.await_names(address, {"web-a"}, sources=["web-a"], protocol=protocol)
+    called.await_answer(["web-a"], called.node_ports("itself"), "web-a")
+
+
+def abroad(version: int, ports: list[Object]) -> Object:
+    """An EndpointSlice by hand, of the host outside. ports: the Service's."""
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"abroad-{version}",
+            "labels": {"kubernetes.io/service-name": "abroad"},
+        },
+        "addressType": f"IPv{version}",
+        "endpoints": [{"addresses": [str(outside_interface(version).ip)]}],
+        "ports": [
+            {"name": each["name"], "port": each["targetPort"], "protocol": each.get("protocol", "TCP")}
+            for each in ports
+        ],
+    }
+
+
+def test_a_host_outside_is_an_endpoint(called: Called) -> None:
+    """Of a Service without selector."""
+    ports = [{**TCP, "targetPort": HTTP_PORT}, {**UDP, "targetPort": ECHO_PORT}]
+    called.world.apply(*(abroad(version, ports) for version in FAMILIES))
+    own = called.make("abroad", {}, *ports, type="NodePort")
+    # What the echo server answers is what it is asked.
+    for protocol, answer in (("tcp", BY_OUTSIDE), ("udp", "hostname")):
+        targets = [each for each in called.node_ports("abroad") if each[2] == protocol]
+        called.await_answer(["outside"], targets, answer)
+        targets += [(address, 80, protocol) for address in own.values()]
+        called.await_answer(EVERYWHERE, targets, answer)
 
 
 def test_a_pod_in_its_nodes_network_is_an_endpoint(cluster: Cluster, called: Called) -> None:
@@ -81,12 +119,14 @@ def test_traffic_stays_where_it_is_cheap(cluster: Cluster, called: Called) -> No
         cluster.kubectl("label", "node", node, f"topology.kubernetes.io/zone={zone}")
     try:
         near = called.make("near", WEB, trafficDistribution="PreferClose")
+        zoned = called.make("zoned", WEB, trafficDistribution="PreferSameZone")
         same = called.make("same", WEB, trafficDistribution="PreferSameNode")
         for node in NODES:
             here = [f"client-{node[-1]}", node]
             beside = {f"web-{each[-1]}" for each in NODES if zones[each] == zones[node]}
             for version in FAMILIES:
-                called.await_names(near[version], beside, sources=here)
+                for address in (near[version], zoned[version]):
+                    called.await_names(address, beside, sources=here)
                 called.await_names(same[version], {f"web-{node[-1]}"}, sources=here)
     finally:
         for node in NODES:

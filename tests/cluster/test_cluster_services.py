@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from kube_services import AGE, CLIENTS, EVERYWHERE, PROBE, SERVERS, TCP, UDP, Called, workload
-from kube_world import NODES, Object, server
+from kube_services import AGE, BY_OUTSIDE, CLIENTS, EVERYWHERE, PROBE, SERVERS, TCP, UDP, Called, workload
+from kube_world import NODES, Object, curl, server
 from lab_world import eventually
 from services_world import FAMILIES, assert_clean, outer
 
@@ -227,8 +227,7 @@ def test_external_addresses(called: Called, ways: None) -> None:
 def test_a_load_balancers_address_and_who_may_use_it(called: Called, ways: None) -> None:
     addresses = {version: outer(8, version) for version in FAMILIES}
     called.make("balanced", WEB, type="LoadBalancer")
-    status = {"loadBalancer": {"ingress": [{"ip": address} for address in addresses.values()]}}
-    called.patch("balanced", {"status": status}, "--subresource=status")
+    called.balance("balanced", addresses.values())
     for address in addresses.values():
         called.await_names(address, ALL, sources=("outside", *EVERYWHERE))
     called.patch("balanced", {"spec": {"loadBalancerSourceRanges": ["198.51.100.0/24", "2001:db8:9::/64"]}})
@@ -241,6 +240,63 @@ def test_a_load_balancers_address_and_who_may_use_it(called: Called, ways: None)
     called.patch("balanced", {"status": {"loadBalancer": None}}, "--subresource=status")
     for address in addresses.values():
         called.await_names(address, {"timeout"}, sources=["outside"], count=1, seconds=1.0)
+
+
+@pytest.fixture
+def balancer(cluster: Cluster) -> Iterator[list[str]]:
+    """A load balancer that is a host outside: its addresses, on which it answers TCP port 80."""
+    addresses = [outer(9, version) for version in FAMILIES]
+    own = [f"{ipaddress.ip_network(address)} dev lo" for address in addresses]
+    cluster.outside.ip([f"address add {each}" for each in own])
+    yield addresses
+    cluster.outside.ip([f"address delete {each}" for each in own])
+
+
+def test_a_load_balancer_that_is_a_proxy_gets_its_connections(
+    called: Called, ways: None, balancer: list[str]
+) -> None:
+    """ipMode (KEP-1860): nodes answer for a VIP, and leave a Proxy's address alone."""
+    called.make("by-mode", WEB, type="LoadBalancer")
+    routed = [outer(10, version) for version in FAMILIES]
+    for mode in ("VIP", "Proxy", "VIP"):
+        called.balance("by-mode", [*balancer, *routed], ipMode=mode)
+        if mode == "Proxy":
+            called.await_answer(EVERYWHERE, [(address, 80, "tcp") for address in balancer], BY_OUTSIDE)
+            targets = [(address, 80, protocol) for address in routed for protocol in PROTOCOLS]
+            called.await_answer(["outside"], targets, "timeout")
+        else:
+            for sources, addresses in ((EVERYWHERE, balancer), (["outside"], routed)):
+                for address in addresses:
+                    called.await_names(address, ALL, sources=sources)
+
+
+def test_a_load_balancer_without_node_ports(called: Called, ways: None) -> None:
+    addresses = {version: outer(11, version) for version in FAMILIES}
+    called.make("portless", WEB, type="LoadBalancer", allocateLoadBalancerNodePorts=False)
+    assert not any("nodePort" in each for each in called.world.get("service", "portless")["spec"]["ports"])
+    called.balance("portless", addresses.values())
+    for address in addresses.values():
+        for protocol in PROTOCOLS:
+            called.await_names(address, ALL, sources=("outside", *EVERYWHERE), protocol=protocol)
+
+
+# clients
+
+
+def test_a_pod_in_its_nodes_network_is_a_client(cluster: Cluster, called: Called) -> None:
+    """Not just a process of the node: netexec in a container dials for whoever asks it to."""
+    arguments = ["netexec", "--http-port=18092", "--udp-port=18093"]
+    called.world.start(server("as-node", "node-a", arguments=arguments, spec={"hostNetwork": True}))
+    dialer = str(cluster.node("node-a").node.address(4))
+
+    def names(address: str, protocol: str) -> set[str]:
+        asked = f"dial?host={address}&port=80&protocol={protocol}&request=hostname&tries=24"
+        found = json.loads(curl(cluster, "outside", dialer, asked, port=18092, seconds=20.0) or "{}")
+        return {*found.get("responses", ()), *found.get("errors", ())}
+
+    for address in called.make("of-node", WEB).values():
+        for protocol in ("http", "udp"):
+            eventually(lambda: names(address, protocol) == ALL, AGE)  # noqa: B023
 
 
 def test_kubelets_never_took_a_server_for_dead(called: Called) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kube_services import AGE, Called
 from kube_world import Namespace, curl, server
 from lab_world import eventually
 
@@ -48,6 +49,27 @@ def test_a_readiness_probe_follows_the_server(cluster: Cluster, world: Namespace
     eventually(lambda: container_status(world, "waiting")["ready"])
     world.kubectl("exec", "waiting", "--", "rm", "/tmp/ready")
     eventually(lambda: not container_status(world, "waiting")["ready"])
+
+
+def test_a_probe_asks_a_service(world: Namespace) -> None:
+    """The kubelet is a client of it, from its node."""
+    world.start(server("probed", "node-b"))
+    called = Called(world)
+    asked: dict[str, Any] = {"periodSeconds": 1, "failureThreshold": 1}
+    addresses = called.make("probed", {"app": "probed"})
+    probes = {
+        "asks-4": {"httpGet": {"host": addresses[4], "port": 80, "path": "/healthz"}},
+        "asks-6": {"httpGet": {"host": addresses[6], "port": 80, "path": "/healthz"}},
+        "opens-4": {"tcpSocket": {"host": addresses[4], "port": 80}},
+    }
+    pods = [
+        server(name, node, arguments=["pause"], readinessProbe={**asked, **probe})
+        for node, (name, probe) in zip(("node-a", "node-b", "node-c"), probes.items(), strict=True)
+    ]
+    world.start(*pods)
+    called.patch("probed", {"spec": {"selector": {"app": "nobody"}}})
+    for name in probes:
+        eventually(lambda: not container_status(world, name)["ready"], AGE)  # noqa: B023
 
 
 @pytest.mark.parametrize("source", ["outside", "node-a", "node-b"])

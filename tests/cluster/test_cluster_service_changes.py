@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -239,24 +240,52 @@ def test_datagrams_from_one_port_find_the_next_server(cluster: Cluster, called: 
 
 # session affinity
 
-AFFINE = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 3}}}
+TIMEOUT = 3
+"""Seconds."""
+AFFINE = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": TIMEOUT}}}
 LOOSE = {"sessionAffinity": "None", "sessionAffinityConfig": None}
 
 
-def test_a_client_stays_with_its_server_for_a_while(called: Called) -> None:
+def test_a_client_stays_with_its_server(called: Called) -> None:
     address = called.make("affine", WEB, **AFFINE)[4]
     for protocol in ("tcp", "udp"):
         eventually(lambda: called.names("client-a", address, protocol=protocol) <= ALL, AGE)  # noqa: B023
         for source in EVERYWHERE:
             assert len(called.names(source, address, protocol=protocol)) == 1, source
-    found = set()
 
-    def another() -> bool:
-        time.sleep(5.0)
-        found.update(called.names("client-a", address))
-        return len(found) > 1
 
-    eventually(another, 90)
+def learned(cluster: Cluster, address: str) -> list[float]:
+    """Seconds for which node-a's switch has remembered clients of an address, one for each of its ports."""
+    command = ["ovs-ofctl", "-O", "OpenFlow15", "dump-flows", "br-int", "table=37"]
+    lines = cluster.node("node-a").run(command, check=True).stdout.splitlines()
+    found = (re.search(rf"duration=([\d.]+)s.*_dst={re.escape(address)},", line) for line in lines)
+    return [float(each[1]) for each in found if each]
+
+
+def test_every_connection_renews_affinity(cluster: Cluster, called: Called) -> None:
+    """A client that pauses for longer than the timeout is forgotten."""
+    addresses = called.make("renewed", WEB, **AFFINE).values()
+    targets = [(address, protocol) for address in addresses for protocol in ("tcp", "udp")]
+    for address, protocol in targets:
+        eventually(lambda: called.names("client-a", address, count=1, protocol=protocol) <= ALL, AGE)  # noqa: B023
+
+    def renewed() -> bool:
+        """False too if the machine stood still meanwhile, for as long as the timeout."""
+        with contextlib.ExitStack() as stack:
+            loads = [
+                stack.enter_context(called.going("client-a", address, gap=0.5, protocol=protocol))
+                for address, protocol in targets
+            ]
+            time.sleep(2 * TIMEOUT + 1)
+            ages = [age for address in addresses for age in learned(cluster, address)]
+            results = [load.stop() for load in loads]
+        if len(ages) < len(targets) or min(ages) < 2 * TIMEOUT:
+            return False
+        assert [len(each["names"]) for each in results] == [1] * len(targets), results
+        return True
+
+    eventually(renewed, 60)
+    eventually(lambda: not any(learned(cluster, address) for address in addresses), TIMEOUT + AGE)
 
 
 def test_affinity_is_switched_on_and_off(cluster: Cluster, called: Called) -> None:

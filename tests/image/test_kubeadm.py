@@ -6,10 +6,13 @@ vSwitch is the nodes' own, as in test_daemonset.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from daemonset_world import agents, await_agents, deploy, look_around
@@ -19,6 +22,7 @@ from kubeadm_world import FIRST, IGNORED, SECOND, KubeadmCluster, init, join, sh
 from lab_world import eventually
 
 from ovsnet.lab.kubernetes.build import KUBERNETES
+from ovsnet.lab.kubernetes.pki import CA, Pki
 from ovsnet.lab.state import Completed
 
 pytestmark = pytest.mark.slow
@@ -146,6 +150,61 @@ def test_services_are_served_to_pods_and_nodes(cluster: KubeadmCluster, world: N
 def reaches(cluster: KubeadmCluster, source: str, address: str, servers: set[str]) -> bool:
     """Whether twelve requests have answers, and every server has answered one."""
     return {curl(cluster, source, address, port=80) for _ in range(12)} == servers
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Pki:
+    made = Pki(tmp_path)
+    made.prepare()
+    return made
+
+
+def test_the_api_server_is_a_client_of_a_service(cluster: KubeadmCluster, world: Namespace, pki: Pki) -> None:
+    """A pod in its node's network, which calls a webhook of the other node by its ClusterIP."""
+    pki.certificate("tls", "/CN=webhook", [f"DNS:webhook.{world.name}.svc"])
+    files = {name: base64.b64encode(pki.read(name)).decode() for name in ("tls.crt", "tls.key")}
+    world.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tls"}, "data": files})
+    arguments = ["webhook", "--tls-cert-file=/tls/tls.crt", "--tls-private-key-file=/tls/tls.key"]
+    volumes = [{"name": "tls", "secret": {"secretName": "tls"}}]
+    mounts = [{"name": "tls", "mountPath": "/tls"}]
+    pod = server("webhook", SECOND, arguments=arguments, spec={"volumes": volumes}, volumeMounts=mounts)
+    spec = {"selector": {"app": "webhook"}, "ports": [{"port": 443}]}
+    world.start(pod)
+    world.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "webhook"}, "spec": spec})
+    cluster.kubectl("apply", "--filename=-", input=json.dumps(denying(world, pki)))
+
+    def refused() -> bool:
+        done = cluster.kubectl(
+            "-n", world.name, "create", "configmap", "any", "--dry-run=server", check=False
+        )
+        return "this webhook denies all requests" in done.stderr
+
+    try:
+        eventually(refused, 20)
+    finally:
+        cluster.kubectl("delete", "validatingwebhookconfiguration", world.name)
+
+
+def denying(world: Namespace, pki: Pki) -> dict[str, Any]:
+    """ConfigMaps of the namespace are what agnhost's webhook is asked about."""
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+    service = {"name": "webhook", "namespace": world.name, "path": "/always-deny"}
+    authority = base64.b64encode(pki.read(f"{CA}.crt")).decode()
+    webhook = {
+        "name": "webhook.example.com",
+        "clientConfig": {"service": service, "caBundle": authority},
+        "rules": [rule],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.name}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 5,
+    }
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": world.name},
+        "webhooks": [webhook],
+    }
 
 
 def test_the_node_of_the_control_plane_comes_back(cluster: KubeadmCluster, world: Namespace) -> None:

@@ -32,7 +32,7 @@ BY_OUTSIDE = '"name": "outside"'
 """In what the lab's web server outside (TCP port 80) says."""
 Target = tuple[str, int, str]
 """Address, port, protocol."""
-PROBE = {"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 1}
+PROBE = {"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 1, "timeoutSeconds": 5}
 
 
 def service(name: str, selector: Mapping[str, str], *ports: Object, **spec: Any) -> Object:

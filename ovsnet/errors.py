@@ -114,7 +114,11 @@ class TryAgain(OvsnetError):
 
 
 class RangeExhausted(TryAgain):
-    """No free address; the message gives the counts of each range."""
+    """No free address; the message gives the counts of each range; `lasting` is without what changes by the minute."""
+
+    def __init__(self, message: str, hint: str = "", lasting: str = "") -> None:
+        super().__init__(message, hint)
+        self.lasting = lasting or str(self)
 
 
 class SwitchUnavailable(TryAgain):

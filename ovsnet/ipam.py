@@ -194,6 +194,15 @@ class Allocator:
         self.claim(chosen, owner)
         return tuple(chosen)
 
+    def has_room(self, now: float) -> bool:
+        """Whether a pod that asks for none in particular would get its addresses."""
+        versions = {range_.network.version for range_ in self._ranges}
+        return versions == {
+            range_.network.version
+            for range_ in self._ranges
+            if range_.candidate(self._taken, now - self._cool_down) is not None
+        }
+
     def claim(self, addresses: Iterable[IPAddress], owner: str) -> None:
         """Notes that the owner has these, whatever they are: somebody's row says so."""
         for address in addresses:
@@ -251,9 +260,12 @@ class Allocator:
         for range_ in ranges:
             if (address := range_.candidate(self._taken, now - self._cool_down)) is not None:
                 return address
+        hint = "remove pods, wait for the cool-down (reuseAfter), or give the node another range (podCIDRs)"
+        networks = ", ".join(str(range_.network) for range_ in ranges)
         raise RangeExhausted(
             f"no free IPv{version} address: {'; '.join(str(self._counts(range_, now)) for range_ in ranges)}",
-            "remove pods, wait for the cool-down (reuseAfter), or give the node another range (podCIDRs)",
+            hint,
+            f"no IPv{version} address is free for another pod on this node, range exhausted: {networks} ({hint})",
         )
 
     def _require_available(self, address: IPAddress) -> None:

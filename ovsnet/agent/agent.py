@@ -1,9 +1,8 @@
 """The loop: collect what is wanted, compare with what is there, apply the difference.
 
-Owns readiness and the order in which things are done. Never talks to OVS, the kernel or a runtime
-itself: `switch`, `host`, `store` and `cni` do. `sync` is idempotent, runs at start, after every
-event that concerns it and from time to time; it is the only writer of bridge, gateway, tunnels,
-routes and nftables. Pods come and go in `attachments`, `upkeep` keeps those that run.
+Owns readiness and the order in which things are done. Never talks to OVS, the kernel or a runtime itself: `switch`,
+`host`, `store` and `cni` do. `sync` is idempotent, runs at start, after every event that concerns it and from time to
+time; it is the only writer of bridge, gateway, tunnels, routes and nftables. Pods: `attachments` and `upkeep`.
 """
 
 from __future__ import annotations
@@ -222,8 +221,7 @@ class Agent:
         self._cut()
 
     def _store_changed(self) -> None:
-        if self._heard is None:
-            self._heard = time.monotonic()
+        self._heard = self._heard or time.monotonic()
         self._again()
 
     def _again(self) -> None:
@@ -330,6 +328,7 @@ class Agent:
         self.complaints.only("refused", self.auditor.refusals())
         self.complaints.only("policy", self.policing.remarks())
         if snapshot is self.store.snapshot():
+        self.complaints.only("addresses", self.pods.exhausted())
             heard, self._heard = self._heard, None
             if snapshot is not None and heard is not None:
                 self.on_programmed(changes.kinds(self._programmed, snapshot), time.monotonic() - heard)

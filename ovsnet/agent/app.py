@@ -162,6 +162,7 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     attachments.wake = agent.wake
     attachments.compare = agent.compare
     attachments.trouble = agent.trouble
+    attachments.complaints = agent.complaints
     agent.serving.tell(functools.partial(in_force, agent))
     attachments.report = functools.partial(report, agent)
     return agent, attachments

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from ovsnet import names, state
+from ovsnet import ipam, names, state
 from ovsnet.agent import checking, requests
+from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.pods import Pods, Serving, key_of
 from ovsnet.agent.policing import Policing
@@ -27,11 +28,12 @@ from ovsnet.config import Config
 from ovsnet.errors import (
     AlreadyAttached,
     OvsnetError,
+    RangeExhausted,
     SwitchUnavailable,
     UnknownContainer,
 )
 from ovsnet.host.worker import LinkWorker
-from ovsnet.model import Pod
+from ovsnet.model import IPAddress, Pod
 from ovsnet.render import Renderer, cookie_of
 from ovsnet.rows import Change, DeletePort
 from ovsnet.state import Topology
@@ -71,6 +73,8 @@ class Attachments:
         self.trouble: Callable[[], OvsnetError | None] = lambda: None
         self.report: Callable[[], dict[str, object]] = dict
         """What is wrong with the node, and how it is; the agent's, which is made after this."""
+        self.complaints = Complaints(log)
+        """The agent's as well, once it is there."""
 
     # --- CNI -----------------------------------------------------------------------------------
 
@@ -90,8 +94,7 @@ class Attachments:
             await self._policing.admit(requests.title(request), request.args.pod_uid)
             # The node may have become another one meanwhile.
             topo, allocator = self._ready()
-            wanted = [each.address for each in request.addresses]
-            ips = allocator.allocate(requests.owner(request), time.time(), wanted)
+            ips = self._allocate(request, allocator)
             try:
                 with self._wiring.slot() as (token, ofport):
                     return await self._attach(request, requests.pod(request, ips, token, ofport), topo)
@@ -99,6 +102,22 @@ class Attachments:
                 # Not `allocator`: the node's ranges may have changed meanwhile.
                 self._pods.serving().allocator.withdraw(ips)
                 raise
+
+    def _allocate(self, request: Request, allocator: ipam.Allocator) -> tuple[IPAddress, ...]:
+        """Raises like `Allocator.allocate`. Runtimes try for ever: that a range is full is not said of each ADD."""
+        wanted = [each.address for each in request.addresses]
+        try:
+            ips = allocator.allocate(requests.owner(request), time.time(), wanted)
+        except RangeExhausted as error:
+            self._pods.full = error.lasting
+            raise
+        else:
+            if not wanted:
+                # There was room, though this may have been the last.
+                self._pods.full = ""
+            return ips
+        finally:
+            self.complaints.only("addresses", self._pods.exhausted())
 
     async def _attach(self, request: Request, pod: Pod, topo: Topology) -> AddResult:
         cookie = cookie_of(pod)

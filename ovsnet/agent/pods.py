@@ -45,6 +45,8 @@ class Pods:
         """Of pods' pairs in bytes, by the name of the host's end, as far as they are known."""
         self._locks: weakref.WeakValueDictionary[Key, asyncio.Lock] = weakref.WeakValueDictionary()
         self._serving: Serving | None = None
+        self.full = ""
+        """Ranges that an ADD found full, in words."""
         self.on_gone: Callable[[], None] = lambda: None
         """Called when a pod's addresses have been given back."""
 
@@ -102,6 +104,12 @@ class Pods:
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             yield
+
+    def exhausted(self) -> list[str]:
+        """Ranges that keep pods from being added, in words: those that an ADD found full, until there is room again."""
+        if self.full and self.serving().allocator.has_room(time.time()):
+            self.full = ""
+        return [self.full] if self.full else []
 
     def figures(self) -> Mapping[str, Mapping[str, float]]:
         """How many addresses there are, and how many are free now, by range."""

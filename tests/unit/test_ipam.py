@@ -104,6 +104,9 @@ def test_nothing_is_given_before_its_cool_down_and_the_error_says_when() -> None
     assert caught.value.message == (
         "no free IPv4 address: 10.0.0.0/29: 5 addresses, 2 in use, 2 excluded, 1 cooling down, the next is free in 30 s"
     )
+    assert "10.0.0.0/29" in caught.value.lasting
+    assert "in use" not in caught.value.lasting, "it changes with every pod"
+    assert (subject.has_room(159), subject.has_room(160)) == (False, True)
     assert [each.free for each in subject.counts(160)] == [1]
     assert subject.allocate("x", 160) == owners[1]
 
@@ -113,6 +116,7 @@ def test_an_exhausted_family_leaves_the_other_as_it_was() -> None:
     subject.allocate("a", 0)
     with pytest.raises(RangeExhausted, match="IPv4"):
         subject.allocate("b", 0)
+    assert not subject.has_room(0)
     subject.release([ip_address("10.0.0.2")], 0)
     assert texts(subject.allocate("c", 60)) == ["fd00::3", "10.0.0.2"]
 

@@ -18,6 +18,7 @@
      |   +- RangeExhausted            11
      |   +- SwitchUnavailable         11  OVSDB or ovs-vswitchd is away
      +- NotReady                      50  STATUS: no ADD can be served now
+     |   +- Waiting                   50  somebody else comes first; told once
      +- LimitedConnectivity           51  STATUS: and running pods may be cut off
      +- StoreError                   999  a manifest or its folder; withdraws nothing
      +- MeterRefused                 999  ovs-vswitchd has no such meter, or makes none
@@ -127,6 +128,10 @@ class SwitchUnavailable(TryAgain):
 
 class NotReady(OvsnetError):
     cni_code = 50
+
+
+class Waiting(NotReady):
+    """Something that others give, most often within seconds, is not there yet."""
 
 
 class LimitedConnectivity(OvsnetError):

@@ -63,6 +63,18 @@ class AddressRange(Frozen):
         return self.first.version == address.version and int(self.first) <= int(address) <= int(self.last)
 
 
+class Published(Frozen):
+    """What a node's agent says of itself in annotations of its Node, as of when it last wrote. Nobody goes by it: the
+    Node object and the configuration decide. Peers compare it with what they do, and tell."""
+
+    encap: Encap | None = None
+    """What it uses between itself and a node, where neither Node asks for any."""
+    address: IPAddress | None = None
+    """Where its tunnels end; of nodes with both families the preferred one."""
+    mtu: int | None = None
+    """Of its pods, in bytes."""
+
+
 class Node(Frozen):
     """A Kubernetes Node, as far as it concerns the network. `source` names it in messages."""
 
@@ -78,6 +90,7 @@ class Node(Frozen):
     """All of them: policies select by them."""
     others: tuple[IPAddress, ...] = ()
     """Addresses of other types, such as ExternalIP, which only policies mind."""
+    published: Published = Published()
     leaving: bool = False
     """It is being deleted, or is about to be: load balancers should send it nothing new."""
     created: str = ""

@@ -1,6 +1,6 @@
 """What two nodes agree on without talking: how the tunnel between them is made.
 
-Pure. Each function gives the same answer on both nodes, because it goes by their Node objects alone. Called by
+Pure. All but `differences` give the same answer on both nodes, because they go by their Node objects alone. Called by
 `state`.
 """
 
@@ -44,3 +44,30 @@ def tunnels(default: Encap, nodes: Iterable[Node]) -> set[tuple[Encap, int]]:
         for (b_encap, b_versions), (_, last) in groups.items()
         if first < last and set(a_versions) & set(b_versions)
     }
+
+
+def differences(own: Node, default: Encap, mtu: int, peer: Node, remote: IPAddress) -> list[str]:
+    """Where a peer does not agree after all, by what its agent publishes, in words.
+
+    default: the encapsulation that this node is configured for. mtu: of its pods, in bytes. remote: where it sends
+    packets for the peer. In every change that several nodes follow there are some for a moment.
+    """
+    said, found = peer.published, []
+    ours = encap(default, own.name, own.encap, peer.name, peer.encap)
+    theirs = encap(said.encap or default, own.name, own.encap, peer.name, peer.encap)
+    if theirs is not ours:
+        found.append(
+            f"node {peer.name} publishes {theirs.value} as its encapsulation, node {own.name} sends {ours.value}:"
+            " nothing passes between them; give both agents the same `encapsulation`"
+        )
+    if said.mtu not in (None, mtu):
+        found.append(
+            f"node {peer.name} publishes {said.mtu} as the MTU of its pods, those of node {own.name} have {mtu}:"
+            " what is larger than one of both gets lost; give both nodes the same `mtu`, or uplinks of one MTU"
+        )
+    if said.address is not None and said.address.version == remote.version and said.address != remote:
+        found.append(
+            f"node {peer.name} publishes {said.address} as its tunnels' end, node {own.name} sends to {remote}, the"
+            " first InternalIP of that family: nothing arrives; correct the Node object or the agent's nodeAddress"
+        )
+    return found

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ovsnet import encap, names, pairs
 from ovsnet.config import Config
-from ovsnet.errors import NotReady
+from ovsnet.errors import NotReady, Waiting
 from ovsnet.model import Encap, Frozen, IPAddress, IPNetwork, LocalNode, Node, Peer, Pod, Tunnels
 from ovsnet.objects import Object
 from ovsnet.rows import PortRow
@@ -55,6 +55,10 @@ class Topology(Frozen):
     wants: Encap | None = None
     """What this node's annotation asks for."""
     problems: tuple[str, ...] = ()
+    ends: tuple[IPAddress, ...] = ()
+    """Where tunnels end here, the preferred address first."""
+    differences: tuple[str, ...] = ()
+    """Where peers do not agree with this node, by what they publish, in words: for a moment after every change."""
 
 
 def topology(
@@ -63,7 +67,7 @@ def topology(
     """Who this node and its peers are.
 
     addresses: those of this node that tunnels can end at, the preferred one first. Raises NotReady while
-    there are no pod ranges, or none that could be used.
+    there are no pod ranges (Waiting), or none that could be used.
     """
     own = nodes.get(name, Node(name=name))
     cidrs = config.pod_cidrs or own.pod_cidrs
@@ -82,6 +86,7 @@ def topology(
         else:
             peers.append(_peer(config, own, ends, node))
     everyone = {**nodes, name: replace(own, addresses=internal)}.values()
+    mtu = _mtu(config, cidrs, everyone, uplink_mtu, ends[0].version)
     gateways = tuple(cidr.network_address + 1 for cidr in cidrs)
     encaps = sorted({config.encapsulation, *(peer.encap for peer in peers)})
     udp_ports = {encap.udp_port(each, config.encapsulation, config.udp_port) for each in encaps}
@@ -92,12 +97,18 @@ def topology(
         cidrs=tuple(cidrs),
         gateways=gateways,
         mac=names.mac_of(gateways[0]),
-        mtu=_mtu(config, cidrs, everyone, uplink_mtu, ends[0].version),
+        mtu=mtu,
         encaps=tuple(encaps),
         tunnel_ports=tuple(sorted(port for port in udp_ports if port is not None)),
         peers=tuple(peers),
         wants=own.encap,
         problems=tuple(problems),
+        ends=ends,
+        differences=tuple(
+            words
+            for peer in peers
+            for words in pairs.differences(own, config.encapsulation, mtu, nodes[peer.name], peer.remote)
+        ),
     )
 
 
@@ -106,9 +117,10 @@ def _require(
 ) -> None:
     """Raises NotReady when this node lacks what it needs to be one of the cluster."""
     if not cidrs:
-        raise NotReady(
+        raise Waiting(
             f"node {name} has no pod ranges",
-            "set podCIDRs in the configuration or in the Node object of this name",
+            "the agent waits for podCIDRs in the Node object of this name, as kube-controller-manager gives them with"
+            " --allocate-node-cidrs, or in the configuration",
         )
     if not addresses:
         raise NotReady(f"node {name} has no address", "set nodeAddress in the configuration")

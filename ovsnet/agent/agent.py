@@ -32,7 +32,7 @@ from ovsnet.agent.serving import Serving
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.config import Config
-from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable
+from ovsnet.errors import LimitedConnectivity, NotReady, OvsnetError, RouteRefused, SwitchUnavailable, Waiting
 from ovsnet.host.nft import TABLE
 from ovsnet.host.notices import Notices
 from ovsnet.render import Renderer
@@ -107,6 +107,7 @@ class Agent:
             host=self.host,
             notices=self._notices,
             complaints=self.complaints,
+            wake=self.wake,
         )
 
     def wake(self) -> None:
@@ -178,7 +179,7 @@ class Agent:
                 await self._follow()
             except OvsnetError as error:
                 self._due = True
-                self.complaints.about("sync", str(error))
+                self.complaints.about("sync", str(error), waits=isinstance(error, Waiting))
                 asyncio.get_running_loop().call_later(retry, self.wake)
                 retry = min(2 * retry, _PERIOD)
             else:
@@ -327,8 +328,8 @@ class Agent:
         self.complaints.only("service", self.serving.problems)
         self.complaints.only("refused", self.auditor.refusals())
         self.complaints.only("policy", self.policing.remarks())
-        if snapshot is self.store.snapshot():
         self.complaints.only("addresses", self.pods.exhausted())
+        if snapshot is self.store.snapshot():
             heard, self._heard = self._heard, None
             if snapshot is not None and heard is not None:
                 self.on_programmed(changes.kinds(self._programmed, snapshot), time.monotonic() - heard)

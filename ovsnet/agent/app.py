@@ -202,8 +202,11 @@ def _facts(agent: Agent) -> Facts | None:
     topo = agent.topology
     if topo is None or agent.trouble() is not None:
         return None
-    ends = topo.internal or topo.addresses
-    return Facts(address=str(ends[0]) if ends else "", mtu=topo.mtu)
+    return Facts(
+        encap=topo.wants or agent.config.encapsulation,
+        address=str(topo.ends[0]) if topo.ends else "",
+        mtu=topo.mtu,
+    )
 
 
 def _notify_systemd() -> None:

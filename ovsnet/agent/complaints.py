@@ -9,9 +9,40 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 _FIRST = 10.0
 _LONGEST = 600.0
+_LASTING = 10.0
+"""Seconds after which what passes by itself is taken for something that does not."""
+
+
+class Lasting:
+    """Keeps back what passes by itself, as it does in every change, until it has lasted for a while."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, seconds: float = _LASTING) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._since: dict[str, float] = {}
+
+    def of(self, troubles: Iterable[str]) -> list[str]:
+        """troubles: all that there are now. Those that there have been at every look for long enough."""
+        now = self._clock()
+        self._since = {trouble: self._since.get(trouble, now) for trouble in troubles}
+        return [trouble for trouble, since in self._since.items() if now - since >= self._seconds]
+
+    def due(self) -> float | None:
+        """Seconds after which a look may find more; None if the last one kept nothing back."""
+        now = self._clock()
+        young = [since for since in self._since.values() if now - since < self._seconds]
+        return min(young) + self._seconds - now if young else None
+
+
+class _Said(NamedTuple):
+    trouble: str
+    at: float
+    interval: float
+    waits: bool
 
 
 class Complaints:
@@ -20,23 +51,22 @@ class Complaints:
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._clock = clock
-        self._said: dict[str, tuple[str, float, float]] = {}
+        self._said: dict[str, _Said] = {}
         self._since: dict[str, float] = {}
         """When the subject's trouble, of whatever words, began."""
 
-    def about(self, subject: str, trouble: str) -> None:
-        """Mentions the trouble if it is new or was last mentioned long enough ago."""
+    def about(self, subject: str, trouble: str, *, waits: bool = False) -> None:
+        """Mentions the trouble if it is new or was last mentioned long enough ago. waits: if it is new, as somebody
+        else has to do something, and will."""
         now = self._clock()
         self._since.setdefault(subject, now)
         known = self._said.get(subject)
-        if known is not None and known[0] == trouble:
-            _, last, interval = known
-            if now - last < interval:
+        interval = _FIRST
+        if known is not None and known.trouble == trouble:
+            if waits or now - known.at < known.interval:
                 return
-            interval = min(2 * interval, _LONGEST)
-        else:
-            interval = _FIRST
-        self._said[subject] = (trouble, now, interval)
+            interval = min(2 * known.interval, _LONGEST)
+        self._said[subject] = _Said(trouble, now, interval, waits)
         self._log.warning("%s", trouble)
 
     def only(self, kind: str, troubles: Iterable[str]) -> None:
@@ -60,4 +90,8 @@ class Complaints:
 
     def current(self) -> list[str]:
         """What is wrong now, for `ovsnet show`."""
-        return [trouble for trouble, _, _ in self._said.values()]
+        return [said.trouble for said in self._said.values()]
+
+    def waiting(self) -> list[str]:
+        """What of that waits for somebody else."""
+        return [said.trouble for said in self._said.values() if said.waits]

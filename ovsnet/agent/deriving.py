@@ -6,19 +6,23 @@ the agent's loop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 
 from ovsnet import recall, state
-from ovsnet.agent.complaints import Complaints
+from ovsnet.agent.complaints import Complaints, Lasting
 from ovsnet.agent.hostside import HostSide
 from ovsnet.config import Config
 from ovsnet.endpoints import Here
-from ovsnet.errors import NotReady, SwitchUnavailable
+from ovsnet.errors import NotReady, SwitchUnavailable, Waiting
 from ovsnet.host.notices import Notices
 from ovsnet.model import Node
 from ovsnet.state import Topology
 from ovsnet.store import Snapshot, choice
 from ovsnet.switch.ovsdb import Ovsdb
+
+_MANY = 10
+"""Differences with peers that are told one by one; a peer has three at most."""
 
 
 class Deriving:
@@ -33,13 +37,19 @@ class Deriving:
         host: HostSide,
         notices: Notices,
         complaints: Complaints,
+        wake: Callable[[], None],
     ) -> None:
+        """wake: has the loop derive again."""
         self._config = config
         self._name = name
         self._ovsdb = ovsdb
         self._host = host
         self._notices = notices
         self._complaints = complaints
+        self._wake = wake
+        self._lasting = Lasting()
+        self._look: asyncio.TimerHandle | None = None
+        """At differences with peers, which may last."""
         self.here = Here(node=name)
         """Where the node is, as `topology` saw it last."""
 
@@ -50,16 +60,36 @@ class Deriving:
                 f"ovsdb-server at {self._config.ovsdb} does not answer", "start Open vSwitch on this node"
             )
         nodes = self._nodes(snapshot)
-        own = nodes.get(self._name)
+        own, own_source = nodes.get(self._name), f"Node {self._name}"
+        lacks = snapshot.problems.get(own_source, "") if snapshot and snapshot.lacks(self._name) else ""
         uplink = await self._host.uplink(self._config.node_address, own.addresses if own else ())
         self._notices.uplink = uplink.interface
-        topo = state.topology(self._config, self._name, uplink.addresses, uplink.mtu, nodes)
+        try:
+            topo = state.topology(self._config, self._name, uplink.addresses, uplink.mtu, nodes)
+        except Waiting as error:
+            hint = f"the agent waits for a Node object that has some: {lacks}" if lacks else error.hint
+            raise Waiting(error.message, hint) from None
+        if lacks:
+            self._complaints.about("own node", f"{own_source}: {lacks}", waits=True)
+        else:
+            self._complaints.over("own node")
         self.here = Here(node=self._name, zone=own.zone if own else "", addresses=topo.internal)
         self._notices.mtu = topo.mtu
         self._complaints.only("topology", topo.problems)
+        self._compare(topo)
         failed = [row for row in self._ovsdb.ports().values() if row.role is not None and row.ofport == -1]
         self._complaints.only("port", [f"port {row.name} does not work: {row.error}" for row in failed])
         return topo
+
+    def _compare(self, topo: Topology) -> None:
+        """Tells of differences with peers that last: agents follow a change one after the other."""
+        lasting = self._lasting.of(topo.differences)
+        more = ["and more nodes publish what this one does not do"] if len(lasting) > _MANY else []
+        self._complaints.only("peer", lasting[:_MANY] + more)
+        if self._look is not None:
+            self._look.cancel()
+        due = self._lasting.due()
+        self._look = None if due is None else asyncio.get_running_loop().call_later(due, self._wake)
 
     def _nodes(self, snapshot: Snapshot | None) -> Mapping[str, Node]:
         """The store's nodes; what rows remember fills in what the store could not read yet.

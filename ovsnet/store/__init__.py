@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from ovsnet.model import Frozen, Node
+from ovsnet.model import Encap, Frozen, Node
 from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Service
 
@@ -63,10 +63,16 @@ class Snapshot(Frozen):
         """Of whichever kind."""
         return bool(self.policies or self.cluster_policies)
 
+    def lacks(self, node: str) -> bool:
+        """Whether there is a Node of this name that never was in order since the start."""
+        return self.unread_nodes is not None and node in self.unread_nodes
+
 
 class Facts(Frozen):
-    """What is true of this node now, for a store that takes it. address: of the tunnels' end."""
+    """What is true of this node now, for a store that takes it. encap: where no Node asks for another. address: of the
+    tunnels' end. mtu: of pods, in bytes."""
 
+    encap: Encap
     address: str
     mtu: int
 

@@ -6,18 +6,26 @@ Pure. Never compares Nodes with one another: `cluster` does. Called through `man
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
+from typing import TypeVar
 
 from ovsnet import ranges
-from ovsnet.model import Encap, IPAddress, IPNetwork, Node
+from ovsnet.model import Encap, IPAddress, IPNetwork, Node, Published
 from ovsnet.store.reading import SUBDOMAIN, Reader, address_of, shown
 
 ENCAPSULATION = "ovsnet.io/encapsulation"
-"""Annotation: how this node is reached."""
+"""Annotation, a user's: how this node is reached."""
+TUNNEL_ENCAPSULATION = "ovsnet.io/tunnel-encapsulation"
+TUNNEL_ADDRESS = "ovsnet.io/tunnel-address"
+MTU = "ovsnet.io/mtu"
+"""Annotations, the agent's: `model.Published`."""
 ZONE = "topology.kubernetes.io/zone"
 """Label: which of a Service's endpoints are near."""
 
 TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"
 """Taint of a node that Cluster Autoscaler has chosen to remove, which load balancers heed (KEP-3836)."""
+
+_Said = TypeVar("_Said")
 
 _EXAMPLE = "10.244.1.0/24 or fd00:10:244:1::/64"
 
@@ -31,7 +39,8 @@ class NodeReader(Reader[Node]):
         name = self._own_name(
             metadata, SUBDOMAIN, "node name: lower case letters, digits, '-' and '.' (RFC 1123)"
         )
-        encap = self._encap(metadata)
+        annotations = self._get(metadata, "metadata.annotations", dict, {})
+        encap = self._encap(annotations)
         cidrs = self._cidrs(self._get(value, "spec", dict, {}))
         status = self._get(value, "status", dict, {})
         labels = self._get(metadata, "metadata.labels", dict, {})
@@ -44,6 +53,11 @@ class NodeReader(Reader[Node]):
             zone=zone,
             labels={key: each for key, each in labels.items() if isinstance(each, str)},
             others=_others(status),
+            published=Published(
+                encap=self._said(annotations, TUNNEL_ENCAPSULATION, Encap),
+                address=self._said(annotations, TUNNEL_ADDRESS, ipaddress.ip_address),
+                mtu=self._said(annotations, MTU, int),
+            ),
             leaving=self._leaving(value, metadata),
             created=self._get(metadata, "metadata.creationTimestamp", str, ""),
             source=self._source,
@@ -54,8 +68,7 @@ class NodeReader(Reader[Node]):
         keys = [self._get(taint, f"{path}.key", str, "") for path, taint in taints]
         return metadata.get("deletionTimestamp") is not None or TO_BE_DELETED in keys
 
-    def _encap(self, metadata: dict[str, object]) -> Encap | None:
-        annotations = self._get(metadata, "metadata.annotations", dict, {})
+    def _encap(self, annotations: dict[str, object]) -> Encap | None:
         text = self._get(annotations, f"metadata.annotations.{ENCAPSULATION}", str, "", ENCAPSULATION)
         try:
             return Encap(text) if text else None
@@ -63,6 +76,21 @@ class NodeReader(Reader[Node]):
             known = ", ".join(encap.value for encap in Encap)
             self._complain(f"metadata.annotations.{ENCAPSULATION}", f"{text!r} is unknown; one of {known}")
             return None
+
+    def _said(self, annotations: dict[str, object], key: str, read: Callable[[str], _Said]) -> _Said | None:
+        """What an agent published; what can't be read is left out, as the node works without it."""
+        text = annotations.get(key)
+        if text is None or text == "":
+            return None
+        if isinstance(text, str):
+            try:
+                return read(text)
+            except ValueError:
+                pass
+        self._remark(
+            f"metadata.annotations.{key}", f"{shown(text)} is nothing that an agent writes; left out"
+        )
+        return None
 
     def _cidrs(self, spec: dict[str, object]) -> tuple[IPNetwork, ...]:
         before = len(self.problems)

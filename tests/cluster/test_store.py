@@ -29,6 +29,7 @@ from api_store_world import (
 )
 
 from ovsnet.cli.manifest import rendered
+from ovsnet.model import Encap
 from ovsnet.store import Facts
 from ovsnet.store.kubernetes.access import Source
 from ovsnet.store.kubernetes.client import Client, Refused
@@ -235,7 +236,7 @@ async def test_a_service_account_may_do_what_the_documents_say_and_no_more(
     await asyncio.sleep(1)
     assert name in (await store.look()).nodes
     client = Client(source)
-    await OwnNode(client, name, lambda: None).publish(Facts(address="192.0.2.7", mtu=1450))
+    await OwnNode(client, name, lambda: None).publish(Facts(encap=Encap.VXLAN, address="192.0.2.7", mtu=1450))
     events = Events(client, name, lambda: ["it is wrong"])
     events.look()
     await events.write()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from typing import Any, cast
 
 import pytest
@@ -13,14 +14,17 @@ from api_store_world import (
     cluster,
     node,
 )
+from msgspec.structs import replace
 
-from ovsnet.model import Encap
+from ovsnet.model import Encap, Published
 from ovsnet.store import Facts
 from ovsnet.store.kubernetes.client import Client, Unreachable
 from ovsnet.store.kubernetes.events import Events
-from ovsnet.store.kubernetes.writer import MTU, TUNNEL_ADDRESS, OwnNode
+from ovsnet.store.kubernetes.writer import OwnNode
+from ovsnet.store.nodes import MTU, TUNNEL_ADDRESS, TUNNEL_ENCAPSULATION
 
 __all__ = ["cluster"]
+ADDRESS = ipaddress.ip_address("192.0.2.7")
 OURS = "regarding.name={},reason=NetworkProblem"
 """Events of a Node that are the agent's: the node controller has some of its own to tell."""
 
@@ -38,7 +42,7 @@ async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
     try:
         await asyncio.sleep(0.5)
         assert cluster.admin.requests["patch"] == 1
-        facts[0] = Facts(address="192.0.2.7", mtu=1450)
+        facts[0] = Facts(encap=Encap.GENEVE, address="192.0.2.7", mtu=1450)
         await cluster.until(lambda: cluster.admin.requests["patch"] == 3)
         await asyncio.sleep(3)
         assert cluster.admin.requests["patch"] == 3
@@ -47,11 +51,13 @@ async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
     found = await cluster.get(f"{NODES}/{name}")
     annotations = found["metadata"]["annotations"]
     assert (annotations[TUNNEL_ADDRESS], annotations[MTU]) == ("192.0.2.7", "1450")
+    assert annotations[TUNNEL_ENCAPSULATION] == "geneve"
     assert annotations["ovsnet.io/encapsulation"] == "geneve"
     conditions = {each["type"]: each["status"] for each in found["status"]["conditions"]}
     assert conditions == {"Ready": "False", "NetworkUnavailable": "False"}
-    # Our own words are no news.
-    assert cluster.now.nodes is before.nodes
+    # Peers read it, and the node is to them what it was.
+    told = Published(encap=Encap.GENEVE, address=ADDRESS, mtu=1450)
+    await cluster.until(lambda: cluster.now.nodes[name] == replace(before.nodes[name], published=told))
 
 
 async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:

@@ -123,6 +123,7 @@ CODES = {
     "RangeExhausted": 11,
     "SwitchUnavailable": 11,
     "NotReady": 50,
+    "Waiting": 50,
     "LimitedConnectivity": 51,
     "StoreError": 999,
     "MeterRefused": 999,

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from ovsnet.agent.complaints import Complaints
+from ovsnet.agent.complaints import Complaints, Lasting
 
 
 class Clock:
@@ -90,3 +90,36 @@ def test_what_is_no_trouble_any_more_is_not_listed(complaints: Complaints) -> No
     assert complaints.current() == ["not ready", "port b is broken"]
     complaints.only("port", [])
     assert complaints.current() == ["not ready"]
+
+
+def test_what_waits_for_somebody_else_is_said_once(
+    complaints: Complaints, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    complaints.about("store", "away")
+    for _ in range(3600):
+        complaints.about("sync", "no ranges yet", waits=True)
+        clock.now += 1
+    assert caplog.messages == ["away", "no ranges yet"]
+    assert (complaints.current(), complaints.waiting()) == (["away", "no ranges yet"], ["no ranges yet"])
+    complaints.about("sync", "the switch is away")
+    assert complaints.waiting() == []
+    complaints.about("sync", "no ranges yet", waits=True)
+    complaints.over("sync", "all is well")
+    assert caplog.messages[2:] == ["the switch is away", "no ranges yet", "all is well"]
+    assert complaints.waiting() == []
+
+
+def test_what_passes_by_itself_is_kept_back_until_it_lasts(clock: Clock) -> None:
+    lasting = Lasting(clock, seconds=10)
+    assert (lasting.of([]), lasting.due()) == ([], None)
+    assert (lasting.of(["a"]), lasting.due()) == ([], 10)
+    clock.now += 4
+    assert (lasting.of(["a", "b"]), lasting.due()) == ([], 6)
+    clock.now += 6
+    assert (lasting.of(["a", "b"]), lasting.due()) == (["a"], 4)
+    assert (lasting.of(["a"]), lasting.due()) == (["a"], None)
+    clock.now += 4
+    # It was gone for a moment: it begins anew.
+    assert lasting.of(["a", "b"]) == ["a"]
+    clock.now += 10
+    assert lasting.of(["b", "a"]) == ["b", "a"]

@@ -1,7 +1,7 @@
-"""What the agent publishes on its own Node: where its tunnels end, the MTU of its pods, and that the network is there.
+"""What the agent publishes on its own Node: how and where its tunnels end, its pods' MTU, that the network is there.
 
 Owns what it wrote last, so that nothing is written twice; a Node object that was made anew is not noticed before the
-facts change or an hour is over. Annotations are a merge patch of two keys, the condition a strategic merge patch of one
+facts change or an hour is over. Annotations are a merge patch of three, the condition a strategic merge patch of one
 entry of status: neither touches what anybody else wrote. The annotation `ovsnet.io/encapsulation` is the user's. Called
 by `store`.
 """
@@ -18,11 +18,10 @@ from ovsnet.errors import StoreError
 from ovsnet.store import Facts
 from ovsnet.store.kubernetes.backoff import Backoff
 from ovsnet.store.kubernetes.client import Client, Refused
+from ovsnet.store.nodes import MTU, TUNNEL_ADDRESS, TUNNEL_ENCAPSULATION
 
 log = logging.getLogger("ovsnet.store")
 
-TUNNEL_ADDRESS = "ovsnet.io/tunnel-address"
-MTU = "ovsnet.io/mtu"
 _LOOK = 2.0
 """Seconds between looks at what is to be published."""
 _AGAIN = 3600.0
@@ -61,7 +60,11 @@ class OwnNode:
     async def publish(self, facts: Facts) -> None:
         """Writes once. Raises StoreError."""
         path = f"/api/v1/nodes/{self._name}"
-        annotations = {TUNNEL_ADDRESS: facts.address, MTU: str(facts.mtu)}
+        annotations = {
+            TUNNEL_ENCAPSULATION: facts.encap.value,
+            TUNNEL_ADDRESS: facts.address,
+            MTU: str(facts.mtu),
+        }
         await self._client.send("patch", "PATCH", path, {"metadata": {"annotations": annotations}}, _MERGE)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         condition = {

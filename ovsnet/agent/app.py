@@ -34,7 +34,7 @@ from ovsnet.agent.marks import Marks
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.policing import Policing
 from ovsnet.agent.recovery import Recovery
-from ovsnet.agent.reporting import eligible, figures, in_force, report, wrong
+from ovsnet.agent.reporting import Wrong, eligible, figures, in_force, report
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.cni import resultcache
@@ -69,7 +69,7 @@ async def run(config: Config) -> None:
 
 
 async def _serve(config: Config, name: str) -> None:
-    store = choice.make(config.store)
+    store = choice.make(config.store, name)
     links = LinkWorker()
     agent, attachments = _compose(config, name, store, links)
     agent.on_ready = _notify_systemd
@@ -80,9 +80,7 @@ async def _serve(config: Config, name: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     running = asyncio.create_task(agent.run())
-    publishing = asyncio.create_task(
-        choice.publish(store, name, lambda: _facts(agent), functools.partial(wrong, agent))
-    )
+    publishing = asyncio.create_task(choice.publish(store, name, lambda: _facts(agent), Wrong(agent)))
     answering = asyncio.create_task(_answer_load_balancers(config, agent))
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -162,9 +160,9 @@ def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tupl
     attachments.wake = agent.wake
     attachments.compare = agent.compare
     attachments.trouble = agent.trouble
-    attachments.complaints = agent.complaints
     agent.serving.tell(functools.partial(in_force, agent))
     attachments.report = functools.partial(report, agent)
+    attachments.complaints = agent.complaints
     return agent, attachments
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ovsnet.agent.agent import Agent
+from ovsnet.agent.complaints import Lasting
 
 _LATE = 60.0
 """Seconds for which changes may fail to come into force; kube-proxy takes as many."""
@@ -34,16 +35,31 @@ def report(agent: Agent) -> dict[str, object]:
     }
 
 
-def wrong(agent: Agent) -> list[str]:
-    """What is wrong now, for Events: what can't be read in a policy as well, of which the store tells the log."""
-    snapshot = agent.store.snapshot()
-    problems = snapshot.problems if snapshot else {}
-    policies = [
-        f"{source}: {text}"
-        for source, text in problems.items()
-        if source.startswith(("NetworkPolicy ", "ClusterNetworkPolicy "))
-    ]
-    return [*agent.complaints.current(), *policies]
+class Wrong:
+    """What is wrong now, for Events: with policies and Nodes as well, of which the store tells the log. A Node that has
+    no ranges yet, this one or another, is news only when it goes on."""
+
+    def __init__(self, agent: Agent, lasting: Lasting | None = None) -> None:
+        self._agent = agent
+        self._lasting = lasting or Lasting()
+
+    def __call__(self) -> list[str]:
+        complaints = self._agent.complaints
+        waiting = complaints.waiting()
+        snapshot = self._agent.store.snapshot()
+        problems = snapshot.problems if snapshot else {}
+        if snapshot is not None and snapshot.lacks(self._agent.name):
+            # Among the complaints.
+            problems = {each: text for each, text in problems.items() if each != f"Node {self._agent.name}"}
+        return [
+            *(each for each in complaints.current() if each not in waiting),
+            *_of(problems, "NetworkPolicy ", "ClusterNetworkPolicy "),
+            *self._lasting.of([*waiting, *_of(problems, "Node ")]),
+        ]
+
+
+def _of(problems: Mapping[str, str], *kinds: str) -> list[str]:
+    return [f"{source}: {text}" for source, text in problems.items() if source.startswith(kinds)]
 
 
 def in_force(agent: Agent) -> bool:

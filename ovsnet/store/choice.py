@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from ovsnet.store.kubernetes.store import KubernetesStore
 
 
-def make(settings: config.Store) -> Store:
-    """The store, which has done nothing yet."""
+def make(settings: config.Store, node: str) -> Store:
+    """The store, which has done nothing yet. node: whose agent it is for."""
     if settings.kubernetes is None:
         return FileStore(Path(settings.folder))
     from ovsnet.store.kubernetes.access import Source
     from ovsnet.store.kubernetes.store import KubernetesStore
 
-    return KubernetesStore(Source(settings.kubernetes.kubeconfig, settings.kubernetes.server))
+    return KubernetesStore(Source(settings.kubernetes.kubeconfig, settings.kubernetes.server), node)
 
 
 async def publish(

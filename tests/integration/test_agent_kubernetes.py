@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import socket
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import yaml
+from api_agent_world import followed, off_loop
 from lab_world import (
     agent_log,
     assert_green,
@@ -20,60 +14,15 @@ from lab_world import (
     eventually,
     manifest,
     ovsnet_json,
-    reconfigure,
     running,
     tunnels,
 )
-from scripted_api import NODES, SERVICES, Api, service
+from scripted_api import NODES, SERVICES, service
 from scripted_api import node as node_object
 
-from ovsnet.lab.lab import Lab
-from ovsnet.lab.node import AGENT, Node
-from ovsnet.lab.nsproc import setns
+from ovsnet.lab.node import AGENT
 
 pytestmark = pytest.mark.slow
-
-
-def listener(node: Node, port: int = 0) -> socket.socket:
-    """A socket on the loopback of the node."""
-    descriptor = os.open(f"/proc/{node.held().pid}/ns/net", os.O_RDONLY)
-    try:
-        setns(descriptor)
-        sock = socket.socket(socket.AF_INET)
-    finally:
-        os.close(descriptor)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(("127.0.0.1", port))
-    return sock
-
-
-async def off_loop(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Whatever blocks; the API server answers meanwhile. Each time in a thread of its own: some change namespace."""
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(1) as pool:
-        return await loop.run_in_executor(pool, work, *arguments)
-
-
-@contextlib.asynccontextmanager
-async def followed(lab: Lab) -> AsyncIterator[Api]:
-    """The first node's agent follows an API that has the lab's nodes."""
-    node, api = lab.nodes[0], Api()
-    await api.start(await off_loop(listener, node))
-    try:
-        for each in lab.nodes:
-            await api.put(NODES, yaml.safe_load(manifest(lab, each.name).read_text()))
-        config = {
-            "clusters": [{"name": "c", "cluster": {"server": api.url}}],
-            "users": [{"name": "u", "user": {"token": "t"}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-        node.private("/etc/ovsnet/kubeconfig").write_text(json.dumps(config))
-        kubernetes = {"kubeconfig": "/etc/ovsnet/kubeconfig"}
-        await off_loop(lambda: reconfigure(node, store={"kubernetes": kubernetes}))
-        yield api
-    finally:
-        await api.stop()
 
 
 async def test_an_agent_that_follows_an_api_server() -> None:

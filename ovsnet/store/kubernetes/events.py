@@ -124,7 +124,8 @@ class Events:
                 if now - known.last > _FORGET:
                     # The Event is about to be forgotten, and this is not over.
                     known.last, known.exists, known.count = now, False, known.count + 1
-            elif known is not None and not known.there:
+            elif known is not None and (not known.there or now - known.last > _FORGET):
+                # It is back, or goes on, and the server would forget the Event.
                 known.there, known.last = True, now
                 known.count += 1
 

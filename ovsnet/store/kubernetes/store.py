@@ -85,9 +85,11 @@ _NOTHING = Snapshot(nodes={}, problems={}, version=0)
 class KubernetesStore:
     """What the Kubernetes API has. Does nothing before `run` or `look`."""
 
-    def __init__(self, source: Source, *, silence: float = SILENCE) -> None:
-        """silence: seconds without a word from the server after which a watch is opened anew."""
+    def __init__(self, source: Source, node: str = "", *, silence: float = SILENCE) -> None:
+        """node: whose agent tells the log itself what its own Node lacks.
+        silence: seconds without a word from the server after which a watch is opened anew."""
         self.client = Client(source)
+        self._node = node
         self._snapshot: Snapshot | None = None
         self._subscribers: list[Callable[[], None]] = []
         self._always = self._made(RESOURCES, silence)
@@ -224,7 +226,10 @@ class KubernetesStore:
 
     def _publish(self, now: Snapshot) -> None:
         before, self._snapshot = self._snapshot, now
-        problems = {subject: text for subject, text in now.problems.items() if subject != self.client.title}
+        others = {self.client.title}
+        if now.lacks(self._node):
+            others.add(f"Node {self._node}")
+        problems = {subject: text for subject, text in now.problems.items() if subject not in others}
         tell(log, problems, self._told, _There(self._reflectors), "objects")
         self._told = problems
         if before is None:

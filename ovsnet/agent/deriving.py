@@ -21,8 +21,8 @@ from ovsnet.state import Topology
 from ovsnet.store import Snapshot, choice
 from ovsnet.switch.ovsdb import Ovsdb
 
-_MANY = 10
-"""Differences with peers that are told one by one; a peer has three at most."""
+_MANY = 5
+"""Differences with peers that are told one by one; a peer has three at most. Events are few, and others need some."""
 
 
 class Deriving:
@@ -38,8 +38,9 @@ class Deriving:
         notices: Notices,
         complaints: Complaints,
         wake: Callable[[], None],
+        lasting: Lasting | None = None,
     ) -> None:
-        """wake: has the loop derive again."""
+        """wake: has the loop derive again. lasting: which differences with peers are told."""
         self._config = config
         self._name = name
         self._ovsdb = ovsdb
@@ -47,7 +48,7 @@ class Deriving:
         self._notices = notices
         self._complaints = complaints
         self._wake = wake
-        self._lasting = Lasting()
+        self._lasting = lasting or Lasting()
         self._look: asyncio.TimerHandle | None = None
         """At differences with peers, which may last."""
         self.here = Here(node=name)
@@ -84,8 +85,11 @@ class Deriving:
     def _compare(self, topo: Topology) -> None:
         """Tells of differences with peers that last: agents follow a change one after the other."""
         lasting = self._lasting.of(topo.differences)
-        more = ["and more nodes publish what this one does not do"] if len(lasting) > _MANY else []
-        self._complaints.only("peer", lasting[:_MANY] + more)
+        more = [
+            f"more peers publish what node {self._name} does not do; their Nodes' annotations ovsnet.io/mtu,"
+            " ovsnet.io/tunnel-encapsulation and ovsnet.io/tunnel-address have it"
+        ]
+        self._complaints.only("peer", lasting[:_MANY] + more * (len(lasting) > _MANY))
         if self._look is not None:
             self._look.cancel()
         due = self._lasting.due()

@@ -1,6 +1,7 @@
-"""How an agent is, in words and figures: for `ovsnet show` and for `metrics`.
+"""How an agent is, in words and figures: for `ovsnet show`, for `metrics` and for Events.
 
-Only looks. Called by the server of requests, by whoever fetches metrics, and for the answers to load balancers.
+Only looks. Called by the server of requests, by whoever fetches metrics, by what writes Events, and for the answers to
+load balancers.
 """
 
 from __future__ import annotations

@@ -159,6 +159,8 @@ def test_configuration_and_manifests() -> None:
     expect(agent.topology("a", True, ["overlaps"], None)[0], FAULT, "overlaps")
     expect(agent.topology("a", False, (), None)[0], WARNING, "Node object a")
     expect(agent.topology("a", True, (), "no ranges")[0], FAULT, "no ranges")
+    assert agent.published(()) == []
+    expect(agent.published(["node b publishes 1430"])[0], WARNING, "node b publishes 1430", "in a minute")
 
 
 # --- CNI -----------------------------------------------------------------------------------------

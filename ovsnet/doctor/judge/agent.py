@@ -104,3 +104,9 @@ def topology(name: str, own_node: bool, problems: Iterable[str], error: str | No
             )
         )
     return found or [ok("this node", f"{name}: configuration and Node objects agree")]
+
+
+def published(differences: Iterable[str]) -> list[Finding]:
+    """differences: what peers publish that does not go with this node."""
+    todo = "look again in a minute, since agents follow a change one after the other; then do what it says"
+    return [warning("peers' annotations", words, todo) for words in differences]

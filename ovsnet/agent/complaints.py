@@ -1,7 +1,7 @@
 """Says what is wrong once, then at growing intervals, and once when it is over.
 
-A thing that is away stays away for minutes; a line a second about it hides everything else. What every change brings for
-a moment is kept back (`Lasting`).
+A thing that is away stays away for minutes; a line a second about it hides everything else. What every change brings
+for a moment is kept back (`Lasting`).
 Called by the agent's loop; owns nothing but the memory of what was said.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -43,15 +43,15 @@ async def test_the_own_node_has_no_ranges_yet(lab: Lab) -> None:
     before, started = len(agent_log(node)), time.monotonic()
     async with followed(lab, [{**objects[0], "spec": {}}, *objects[1:]]) as api:
         await off_loop(eventually, lambda: notes(api, "podCIDRs"), TOLD)
-        (note,) = notes(api)
+        (note,) = notes(api, "podCIDRs")
         assert time.monotonic() - started > 10, "most often it passes within seconds"
         assert note.startswith(f"node {node.name} has no pod ranges (the agent waits for "), note
         # Whatever comes meanwhile: it waits for the same.
-        await api.put(NODES, node_object("node-x", 101))
+        await api.put(NODES, node_object("node-w", 100))
         await asyncio.sleep(0.5)
         assert api.count("PATCH") == 0
         await api.put(NODES, objects[0])
-        await off_loop(eventually, lambda: ovsnet_json(node, "show")["healthy"], TOLD)
+        await off_loop(node.await_agent, TOLD)
         await off_loop(eventually, lambda: api.count("PATCH", f"{NODES}/{node.name}/status"))
         assert notes(api, "podCIDRs") == [note]
         said = [line for line in agent_log(node)[before:].splitlines() if "podCIDRs" in line]
@@ -73,7 +73,7 @@ async def test_peers_that_do_otherwise(lab: Lab) -> None:
     bare = {**node_object("node-z", 103), "spec": {}}
     other = published(peer, tunnel_encapsulation="geneve", mtu="1400", tunnel_address="192.0.2.77")
     async with followed(lab, [own, other, odd, greedy, bare]) as api:
-        await off_loop(eventually, lambda: ovsnet_json(node, "show")["healthy"], TOLD)
+        await off_loop(node.await_agent, TOLD)
         shown = await off_loop(ovsnet_json, node, "show")
         wanted = [
             f"node {peer['metadata']['name']} publishes geneve as its encapsulation, node {node.name} sends vxlan",
@@ -85,7 +85,6 @@ async def test_peers_that_do_otherwise(lab: Lab) -> None:
             "Node node-z: spec.podCIDRs: is missing",
         ]
         await off_loop(eventually, lambda: all(len(notes(api, words)) == 1 for words in wanted), TOLD)
-        assert len(notes(api)) == len(wanted), notes(api)
         said = await off_loop(agent_log, node)
         assert all(words in said for words in wanted)
         # Nothing is withdrawn for that.
@@ -102,20 +101,21 @@ async def test_a_range_that_is_full(lab: Lab) -> None:
     own["spec"] = {"podCIDR": small, "podCIDRs": [small]}
     cni = Cni(node)
     async with followed(lab, [own, *others], reuseAfter=0) as api:
-        await off_loop(eventually, lambda: ovsnet_json(node, "show")["healthy"], TOLD)
-        await off_loop(exhaust, cni, lab)
-        await off_loop(eventually, lambda: notes(api, "range exhausted"))
+        await off_loop(node.await_agent, TOLD)
+        await off_loop(exhaust, cni, lab, lambda: notes(api, "range exhausted"))
         (note,) = notes(api, "range exhausted")
         assert small in note
-        assert agent_log(node).count(note) == 1
+        assert 1 <= agent_log(node).count(note) < 4, "as many as there were ADDs"
 
 
-def exhaust(cni: Cni, lab: Lab) -> None:
+def exhaust(cni: Cni, lab: Lab, told: Callable[[], object]) -> None:
+    """Until a pod of many gets an address."""
     with contextlib.ExitStack() as stack, cni.namespaces("last"):
         pods = [stack.enter_context(cni.pod(new_container())) for _ in range(5)]
-        for _ in range(4):
+        for _ in range(3):
             assert cni.call("ADD", "last", netns=path("last")).code == 11
-        assert troubles(lab, "range exhausted")
+        eventually(told)
+        assert cni.call("ADD", "last", netns=path("last")).code == 11
         cni.delete(pods[0][0])
         cni.add("last")
         assert not troubles(lab, "range exhausted")

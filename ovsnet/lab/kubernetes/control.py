@@ -37,6 +37,9 @@ def programs(folder: Folder) -> Path:
 class ControlPlane(Place):
     """The place called `control`."""
 
+    daemons: tuple[str, ...] = DAEMONS
+    """Those that are to run in it, in the order in which they start."""
+
     def __init__(self, folder: Folder, spec: LabSpec) -> None:
         super().__init__(folder, CONTROL)
         self.spec = spec
@@ -56,7 +59,7 @@ class ControlPlane(Place):
                 # Nothing leaves the lab; without a default route an address of a Service is no address at all.
                 + [f"route replace default via {way} dev {UPLINK}" for way in ways]
             )
-        missing = [name for name in DAEMONS if not self.daemon(name)]
+        missing = [name for name in self.daemons if not self.daemon(name)]
         for name in missing:
             changed(f"{self.name}: {name}")
             self.start(name)

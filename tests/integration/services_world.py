@@ -183,13 +183,8 @@ class Cluster:
     @contextlib.contextmanager
     def going(self, do: str, source: str, host: object, port: int = 80, **options: Any) -> Iterator[Load]:
         """A client under way: "load" or "hold"."""
-        command = self.lab.command(source, self.client(do, host, port, **options))
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        try:
-            yield Load(process)
-        finally:
-            process.kill()
-            process.wait()
+        with going(self.lab.command(source, self.client(do, host, port, **options))) as load:
+            yield load
 
     # what is there
 
@@ -214,6 +209,17 @@ class Cluster:
         for node in self.lab.nodes:
             for version in FAMILIES:
                 eventually(lambda: self.chosen(name, version, last, node.name) == set(places))  # noqa: B023
+
+
+@contextlib.contextmanager
+def going(command: Sequence[str]) -> Iterator[Load]:
+    """A client by its command line, which has begun; ended afterwards."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield Load(process)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def audits(lab: Lab) -> list[str]:

@@ -21,7 +21,7 @@ class Figure:
     """One line of the table.
 
     limit, least: the most and the least that is allowed, of `ratio` if there is a reference, else of `value`; None: no
-    goal.
+    goal. aim: the most that is wished for, which is less than the limit.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Figure:
     reference_name: str = ""
     limit: float | None = None
     least: float | None = None
+    aim: float | None = None
     samples: int
     spread: tuple[float, float] | None = None
     """The least and the greatest sample."""
@@ -45,13 +46,28 @@ class Figure:
         """None where no goal is set."""
         if self.limit is None and self.least is None:
             return None
-        judged = self.ratio if self.ratio is not None else self.value
+        judged = self._judged
         return (self.limit is None or judged <= self.limit) and (self.least is None or judged >= self.least)
+
+    @property
+    def aim_met(self) -> bool | None:
+        """None where nothing more than the goal is wished for."""
+        return None if self.aim is None else self._judged <= self.aim
+
+    @property
+    def verdict(self) -> str:
+        """In words; Markdown."""
+        met = {None: "", True: "yes", False: "**no**"}[self.met]
+        return f"{met}, not the aim" if self.met and self.aim_met is False else met
+
+    @property
+    def _judged(self) -> float:
+        return self.ratio if self.ratio is not None else self.value
 
     @property
     def goal(self) -> str:
         unit = "x" if self.reference is not None else f" {self.unit}"
-        goals = (("at most", self.limit), ("at least", self.least))
+        goals = (("at most", self.limit), ("at least", self.least), ("aim", self.aim))
         return ", ".join(f"{words} {goal:g}{unit}" for words, goal in goals if goal is not None)
 
 
@@ -64,6 +80,7 @@ def figure(
     limit: float | None = None,
     least: float | None = None,
     note: str = "",
+    aim: float | None = None,
 ) -> Figure:
     """Medians of the samples."""
     return Figure(
@@ -74,6 +91,7 @@ def figure(
         reference_name=reference_name,
         limit=limit,
         least=least,
+        aim=aim,
         samples=len(samples),
         spread=(min(samples), max(samples)),
         note=note,
@@ -113,11 +131,10 @@ def table(figures: Iterable[Figure]) -> str:
     rows = [("what", "ovsnet", "reference", "ratio", "goal", "met", "samples")]
     for each in figures:
         against = f"{number(each.reference)} ({each.reference_name})" if each.reference is not None else ""
-        met = {None: "", True: "yes", False: "**no**"}[each.met]
         ratio = f"{each.ratio:.2f}" if each.ratio is not None else ""
         value = f"{number(each.value)} {each.unit}".strip()
         note = f" ({each.note})" if each.note else ""
-        rows.append((each.name + note, value, against, ratio, each.goal, met, str(each.samples)))
+        rows.append((each.name + note, value, against, ratio, each.goal, each.verdict, str(each.samples)))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|---|---:|---:|---:|---|---|---:|", *lines[1:]])
 

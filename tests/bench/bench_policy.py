@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import documents
 import figures
 import kernel_policy
 import on_kernel
 import recorded_policies as recorded
+from at_size import METRICS, agent_of, count, folder, memory, page, restarted, seconds, told
 from bench_lab import running
-from bench_services import FETCH, METRICS, count, folder, memory, restarted, told
 from figures import Figure, figure
 from recorded_policies import EACH, Remote, Size
 
@@ -75,7 +73,7 @@ def agent(say: Say, rounds: int) -> Iterator[Figure]:
         say("nothing happens")
         shares = [idle(node) for _ in range(rounds or IDLES)]
         yield figure(f"agent's processor time when nothing changes: {MANY}", "%", shares)
-        yield figure(f"agent's resident memory: {MANY}", "MB", [memory(node)])
+        yield figure(f"resident memory of the agent and its child for links: {MANY}", "MB", [memory(node)])
         say("restarts")
         warm = [restarted(node) for _ in range(rounds or STARTS)]
         yield figure(f"agent restarted, all unchanged: {MANY}", "s", warm)
@@ -128,8 +126,7 @@ def settled(node: Node, size: Size) -> int:
     """Waits until all is installed, by the agent's own account; how many flows that are."""
 
     def known() -> bool:
-        page = node.run([sys.executable, "-I", "-S", "-c", FETCH, str(METRICS)]).stdout
-        found = re.search(r"^ovsnet_policies (\d+)", page, re.M)
+        found = re.search(r"^ovsnet_policies (\d+)", page(node), re.M)
         if not found or int(found[1]) != size.policies:
             return False
         return node.run(["/run/ovsnet/bin/ovsnet", "audit"]).returncode == 0
@@ -204,17 +201,10 @@ def rewritten(lab: Lab, node: Node, rounds: int) -> list[float]:
 
 def idle(node: Node) -> float:
     """Per cent of a processor, with the tools that it runs."""
-    process = node.daemon(AGENT)
-    assert process is not None
-
-    def ticks() -> int:
-        # utime and stime, and those of children that ended (proc(5)).
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15]))
-
-    before = ticks()
+    pid = agent_of(node).pid
+    before = seconds(pid)[1]
     time.sleep(IDLE)
-    return 100 * (ticks() - before) / os.sysconf("SC_CLK_TCK") / IDLE
+    return 100 * (seconds(pid)[1] - before) / IDLE
 
 
 def from_nothing(node: Node) -> float:

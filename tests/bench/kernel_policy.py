@@ -18,8 +18,8 @@ from pathlib import Path as File
 from typing import Any
 
 import send_on_node
+from at_size import count, folder
 from bench_lab import running
-from bench_services import count, folder
 from bench_traffic import Path, bare_bridge, pods
 from figures import Figure, figure
 from kernel_services import ECHO, HEADERS, SHORT, SOURCE_PORT

@@ -13,7 +13,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import on_node
@@ -24,6 +24,7 @@ from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import Node
 from ovsnet.lab.spec import LabSpec
 
+Made = TypeVar("Made", bound=Lab)
 REFERENCE_NETNS = "/run/netns/reference"
 _INTERPRETER = "/usr/bin/python3"
 
@@ -31,8 +32,15 @@ _INTERPRETER = "/usr/bin/python3"
 @contextlib.contextmanager
 def running(**options: Any) -> Iterator[Lab]:
     """A lab with IPv4 and a name of its own; gone afterwards, however far it got."""
+    with running_kind(Lab, **options) as lab:
+        yield lab
+
+
+@contextlib.contextmanager
+def running_kind(kind: type[Made], **options: Any) -> Iterator[Made]:
+    """The same of another kind of lab."""
     spec = msgspec.convert({"families": "4", "underlay": "4", **options}, LabSpec)
-    lab = Lab(f"bench-{uuid.uuid4().hex[:6]}", spec)
+    lab = kind(f"bench-{uuid.uuid4().hex[:6]}", spec)
     try:
         lab.up()
         yield lab

@@ -1,26 +1,25 @@
 """A large cluster as manifests: nodes, Services, and slices of their endpoints, the same ones each time.
 
-Pure but for the files that it writes. Called by `bench_services`.
+Pure. Called by `recorded_stores`, which has them served, and `services_many`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ovsnet.lab.state import write_atomically
-
 NODES = 1_000
+NAMESPACE = "bench"
 PORT = 8080
-_FILE = 2_000
-"""Objects in each file: below the store's limit for one."""
+PER_SLICE = 100
+"""Endpoints: --max-endpoints-per-slice of kube-controller-manager, if nobody says otherwise."""
+ABROAD = ipaddress.IPv4Network("198.19.0.0/16")
 _BASE = {4: int(ipaddress.ip_address("10.128.0.0")), 6: int(ipaddress.ip_address("fd00:10:128::"))}
 _NODE = {4: 1 << 8, 6: 1 << 64}
 """Addresses of a node's range."""
-_CLUSTER_IPS = {4: int(ipaddress.ip_address("10.96.0.0")), 6: int(ipaddress.ip_address("fd00:10:96::"))}
+_CLUSTER_IPS = {4: int(ipaddress.ip_address("10.96.1.0")), 6: int(ipaddress.ip_address("fd00:10:96::100"))}
+"""Below are those that a cluster takes for itself."""
 
 
 class Size(NamedTuple):
@@ -39,21 +38,26 @@ class Size(NamedTuple):
         return f"{self.services} Services, {self.endpoints} endpoints{both}"
 
 
-def record(target: Path, size: Size) -> None:
-    """Writes it into a store's folder, in place of what was recorded there before."""
-    for old in target.glob("recorded-*.json"):
-        old.unlink()
-    _write(target, "nodes", [node(number, size.families) for number in range(NODES)])
-    numbers = range(size.services)
-    _write(target, "services", [service(number, size.families) for number in numbers])
+class Endpoint(NamedTuple):
+    address: str
+    node: str = ""
+
+
+def objects(size: Size) -> Iterator[list[dict[str, Any]]]:
+    """All, a kind after the other."""
+    yield [node(number, size.families) for number in range(NODES)]
+    yield [service(f"service-{number}", number, size.families) for number in range(size.services)]
     for family in size.families:
-        _write(target, f"slices{family}", [slice_of(number, size.each, family) for number in numbers])
+        yield [
+            piece
+            for number in range(size.services)
+            for piece in slices(f"service-{number}", pods(members(number, size), family), family)
+        ]
 
 
-def _write(target: Path, name: str, items: Sequence[Any]) -> None:
-    for start in range(0, len(items), _FILE):
-        text = json.dumps({"kind": "List", "items": items[start : start + _FILE]})
-        write_atomically(target / f"recorded-{name}-{start:05}.json", text)
+def members(number: int, size: Size) -> range:
+    """The numbers of a Service's endpoints."""
+    return range(number * size.each, (number + 1) * size.each)
 
 
 def node(number: int, families: Sequence[int] = (4,)) -> dict[str, Any]:
@@ -71,22 +75,25 @@ def _network(family: int, number: int) -> str:
     return f"{ipaddress.ip_address(_BASE[family] + number * _NODE[family])}/{24 if family == 4 else 64}"
 
 
-def service(number: int, families: Sequence[int] = (4,)) -> dict[str, Any]:
+def service(name: str, number: int, families: Sequence[int] = (4,)) -> dict[str, Any]:
+    """number: of its ClusterIPs."""
     addresses = [cluster_ip(number, family) for family in families]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": f"service-{number}", "namespace": "bench"},
+        "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
             "clusterIP": addresses[0],
             "clusterIPs": addresses,
+            "ipFamilies": [f"IPv{family}" for family in families],
+            "ipFamilyPolicy": "SingleStack" if len(families) == 1 else "RequireDualStack",
             "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
         },
     }
 
 
 def cluster_ip(number: int, family: int = 4) -> str:
-    return str(ipaddress.ip_address(_CLUSTER_IPS[family] + 1 + number))
+    return str(ipaddress.ip_address(_CLUSTER_IPS[family] + number))
 
 
 def endpoint(number: int, family: int = 4) -> str:
@@ -95,22 +102,37 @@ def endpoint(number: int, family: int = 4) -> str:
     return str(ipaddress.ip_address(_BASE[family] + place * _NODE[family] + 2 + host))
 
 
-def slice_of(number: int, count: int, family: int = 4, name: str = "", first: str = "") -> dict[str, Any]:
-    """The endpoints of a Service; `first` instead of the first of them. name: the slice's, if not the usual one."""
-    numbers = range(number * count, (number + 1) * count)
-    addresses = [endpoint(each, family) for each in numbers]
+def pods(numbers: Iterable[int], family: int = 4) -> list[Endpoint]:
+    return [Endpoint(endpoint(number, family), f"n-{number % NODES}") for number in numbers]
+
+
+def hosts(count: int) -> list[Endpoint]:
+    """Outside of the cluster, all of ABROAD."""
+    return [Endpoint(str(ABROAD[1 + number])) for number in range(count)]
+
+
+def slices(service: str, endpoints: Sequence[Endpoint], family: int = 4) -> list[dict[str, Any]]:
+    """As many as Kubernetes' own controller would make."""
+    starts = range(0, len(endpoints), PER_SLICE)
+    return [
+        slice_of(service, f"{family}-{at}", endpoints[start : start + PER_SLICE], family)
+        for at, start in enumerate(starts)
+    ]
+
+
+def slice_of(service: str, suffix: str, endpoints: Iterable[Endpoint], family: int = 4) -> dict[str, Any]:
+    """suffix: of its name, after that of the Service."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": name or f"service-{number}-{family}",
-            "namespace": "bench",
-            "labels": {"kubernetes.io/service-name": f"service-{number}"},
+            "name": f"{service}-{suffix}",
+            "namespace": NAMESPACE,
+            "labels": {"kubernetes.io/service-name": service},
         },
         "addressType": f"IPv{family}",
         "ports": [{"name": "http", "port": PORT, "protocol": "TCP"}],
         "endpoints": [
-            {"addresses": [address], "nodeName": f"n-{each % NODES}"}
-            for each, address in zip(numbers, [first or addresses[0], *addresses[1:]], strict=True)
+            {"addresses": [address], **({"nodeName": node} if node else {})} for address, node in endpoints
         ],
     }

@@ -240,14 +240,18 @@ class OpenFlow:
         await loop.sock_sendall(connection, opening)
         framer, asked = Framer(), False
         while True:
+            receiving = loop.create_task(loop.sock_recv(connection, 65536))
+            # Looked at even where sending fails first.
+            receiving.add_done_callback(lambda done: done.cancelled() or done.exception())
             try:
-                async with asyncio.timeout(_PROBE):
-                    data = await loop.sock_recv(connection, 65536)
-            except TimeoutError:
-                self._is_silent(asked)
-                asked = True
-                await loop.sock_sendall(connection, message(ECHO_REQUEST, 2))
-                continue
+                # Not cancelled for a question: what has just been read would be lost, and the frame with it.
+                while not (await asyncio.wait([receiving], timeout=_PROBE))[0]:
+                    self._is_silent(asked)
+                    asked = True
+                    await loop.sock_sendall(connection, message(ECHO_REQUEST, 2))
+                data = await receiving
+            finally:
+                receiving.cancel()
             if not data:
                 return
             asked = False

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,23 @@ async def test_garbage_ends_the_watch_of_vswitchd(
     told = [each.message for each in caplog.records if each.levelno == logging.WARNING]
     assert len(told) == 1
     assert f"{path} is no OpenFlow ({garbage.hex(' ')})" in told[0]
+
+
+async def test_what_comes_as_the_patience_ends_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop was held up for longer than that: the end of the patience and the data are there at once."""
+    monkeypatch.setattr(openflow, "_PROBE", 0.05)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(OPENING)
+        for number in range(3):
+            writer.write(message(ECHO_REQUEST, number))
+            time.sleep(0.1)  # noqa: ASYNC251
+            while await reader.readexactly(8) != message(ECHO_REPLY, number):
+                pass  # its own question, whether anybody is there
+        writer.close()
+
+    path = tmp_path / "mgmt"
+    async with await asyncio.start_unix_server(serve, path), asyncio.timeout(10):
+        await OpenFlow(str(path)).wait_down()

@@ -67,10 +67,11 @@ _FOLDER = """
 One node with two pods, whose store is a folder with 1,000 nodes and 10,000 Services of ten endpoints each
 (`tests/bench/recorded.py`), on Open vSwitch's datapath in user space. A change is a slice that gets another endpoint,
 in a file of its own, until ovs-vswitchd tells of the flow for it. A first connection is connect() where the datapath
-has just lost all its flows. A restart is one until the agent is ready; meanwhile, and for five seconds more, the pod
-and the node open connections to a Service one after the other, 50 each second at most, and one of the pod goes on
-sending: one that is not answered within a second has failed. From nothing means that ovs-vswitchd was killed as well
-and has lost all flows.
+has just lost all its flows. A restart is one until what the store has is in force, as the agent's own figures tell:
+it is ready before, by the flows that it finds, if the store takes more than five seconds to read. Meanwhile, and for
+five seconds more, the pod and the node open connections to a Service one after the other, 50 each second at most, and
+one of the pod goes on sending: one that is not answered within a second has failed. From nothing means that
+ovs-vswitchd was killed as well and has lost all flows.
 
 The large Service is beside the ten of the small cluster, in slices of a hundred. Its connections are those of another
 one, whose endpoints all answer (addresses outside of the cluster that one host has), against one of a single such

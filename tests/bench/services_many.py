@@ -86,8 +86,7 @@ class Bench:
         few, among_few = self.among_few()
         yield from self.large()
         self.say(f"{plan.many}, {recorded.NODES} nodes")
-        self.store.record(plan.many)
-        self.settled(plan.many)
+        self.record(plan.many)
         service = plan.many.services // 2
         begun = self.changes(f"service-{service}", recorded.members(service, plan.many))
         title = f"one endpoint changed: from when it is {self.store.since} until its flows are in"
@@ -117,6 +116,13 @@ class Bench:
         self.empty = self.await_flows(before, 1, 1)
         with Connecting(self.lab, self.client) as client:
             client.ms(recorded.cluster_ip(_SERVED), 80)
+
+    def record(self, size: Size) -> None:
+        """Without an agent that follows each object as it comes, for minutes, on the processors of who makes them."""
+        self.node.kill(AGENT)
+        self.store.record(size)
+        self.node.start(AGENT)
+        self.settled(size)
 
     def put(self, name: str, number: int, endpoints: Sequence[Endpoint]) -> None:
         """A Service of one family."""
@@ -152,8 +158,7 @@ class Bench:
         """Milliseconds of changes and of first connections, in a small cluster."""
         size = self.plan.few
         self.say(f"{size}, {recorded.NODES} nodes")
-        self.store.record(size)
-        self.settled(size)
+        self.record(size)
         service = size.services // 2
         found = self.changes(f"service-{service}", recorded.members(service, size))
         return found, self.connections(_SERVED)

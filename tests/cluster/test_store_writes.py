@@ -38,7 +38,9 @@ async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
     assert cluster.now.nodes[name].encap is Encap.GENEVE
     before = cluster.now
     facts: list[Facts | None] = [None]
-    task = asyncio.create_task(OwnNode(cluster.admin, name, lambda: facts[0]).run())
+    task = asyncio.create_task(
+        OwnNode(cluster.admin, name, lambda: facts[0], lambda: cluster.now.nodes.get(name)).run()
+    )
     try:
         await asyncio.sleep(0.5)
         assert cluster.admin.requests["patch"] == 1

@@ -162,8 +162,12 @@ class KubernetesStore:
         facts: None while it is not ready. current: what is wrong at this moment, in words.
         """
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(OwnNode(self.client, node, facts).run())
+            tasks.create_task(OwnNode(self.client, node, facts, lambda: self._read(node)).run())
             tasks.create_task(Events(self.client, node, current).run())
+
+    def _read(self, name: str) -> Node | None:
+        found = self._nodes.objects.get(name)
+        return found if isinstance(found, Node) else None
 
     async def look(self) -> Snapshot:
         """One complete list of each kind, without a word in the log. Not while `run` runs. Raises StoreError."""

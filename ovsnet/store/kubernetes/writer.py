@@ -1,9 +1,9 @@
 """What the agent publishes on its own Node: how and where its tunnels end, its pods' MTU, that the network is there.
 
-Owns what it wrote last, so that nothing is written twice; a Node object that was made anew is not noticed before the
-facts change or an hour is over. Annotations are a merge patch of three, the condition a strategic merge patch of one
-entry of status: neither touches what anybody else wrote. The annotation `ovsnet.io/encapsulation` is the user's. Called
-by `store`.
+Owns what it wrote last, so that nothing is written twice; where the Node that the store follows does not say so, as one
+that was made anew, it is written again. Annotations are a merge patch of three, the condition a strategic merge patch
+of one entry of status: neither touches what anybody else wrote. The annotation `ovsnet.io/encapsulation` is the user's.
+Called by `store`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from ovsnet.errors import StoreError
+from ovsnet.model import Node
 from ovsnet.store import Facts
 from ovsnet.store.kubernetes.backoff import Backoff
 from ovsnet.store.kubernetes.client import Client, Refused
@@ -25,6 +26,8 @@ log = logging.getLogger("ovsnet.store")
 _LOOK = 2.0
 """Seconds between looks at what is to be published."""
 _AGAIN = 3600.0
+_SEEN = 10.0
+"""Seconds within which what was written comes back to the store that follows it."""
 _MERGE = "application/merge-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
 
@@ -32,11 +35,19 @@ _STRATEGIC = "application/strategic-merge-patch+json"
 class OwnNode:
     """Keeps the Node object of this node up to date."""
 
-    def __init__(self, client: Client, name: str, facts: Callable[[], Facts | None]) -> None:
-        """facts: what to publish; None while the node is not ready."""
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        facts: Callable[[], Facts | None],
+        there: Callable[[], Node | None],
+    ) -> None:
+        """facts: what to publish; None while the node is not ready. there: the Node as the store has it, None if it has
+        none."""
         self._client = client
         self._name = name
         self._facts = facts
+        self._there = there
         self._written: Facts | None = None
         self._written_at = 0.0
         self._told = ""
@@ -46,9 +57,8 @@ class OwnNode:
         backoff = Backoff(first=2.0, longest=120.0)
         while True:
             facts = self._facts()
-            old = time.monotonic() - self._written_at > _AGAIN
             pause = _LOOK
-            if facts is not None and (facts != self._written or old):
+            if facts is not None and self._is_due(facts):
                 try:
                     await self.publish(facts)
                     backoff.reset()
@@ -56,6 +66,14 @@ class OwnNode:
                     self._tell(error)
                     pause = backoff.next(error.retry_after if isinstance(error, Refused) else 0.0)
             await asyncio.sleep(pause)
+
+    def _is_due(self, facts: Facts) -> bool:
+        node, age = self._there(), time.monotonic() - self._written_at
+        if node is None:
+            # It is gone: who makes it anew does not know what it said.
+            self._written = None
+            return False
+        return facts != self._written or age > _AGAIN or (age > _SEEN and not _says(node, facts))
 
     async def publish(self, facts: Facts) -> None:
         """Writes once. Raises StoreError."""
@@ -84,3 +102,9 @@ class OwnNode:
         if str(error) != self._told:
             self._told = str(error)
             log.warning("the Node object of %s is not up to date: %s", self._name, error)
+
+
+def _says(node: Node, facts: Facts) -> bool:
+    """Whether that is what the Node publishes."""
+    said = node.published
+    return (said.encap, str(said.address), said.mtu) == (facts.encap, facts.address, facts.mtu)

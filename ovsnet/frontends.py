@@ -19,12 +19,13 @@ from ovsnet.numbers import Numbers
 from ovsnet.servicemodel import EndpointSlice, Protocol, Service, ServicePort
 
 BUCKETS = 256
-"""At most in one group: with so many Open vSwitch 3.1 still selects by the datapath's hash, which takes no upcall for
-each connection, and a group stays far below the 64 KiB of a message."""
+"""At most in one group, of endpoints or of groups: with so many Open vSwitch 3.1 still selects by the datapath's hash,
+which takes no upcall for each connection, and a group stays far below the 64 KiB of a message."""
 SLOTS = 16
 """Of the hash for each bucket, as far as BUCKETS allows: shares differ by one slot."""
 FILL = 128
-"""Of each group where there are several, on average: endpoints come and go without others changing their group."""
+"""At most on average in each of several groups, if BUCKETS groups are enough: endpoints come and go without others
+changing their group."""
 LONGEST_AFFINITY = 65535
 """Seconds: what a flow's idle_timeout can say (OpenFlow 1.5, section 7.3.4.3); Kubernetes allows 86,400."""
 CLIENTS = 4096
@@ -33,18 +34,19 @@ forged, and each takes a flow for as long as the affinity lasts. Those inside ar
 
 
 class Group(Frozen):
-    """Endpoints to choose from: backends of equal weight, or other groups."""
+    """Endpoints to choose from: backends, or other groups, of equal weight."""
 
     number: int
     mark: int
     """Of the connections."""
     backends: tuple[Backend, ...] = ()
-    members: tuple[tuple[int, int], ...] = ()
-    """(number, weight) of the groups."""
+    members: tuple[int, ...] = ()
+    """Numbers of the groups. Their weights are no matter of their size: a change of one endpoint would rewrite this
+    group as well, and where Open vSwitch hashes by itself the greater weight would take nearly all."""
     sticky: bool = False
     """A client stays with its endpoint (sessionAffinity: ClientIP); else each connection is a new choice."""
-    nested: bool = False
-    """One of a group's members, which must choose by another hash than that."""
+    level: int = 0
+    """Groups that it is behind. Each level must choose by another hash."""
     version: int = 4
 
     @property
@@ -57,7 +59,7 @@ class Group(Frozen):
         """
         count = len(self.backends)
         weight = min(BUCKETS, 1 << (SLOTS * count - 1).bit_length()) // count if count > 1 else 1
-        if self.sticky or self.nested or weight < 2:
+        if self.sticky or self.level or weight < 2:
             return tuple((backend, 1) for backend in self.backends)
         first, *others = self.backends
         return (first, weight - 1), (first, 1), *((backend, weight) for backend in others)
@@ -65,9 +67,9 @@ class Group(Frozen):
     @property
     def slots(self) -> int:
         """How many parts of the datapath's hash Open vSwitch tells apart, with an entry each; 0: of another hash."""
-        if self.sticky or self.nested:
+        if self.sticky or self.level:
             return 0
-        weights = [weight for _, weight in self.shares or self.members]
+        weights = [weight for _, weight in self.shares] or [1] * len(self.members)
         needed = -(-sum(weights) // min(weights))
         return max(SLOTS, 1 << (needed - 1).bit_length())
 
@@ -127,10 +129,14 @@ class ServiceObject(Namespaced):
     def backends(self, number: int) -> list[Backend]:
         """All that the group of this number leads to; none if there is no such group."""
         groups = {group.number: group for group in self.groups}
-        if number not in groups:
-            return []
-        leaves = [groups[member] for member, _ in groups[number].members] or [groups[number]]
-        return [backend for leaf in leaves for backend in leaf.backends]
+        found: list[Backend] = []
+        waiting = [number]
+        while waiting:
+            group = groups.get(waiting.pop())
+            if group is not None:
+                waiting += reversed(group.members)
+                found += group.backends
+        return found
 
     @property
     def learned(self) -> int:
@@ -260,17 +266,21 @@ class Maker:
         group = Group(
             number=number, mark=self._mark(port), sticky=bool(self._service.affinity), version=version
         )
+        self._fill(group, name, backends)
+        return number
+
+    def _fill(self, group: Group, name: str, backends: tuple[Backend, ...]) -> None:
+        """Adds the group, behind those that it is made of if it can't have all the backends itself."""
         if len(backends) <= BUCKETS:
             self._groups.append(replace(group, backends=backends))
-            return number
+            return
         members = []
-        for index, part in enumerate(_parts(backends)):
+        for index, part in enumerate(_parts(backends, group.level)):
             if part:
-                leaf = self._number(f"{name}/{index}")
-                members.append((leaf, len(part)))
-                self._groups.append(replace(group, number=leaf, backends=part, nested=True))
+                number = self._number(f"{name}/{index}")
+                members.append(number)
+                self._fill(replace(group, number=number, level=group.level + 1), f"{name}/{index}", part)
         self._groups.append(replace(group, members=tuple(members)))
-        return number
 
     def _mark(self, port: ServicePort) -> int:
         return self._number(_title(port))
@@ -288,20 +298,18 @@ def _of(version: int, addresses: Iterable[IPAddress]) -> Iterator[IPAddress]:
     return (address for address in addresses if address.version == version)
 
 
-def _parts(backends: tuple[Backend, ...]) -> list[tuple[Backend, ...]]:
-    """Parts of at most BUCKETS; a backend stays in its part while their count does."""
+def _parts(backends: tuple[Backend, ...], level: int) -> list[tuple[Backend, ...]]:
+    """At most BUCKETS of them, each for a group of its own; a backend stays in its part while their count does."""
     count = 2
-    while count * FILL < len(backends):
+    while count * FILL < len(backends) and count < BUCKETS:
         count *= 2
-    while True:
-        parts: list[list[Backend]] = [[] for _ in range(count)]
-        for backend in backends:
-            parts[_digest(backend) % count].append(backend)
-        if max(map(len, parts)) <= BUCKETS:
-            return [tuple(part) for part in parts]
-        count *= 2
+    parts: list[list[Backend]] = [[] for _ in range(count)]
+    for backend in backends:
+        parts[_digest(backend, level) % count].append(backend)
+    return [tuple(part) for part in parts]
 
 
-def _digest(backend: Backend) -> int:
-    digest = hashlib.blake2b(f"{backend.address}|{backend.port}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big")
+def _digest(backend: Backend, level: int) -> int:
+    """Another one for each level: what one put together is apart in the next."""
+    text = f"{level}|{backend.address}|{backend.port}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")

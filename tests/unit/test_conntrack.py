@@ -68,10 +68,9 @@ def test_ways_of_plain_and_nested_groups() -> None:
     plain = Group(number=1, mark=9, backends=(backend(E1), backend(E2)))
     assert set(ways(service(plain))) == {way(E1), way(E2)}
     parts = [
-        Group(number=2 + at, mark=9, backends=(backend(each),), nested=True)
-        for at, each in enumerate((E1, E2))
+        Group(number=2 + at, mark=9, backends=(backend(each),), level=1) for at, each in enumerate((E1, E2))
     ]
-    whole = Group(number=1, mark=9, members=((2, 1), (3, 1)))
+    whole = Group(number=1, mark=9, members=(2, 3))
     assert set(ways(service(whole, *parts))) == {way(E1), way(E2)}
     assert set(ways(service(plain, protocol=Protocol.TCP))) == set()
     assert set(ways(service())) == set()

@@ -6,6 +6,8 @@ import ipaddress
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ovsnet import names, pipeline
 from ovsnet.endpoints import Here
@@ -45,9 +47,9 @@ def members(service: ServiceObject, number: int) -> set[int]:
     """The endpoints that a group leads to, by the groups of a group if there are any."""
     (group,) = [each for each in service.groups if each.number == number]
     found = {int(backend.address) - int(FIRST) for backend in group.backends}
-    for member, weight in group.members:
+    for member in group.members:
         inner = members(service, member)
-        assert weight == len(inner)
+        assert inner, "a share for nobody"
         assert not found & inner
         found |= inner
     return found
@@ -223,22 +225,34 @@ def leaves(service: ServiceObject) -> dict[int, Group]:
 def test_all_endpoints_in_parts_of_at_most_256(count: int, affinity: int) -> None:
     service = made([at(number) for number in range(count)], affinity=affinity)
     assert members(service, frontend(service, VIP).group) == set(range(count))
-    assert all(len(group.backends) <= BUCKETS for group in service.groups)
     assert all(group.sticky == bool(affinity) for group in service.groups)
-    assert all(group.nested == (count > BUCKETS) for group in leaves(service).values())
+    assert all(group.level == (count > BUCKETS) for group in leaves(service).values())
     for group in service.groups:
         assert {backend for backend, _ in group.shares} == set(group.backends)
 
 
+@given(st.integers(1, 3000))
+@example(60_000)
+def test_no_group_has_more_than_256_buckets(count: int) -> None:
+    """However many there are: with 60,000 some groups of a group are groups of groups themselves."""
+    service = made([at(number) for number in range(count)])
+    top = frontend(service, VIP).group
+    assert members(service, top) == set(range(count))
+    assert len(service.backends(top)) == count
+    assert max(max(len(group.shares), len(group.members)) for group in service.groups) <= BUCKETS
+    assert (max(group.level for group in service.groups) == 2) == (count == 60_000)
+
+
 @pytest.mark.parametrize("count", [300, 1000, 4000])
-def test_one_endpoint_changes_one_part(count: int) -> None:
+def test_one_endpoint_changes_one_group(count: int) -> None:
+    """Not the group of groups."""
     everybody = [at(number) for number in range(count)]
-    before = leaves(made(everybody))
-    for after in (everybody[1:], [*everybody, at(9000)], [*everybody[1:], at(9000)]):
-        now = leaves(made(after))
+    before = {group.number: group for group in made(everybody).groups}
+    for after, changes in ((everybody[1:], 1), ([*everybody, at(9000)], 1), ([*everybody[1:], at(9000)], 2)):
+        now = {group.number: group for group in made(after).groups}
         assert before.keys() == now.keys()
         changed = {number for number in before if before[number] != now[number]}
-        assert len(changed) <= len(set(after) ^ set(everybody))
+        assert len(changed) == changes
 
 
 def test_numbers_that_are_not_used_any_more_are_free() -> None:

@@ -36,9 +36,9 @@ def test_none_one_and_too_many_to_weigh(count: int) -> None:
     assert group.shares == tuple((backend, 1) for backend in backends(count))
 
 
-@pytest.mark.parametrize(("sticky", "nested"), [(True, False), (False, True), (True, True)])
-def test_where_open_vswitch_hashes_by_itself_weights_are_plain(sticky: bool, nested: bool) -> None:
-    group = Group(number=1, mark=1, backends=backends(3), sticky=sticky, nested=nested)
+@pytest.mark.parametrize(("sticky", "level"), [(True, 0), (False, 1), (True, 1)])
+def test_where_open_vswitch_hashes_by_itself_weights_are_plain(sticky: bool, level: int) -> None:
+    group = Group(number=1, mark=1, backends=backends(3), sticky=sticky, level=level)
     assert group.shares == tuple((backend, 1) for backend in backends(3))
 
 
@@ -50,6 +50,7 @@ def test_slots_are_a_power_of_two(count: int, slots: int) -> None:
 
 
 def test_slots_are_of_the_datapaths_hash_alone() -> None:
-    assert Group(number=1, mark=1, members=((2, 120), (3, 137))).slots == 16
+    assert Group(number=1, mark=1, members=(2, 3, 4, 5)).slots == 16
+    assert Group(number=1, mark=1, members=tuple(range(2, 258))).slots == 256
     assert Group(number=1, mark=1, backends=backends(3), sticky=True).slots == 0
-    assert Group(number=1, mark=1, backends=backends(3), nested=True).slots == 0
+    assert Group(number=1, mark=1, backends=backends(3), level=1).slots == 0

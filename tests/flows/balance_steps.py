@@ -42,8 +42,6 @@ def steps(count: int) -> list[Step]:
     zones = both({"for_zones": ("east",)}, {"for_zones": ("west",)})
     nodes = both({"for_nodes": ("node-a",)}, {"for_nodes": ("node-b",)})
     stays = {"affinity": 60}
-    # Of thousands ovs-vswitchd takes seconds to remove the flows of two groups.
-    both_stay = stays if count < 1000 else {}
     return [
         Step("all are ready", ready(found), found),
         Step("one comes", ready(more), more, one=True),
@@ -54,9 +52,7 @@ def steps(count: int) -> list[Step]:
         Step("clients stay", ready(more), more, said=stays),
         Step("one goes while they stay", ready(less), less, said=stays, one=True),
         Step("pods to this node's", local, found, found | others, said={"internal_local": True}),
-        Step(
-            "others to this node's", local, found | others, found, said={"external_local": True, **both_stay}
-        ),
+        Step("others to this node's", local, found | others, found, said={"external_local": True, **stays}),
         Step("these terminate", ending, others, found, said={"external_local": True}),
         Step("for this zone", zones, found),
         Step("for this node", nodes, found),

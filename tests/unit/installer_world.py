@@ -57,7 +57,8 @@ class Memory:
             if line.startswith("flow add "):
                 self._add(line.removeprefix("flow add "))
             elif line.startswith("flow "):
-                cookie, _, match = line.removeprefix("flow delete_strict ").partition("/-1,")
+                cookie, _, rest = line.removeprefix("flow delete_strict ").partition("/")
+                _, _, match = rest.partition(",")
                 if self.flows.get(match, "").startswith(f"{cookie},"):
                     del self.flows[match]
 

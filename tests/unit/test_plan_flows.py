@@ -34,7 +34,7 @@ class Table:
     def delete_strict(self, line: str) -> None:
         cookie, _, match = line.partition(",")
         value, slash, mask = cookie.partition("/")
-        assert (slash, mask) == ("/", "-1"), "else it would be anybody's flow"
+        assert (slash, mask) == ("/", flowplan.OWN), "else it would be anybody's flow"
         found = self.flows.get(self._key(match))
         if found is not None and found[0] == value:
             del self.flows[self._key(match)]

@@ -16,7 +16,7 @@ from ovsnet import names, pipeline
 from ovsnet.endpoints import Backend, Here, choose
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Namespaced
 from ovsnet.numbers import Numbers
-from ovsnet.servicemodel import EndpointSlice, Protocol, Service, ServicePort
+from ovsnet.servicemodel import LONGEST_AFFINITY, EndpointSlice, Protocol, Service, ServicePort
 
 BUCKETS = 256
 """At most in one group, of endpoints or of groups: with so many Open vSwitch 3.1 still selects by the datapath's hash,
@@ -26,8 +26,6 @@ SLOTS = 16
 FILL = 128
 """At most on average in each of several groups, if BUCKETS groups are enough: endpoints come and go without others
 changing their group."""
-LONGEST_AFFINITY = 65535
-"""Seconds: what a flow's idle_timeout can say (OpenFlow 1.5, section 7.3.4.3); Kubernetes allows 86,400."""
 CLIENTS = 4096
 """Clients from outside of the cluster whose endpoint the switch remembers, for each frontend: their addresses may be
 forged, and each takes a flow for as long as the affinity lasts. Those inside are as many as the node has pods."""

@@ -147,6 +147,16 @@ def test_of_what_a_newer_api_brings_the_rest_works(
     assert {each for each in fields if getattr(read, each) != getattr(EXPECTED, each)} == {differs}
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(65535, False), (65536, True), (86400, True)])
+def test_an_affinity_that_lasts_longer_than_a_flow_can_is_told_of(seconds: int, told: bool) -> None:
+    path = "spec/sessionAffinityConfig/clientIP/timeoutSeconds"
+    found = contents(changed(SERVICE, path, seconds))
+    assert found.problems == ()
+    words = f"{path.replace('/', '.')}: {seconds} is longer than a flow can last; 65535 is used"
+    assert found.remarks == ((f"Service shop/web: {words}",) if told else ())
+    assert services(found)[0].affinity == seconds
+
+
 def test_names_and_sizes_at_their_limits() -> None:
     document = changed(SERVICE, "metadata/name", "a" * 63)
     document["metadata"]["namespace"] = "b" * 63

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import service_client
+import service_refusals
 import service_server
 from lab_world import SLOWER, agent_log, begins_green, eventually, left_over, running
 
@@ -185,6 +186,14 @@ class Cluster:
         """A client under way: "load" or "hold"."""
         with going(self.lab.command(source, self.client(do, host, port, **options))) as load:
             yield load
+
+    def refusals(self, source: str, ends: Sequence[tuple[str, int]]) -> list[list[list[Any]]]:
+        """The packets that answer over TCP and over UDP, for each of these: see `service_refusals`."""
+        targets = json.dumps([(*end, protocol) for end in ends for protocol in ("tcp", "udp")])
+        argv = [sys.executable, "-I", "-S", service_refusals.__file__, str(5 * SLOWER), targets]
+        done = self.lab.run(source, argv)
+        assert done.returncode == 0, done.stderr
+        return list(json.loads(done.stdout))
 
     # what is there
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -302,6 +303,26 @@ def test_without_endpoints_clients_are_refused_at_once(cluster: Cluster, version
 def test_a_port_that_no_service_has_is_refused(cluster: Cluster, version: int, protocol: str) -> None:
     for source in ("a1", "node-a"):
         assert_refused(cluster, source, vip(WEB, version), 99, protocol)
+
+
+@VERSION
+def test_refusals_are_tcp_resets_and_icmp_errors_about_ports(cluster: Cluster, version: int) -> None:
+    """A TCP client would take an ICMP error for a reset, and does not show which it was."""
+    node = cluster.address("node-a", version)
+    inside = [(vip(NOBODY, version), 80), (vip(WEB, version), 99)]
+    outside = [(node, 30011), (outer(NOBODY, version), 80)]
+    by_source = {
+        "a1": inside + outside,
+        "node-a": inside + outside,
+        "b1": inside + outside,
+        "outside": outside,
+    }
+    error = "ICMP 3/3" if version == 4 else "ICMPv6 1/4"
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(by_source, pool.map(cluster.refusals, by_source, by_source.values()), strict=True))
+    for source, ends in by_source.items():
+        expected = [[[what, *end]] for end in ends for what in ("RST", error)]
+        assert found[source] == expected, source
 
 
 @PROTOCOLS

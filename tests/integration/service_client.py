@@ -7,7 +7,8 @@
            others are answered or not; how many were not, by host
     nag    datagrams from one socket until standard input ends, one each "gap": who answered, or what went wrong,
            whenever that was something else than before; without those that nobody answered
-    probe  one connection to each of "targets" (host, port, protocol), all at once
+    probe  one connection to each of "targets" (host, port, protocol, and the client's own port if that matters), all at
+           once
     knock  new TCP connections until standard input ends, one each "gap" whether others are answered or not; how many
            there were, and when those began that were accepted within "seconds"
     late   one connection whose server is to answer after "delay" seconds, and then at once
@@ -240,8 +241,8 @@ def main(options: dict[str, Any]) -> object:
     client = Client(options)
     if options["do"] == "probe":
         each = [
-            {**options, "host": host, "port": port, "protocol": name}
-            for host, port, name in options["targets"]
+            {**options, "host": host, "port": port, "protocol": name, **({"bind": ["", *own]} if own else {})}
+            for host, port, name, *own in options["targets"]
         ]
         with ThreadPoolExecutor(len(each)) as pool:
             return list(pool.map(lambda one: Client(one).once(), each))

@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,10 +21,10 @@ from typing import Any
 import service_client
 import service_refusals
 import service_server
-from lab_world import SLOWER, agent_log, begins_green, eventually, left_over, running
+from lab_world import SLOWER, agent_log, begins_green, dump, eventually, left_over, running
 
 from ovsnet.lab.lab import Lab
-from ovsnet.lab.node import START_SECONDS
+from ovsnet.lab.node import START_SECONDS, Node
 from ovsnet.lab.spec import OUTSIDE, outside_interface
 from ovsnet.lab.state import write_atomically
 from ovsnet.numbers import Numbers
@@ -195,6 +196,21 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout))
 
+    @contextlib.contextmanager
+    def loads(self, host: str, *sources: str) -> Iterator[None]:
+        """New connections over TCP and UDP from all of these to port 80; none of them may fail."""
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(self.going("load", source, host, protocol=protocol))
+                for source in sources
+                for protocol in ("tcp", "udp")
+            ]
+            yield
+            for client in clients:
+                done = client.stop()
+                assert done["failed"] == [], done
+                assert done["good"] > 10, done
+
     # what is there
 
     def groups(self, node: str = "node-a") -> list[str]:
@@ -244,6 +260,46 @@ def assert_clean(lab: Lab) -> None:
     assert not said, "\n".join(said)
     for node in lab.nodes:
         assert "Traceback" not in agent_log(node)
+
+
+def everything(node: Node) -> dict[str, object]:
+    """What there may be of a Service: on the bridge, and what sends to it in the node's kernel."""
+
+    def told(command: str) -> list[str]:
+        return node.run(command.split(), check=True).stdout.splitlines()
+
+    routes = ("rule", "route", "route show dev ovsnet0 table all")
+    return {
+        "flows": dump(node),
+        "groups": sorted(told("ovs-ofctl -O OpenFlow15 dump-groups br-int")[1:]),
+        "routes": [told(f"ip {family} {each}") for family in ("-4", "-6") for each in routes],
+        "nft": told("nft -s list table inet ovsnet"),
+    }
+
+
+def tracked(node: Node) -> dict[tuple[str, str], dict[str, int]]:
+    """UDP connections through Services, by the Service's address and the endpoint's: all that conntrack says of each,
+    and the seconds that are left to it."""
+    found: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    dump = (
+        "ovs-appctl",
+        "dpctl/dump-conntrack",
+        "-m",
+        "-s",
+        f"{node.datapath}@ovs-{node.datapath}",
+        "zone=65500",
+    )
+    for line in node.run(dump, check=True).stdout.splitlines():
+        if said := re.match(r"udp,.*?dst=(.+?),.*reply=\(src=(.+?),", line):
+            row, seconds = re.subn(r",timeout=\d+", "", line)[0], re.findall(r",timeout=(\d+)", line)[0]
+            found[said[1], said[2]][row] = int(seconds)
+    return found
+
+
+def masks(node: Node) -> set[str]:
+    """How much of the datapath's hash its entries look at that give new connections an endpoint."""
+    entries = node.run(["ovs-appctl", "dpctl/dump-flows", "-m", "netdev@ovs-netdev"], check=True).stdout
+    return set(re.findall(r"dp_hash\(0x\w+/(0x[1-9a-f]\w*)\).*nat\(dst=10\.", entries))
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import json
 import signal
 import subprocess
 import sys
@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from cni_world import Cni, launch_agent
-from lab_world import SLOWER, agent_log, dump, eventually, ovsnet_json
-from services_world import FAMILIES, PORT, Cluster, Load, assert_clean, cluster_of, outer, vip
+from lab_world import SLOWER, agent_log, dump, eventually
+from services_world import FAMILIES, Cluster, assert_clean, cluster_of, everything, masks, outer, tracked, vip
 
 from ovsnet import names
-from ovsnet.lab.node import AGENT, VSWITCHD, Node
+from ovsnet.lab.node import AGENT, VSWITCHD
 
 NUMBER = 20
 NODE_PORT = 30020
@@ -46,22 +46,6 @@ def put(
     """The Service web has these endpoints, of which nodes use those (all unless given)."""
     cluster.put("web", endpoints, NUMBER, node_port=NODE_PORT, **spec)
     cluster.choose("web", *(used or map(str, endpoints)))
-
-
-@contextlib.contextmanager
-def loads(cluster: Cluster, *sources: str, **options: Any) -> Iterator[list[Load]]:
-    """New connections over TCP and UDP from all of these; none of them may fail."""
-    with contextlib.ExitStack() as stack:
-        clients = [
-            stack.enter_context(cluster.going("load", source, vip(NUMBER, 4), protocol=protocol, **options))
-            for source in sources
-            for protocol in ("tcp", "udp")
-        ]
-        yield clients
-        for client in clients:
-            done = client.stop()
-            assert done["failed"] == [], done
-            assert done["good"] > 10, done
 
 
 # --- endpoints come and go -----------------------------------------------------------------------
@@ -116,7 +100,7 @@ def test_those_that_terminate_serve_where_there_are_no_others(cluster: Cluster) 
 
 def test_a_rolling_replacement_loses_no_connection(cluster: Cluster) -> None:
     put(cluster, "a1", "b1")
-    with loads(cluster, "a2", "b2", "node-a"):
+    with cluster.loads(vip(NUMBER, 4), "a2", "b2", "node-a"):
         for _ in range(2):
             put(cluster, "a1", "b1", "b2")
             put(cluster, {"place": "a1", **ENDING}, "b1", "b2", used=["b1", "b2"])
@@ -140,6 +124,51 @@ def test_a_datagrams_sender_is_given_another_endpoint_when_its_own_is_gone(clust
     )
 
 
+def asked(cluster: Cluster, source: str) -> list[str]:
+    """Who answers a datagram from each of some ports: 48 to the Service web, 6 to the Service other."""
+    ports = iter(range(46000, 46100))
+    numbers = [NUMBER] * 24 + [NUMBER + 1] * 3
+    targets = [(vip(each, version), 80, "udp", next(ports)) for each in numbers for version in FAMILIES]
+    done = cluster.lab.run(source, cluster.client("probe", "", 0, targets=targets))
+    return [each.get("name", each.get("error")) for each in json.loads(done.stdout)]
+
+
+@pytest.mark.kernel
+def test_conntrack_forgets_of_an_endpoint_that_leaves_its_services_connections_alone(
+    cluster: Cluster,
+) -> None:
+    """Those to its other endpoint, and those of another Service to the same, stay the entries that they were."""
+    node, sources = cluster.lab.node("node-a"), ("a1", "node-a")
+    put(cluster, "a2")
+    cluster.put("other", ["b1"], NUMBER + 1)
+    cluster.choose("other", "b1")
+    with contextlib.ExitStack() as stack:
+        stack.callback(cluster.remove, "other")
+        ends = [(source, vip(NUMBER, version)) for source in sources for version in FAMILIES]
+        held = [stack.enter_context(cluster.going("hold", *end)) for end in ends]
+        put(cluster, "a2", "b1")
+        for source in sources:
+            assert set(asked(cluster, source)[:48]) == {"a2", "b1"}
+        begun, before = time.monotonic(), tracked(node)
+        gone = [(vip(NUMBER, version), cluster.address("b1", version)) for version in FAMILIES]
+        kept = [(vip(NUMBER, version), cluster.address("a2", version)) for version in FAMILIES]
+        kept += [(vip(NUMBER + 1, version), cluster.address("b1", version)) for version in FAMILIES]
+        assert all(before[each] for each in (*gone, *kept)), before
+        put(cluster, "a2")
+        eventually(lambda: not any(tracked(node)[each] for each in gone))
+        after, passed = tracked(node), time.monotonic() - begun
+        for each in kept:
+            # Nobody has sent anything since; a machine that is very slow may be longer about it than 30 s.
+            lasting = {row for row, seconds in before[each].items() if seconds > passed + 1}
+            assert lasting <= after[each].keys() <= before[each].keys()
+            assert all(seconds <= before[each][row] for row, seconds in after[each].items())
+        for source in sources:
+            assert asked(cluster, source) == ["a2"] * 48 + ["b1"] * 6
+        done = [load.stop() for load in held]
+        assert [(each["last"]["name"], each.get("error")) for each in done] == [("a2", None)] * 4
+    cluster.choose("other")
+
+
 @pytest.mark.kernel
 def test_who_keeps_sending_datagrams_is_answered_by_an_endpoint_that_left_or_by_another(
     cluster: Cluster,
@@ -151,9 +180,8 @@ def test_who_keeps_sending_datagrams_is_answered_by_an_endpoint_that_left_or_by_
     with cluster.going("stream", "a1", hosts[0], protocol="udp", hosts=hosts, gap=0.02 * SLOWER) as client:
         time.sleep(0.2)
         put(cluster, "b2", externalIPs=hosts[1:])
-        eventually(
-            lambda: not remembered(cluster.lab.node("node-a"), f"{cluster.address('b1', 4)}:{PORT}"), 30
-        )
+        left = cluster.address("b1", 4)
+        eventually(lambda: not any(tracked(cluster.lab.node("node-a"))[host, left] for host in hosts), 30)
         time.sleep(0.2)
         done = client.stop()
     assert done["names"] == dict.fromkeys(hosts, "b2")
@@ -228,28 +256,6 @@ def test_in_user_space_no_entry_is_left_that_tells_more_slots_apart_than_its_gro
         assert masks(node) == {mask}
 
 
-def masks(node: Node) -> set[str]:
-    """How much of the datapath's hash its entries look at that give new connections an endpoint."""
-    entries = Cni(node).tool("ovs-appctl", "dpctl/dump-flows", "-m", "netdev@ovs-netdev")
-    return set(re.findall(r"dp_hash\(0x\w+/(0x[1-9a-f]\w*)\).*nat\(dst=10\.", entries))
-
-
-def remembered(node: Node, endpoint: str) -> list[Any]:
-    """Connections over UDP to this address and port that conntrack knows."""
-    known = ovsnet_json(node, "conntrack", "--service", "default/web")
-    return [each for each in known if (each["protocol"], each["endpoint"]) == ("UDP", endpoint)]
-
-
-def everything(node: Node) -> dict[str, object]:
-    cni = Cni(node)
-    return {
-        "flows": dump(node),
-        "groups": cni.tool("ovs-ofctl", "-O", "OpenFlow15", "dump-groups", "br-int").splitlines()[1:],
-        "routes": cni.tool("ip", "route").splitlines() + cni.tool("ip", "-6", "route").splitlines(),
-        "nft": cni.tool("nft", "-s", "list", "table", "inet", "ovsnet"),
-    }
-
-
 def test_a_service_that_is_deleted_leaves_nothing(cluster: Cluster) -> None:
     assert_clean(cluster.lab)  # Nothing is on its way out of the test before.
     before = {node.name: everything(node) for node in cluster.lab.nodes}
@@ -274,7 +280,7 @@ def test_an_agent_that_is_killed_loses_no_connection(cluster: Cluster) -> None:
     put(cluster, "a1", "b1")
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(cluster.going("hold", "a2", vip(NUMBER, 4)))
-        stack.enter_context(loads(cluster, "a2", "node-a", "b2"))
+        stack.enter_context(cluster.loads(vip(NUMBER, 4), "a2", "node-a", "b2"))
         for name in ("node-a", "node-b"):
             node = cluster.lab.node(name)
             node.kill(AGENT, signal.SIGKILL)
@@ -284,42 +290,29 @@ def test_an_agent_that_is_killed_loses_no_connection(cluster: Cluster) -> None:
         assert done["longest"] < 1, done
 
 
-def by_kernel(node: Node) -> list[str]:
-    """What the node's kernel sends to the bridge."""
-    looks = (
-        "nft -s list table inet ovsnet",
-        "ip rule",
-        "ip -6 rule",
-        "ip route show dev ovsnet0 table all",
-        "ip -6 route show dev ovsnet0 table 7077",
-        "ip -6 route show dev ovsnet0 table main",
-    )
-    return [node.run(look.split(), check=True).stdout for look in looks]
-
-
 def test_services_stay_while_the_store_is_away(cluster: Cluster) -> None:
     """An agent that starts without it reads back what is installed, and follows the store when that is there again."""
     node = cluster.lab.node("node-a")
     outers = [outer(NUMBER, 4), outer(NUMBER, 6)]
     put(cluster, "a1", "b1", {"place": "a2", **NOT_READY}, used=["a1", "b1"], externalIPs=outers)
-    before, groups, kernel = dump(node), cluster.groups(), by_kernel(node)
+    before = everything(node)
     mark = len(agent_log(node))
     config = node.private("/etc/ovsnet/agent.yaml")
     said = config.read_text()
     try:
-        with loads(cluster, "a2", "node-a"):
+        with cluster.loads(vip(NUMBER, 4), "a2", "node-a"):
             node.kill(AGENT, signal.SIGKILL)
             # The lab's folder is mounted and can't be moved away: the agent gets one that is not there.
             config.write_text(said.replace("/etc/ovsnet/cluster", "/etc/ovsnet/elsewhere"))
             launch_agent(node)
             eventually(lambda: "Services stay as an earlier agent" in agent_log(node)[mark:], 20)
             time.sleep(1.0)
-            assert (dump(node), cluster.groups(), by_kernel(node)) == (before, groups, kernel)
+            assert everything(node) == before
             assert cluster.names("a2", vip(NUMBER, 6)) == {"a1", "b1"}
             assert cluster.names("outside", cluster.address("node-a", 4), NODE_PORT) == {"a1", "b1"}
         node.kill(VSWITCHD, signal.SIGKILL)
         node.start(VSWITCHD)
-        eventually(lambda: (dump(node), cluster.groups()) == (before, groups))
+        eventually(lambda: everything(node) == before)
         eventually(lambda: cluster.names("a2", vip(NUMBER, 4), count=20, seconds=0.5) == {"a1", "b1"})
         assert cluster.names("outside", cluster.address("node-a", 6), NODE_PORT) == {"a1", "b1"}
     finally:

@@ -91,9 +91,9 @@ class View(Frozen):
 async def look(config: Config) -> View:
     """Looks once. Raises SwitchUnavailable when ovsdb-server does not answer."""
     name = config.node_name or socket.gethostname().lower()
-    (snapshot, unread), (bridge, rows), said = await asyncio.gather(
-        _store(config), _database(config), health(config)
-    )
+    (bridge, rows), said = await asyncio.gather(_database(config), health(config))
+    # Not beside these: to read a large folder takes the loop for so long that their time would be over.
+    snapshot, unread = await _store(config)
     topo, trouble = await _derive(config, name, rows, snapshot)
     services = Services()
     if snapshot is not None:

@@ -12,7 +12,8 @@
     knock  new TCP connections until standard input ends, one each "gap" whether others are answered or not; how many
            there were, and when those began that were accepted within "seconds"
     late   one connection whose server is to answer after "delay" seconds, and then at once
-    hold   one connection that asks again and again until standard input ends; "first" is how much it sends at first
+    hold   one connection that asks again and again until standard input ends, and once more; "first" is how much it
+           sends at first
 
 Run as a script (`python -I -S service_client.py '{"do": ..., "host": ...}'`), so standard library only. A connection
 that has no answer is {"error": refused, timeout, or another word}. With "text" it asks agnhost's netexec instead, for
@@ -176,11 +177,11 @@ class Client:
         """One connection until told to end: how often it was answered, the longest wait, what ended it."""
         with self.connect() as sock:
             up, self.up = self.up, self.options.get("first", self.up)
-            first, count, longest = self.talk(sock), 0, 0.0
+            first, count, longest, over = self.talk(sock), 0, 0.0, False
             last, self.up = first, up
             print("ready", flush=True)
-            while not ended(0.01):
-                begun = time.monotonic()
+            while not over:
+                over, begun = ended(0.01), time.monotonic()
                 try:
                     last = self.talk(sock)
                 except OSError as error:

@@ -112,7 +112,6 @@ def test_a_rolling_replacement_loses_no_connection(cluster: Cluster) -> None:
             put(cluster, "a1", "b1")
 
 
-@pytest.mark.kernel
 def test_a_datagrams_sender_is_given_another_endpoint_when_its_own_is_gone(cluster: Cluster) -> None:
     """It goes on from the same port: a connection that conntrack remembers would send it to nobody."""
     put(cluster, "b1")

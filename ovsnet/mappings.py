@@ -17,7 +17,7 @@ def different(before: Mapping[str, _Value], after: Mapping[str, _Value]) -> list
     """Keys whose values are not the same instance, and keys that only one of both has."""
     if before is after:
         return []
-    if len(before) == len(after) and all(map(operator.eq, before, after)):
+    if len(before) == len(after) and list(before) == list(after):
         # The same keys in the same order, as in a copy with other values: ten times as fast as asking for each.
         other = map(operator.is_not, before.values(), after.values())
         return list(itertools.compress(after, other))

@@ -10,6 +10,7 @@ object that is wrong, withdraws nothing: the last good snapshot stays.
                 plain values -> an object                      pure
     manifest    a file's text -> its objects, and problems     pure
     cluster     all files' Nodes -> those that go together     pure
+    merging     all files' objects -> one of each key          pure
     frontends   which Service has what several claim           pure
     folder      reads the files that changed, keeps what was good in each
     watch       tells that a folder changed

@@ -59,16 +59,6 @@ def combine(files: Mapping[str, Iterable[Node]], before: Mapping[str, Node]) -> 
     )
 
 
-def merged(files: Iterable[Mapping[str, _Object]]) -> dict[str, _Object] | None:
-    """All objects by key; None if several have one key, and `one_of_each` has to tell who counts."""
-    found: dict[str, _Object] = {}
-    count = 0
-    for each in files:
-        found.update(each)
-        count += len(each)
-    return found if count == len(found) else None
-
-
 def one_of_each(
     files: Mapping[str, Iterable[_Object]], before: Mapping[str, _Object]
 ) -> tuple[dict[str, tuple[str, _Object]], dict[str, list[str]]]:

@@ -9,20 +9,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from ovsnet.errors import StoreError
 from ovsnet.mappings import different
 from ovsnet.model import Node
-from ovsnet.policymodel import NetworkPolicy
+from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
+from ovsnet.servicemodel import EndpointSlice, Service
 from ovsnet.store import Snapshot, cluster
 from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.folder import ManifestFolder
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.labelledpods import PodReader
 from ovsnet.store.manifest import of
+from ovsnet.store.merging import Merged
 from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.nodes import NodeReader
 from ovsnet.store.policies import PolicyReader
@@ -138,6 +140,12 @@ class _Combining:
         self._frontends = Frontends()
         self._nodes: Mapping[str, tuple[Node, ...]] = {}
         self._settled = cluster.Cluster(nodes={}, problems={})
+        self._services = Merged[Service](_one_of_each)
+        self._slices = Merged[EndpointSlice](_one_of_each)
+        self._policies = Merged[NetworkPolicy](cluster.policies)
+        self._cluster_policies = Merged[ClusterNetworkPolicy](_one_of_each)
+        self._namespaces = Merged[Namespace](_one_of_each)
+        self._pods = Merged[LabelledPod](_one_of_each)
 
     def snapshot(self, before: Snapshot | None, away: str) -> Snapshot:
         """The snapshot that follows `before`. away: why the folder is not there, "" if it is."""
@@ -151,11 +159,11 @@ class _Combining:
             self._settled = cluster.combine(nodes, was.nodes)
         conflicts = {path: list(lines) for path, lines in self._settled.problems.items()}
         self._settle_services(conflicts)
-        slices = self._merged(SliceReader, was.slices, conflicts)
-        policies = self._policies(was.policies, conflicts)
-        cluster_policies = self._merged(ClusterPolicyReader, was.cluster_policies, conflicts)
-        namespaces = self._merged(NamespaceReader, was.namespaces, conflicts)
-        pods = self._merged(PodReader, was.pods, conflicts)
+        slices = self._update(self._slices, SliceReader, conflicts)
+        policies = self._update(self._policies, PolicyReader, conflicts)
+        cluster_policies = self._update(self._cluster_policies, ClusterPolicyReader, conflicts)
+        namespaces = self._update(self._namespaces, NamespaceReader, conflicts)
+        pods = self._update(self._pods, PodReader, conflicts)
         problems = {
             path: "; ".join(lines)
             for path, entry in entries.items()
@@ -184,34 +192,21 @@ class _Combining:
         """What each file has of one kind, by key."""
         return {path: of(entry.objects, reader) for path, entry in self._folder.entries.items()}
 
-    def _merged(
-        self, reader: type[Reader[_Object]], before: Mapping[str, _Object], conflicts: dict[str, list[str]]
+    def _update(
+        self, merged: Merged[_Object], reader: type[Reader[_Object]], conflicts: dict[str, list[str]]
     ) -> Mapping[str, _Object]:
-        """One object of each key, `before` itself if it says the same; into `conflicts` goes who has another."""
-        files = self._files(reader)
-        found = cluster.merged(files.values())
-        if found is not None:
-            return _same(found, before)
-        chosen, doubles = cluster.one_of_each({path: each.values() for path, each in files.items()}, before)
-        for path, lines in doubles.items():
+        """One object of each key; into `conflicts` goes who has another."""
+        merged.update(self._files(reader))
+        for path, lines in merged.problems.items():
             conflicts.setdefault(path, []).extend(lines)
-        return _same({key: item for key, (_, item) in chosen.items()}, before)
-
-    def _policies(
-        self, before: Mapping[str, NetworkPolicy], conflicts: dict[str, list[str]]
-    ) -> Mapping[str, NetworkPolicy]:
-        files = self._files(PolicyReader)
-        found = cluster.merged(files.values())
-        if found is None:
-            found, doubles = cluster.policies({path: each.values() for path, each in files.items()}, before)
-            for path, lines in doubles.items():
-                conflicts.setdefault(path, []).extend(lines)
-        return _same(found, before)
+        return merged.objects
 
     def _settle_services(self, conflicts: dict[str, list[str]]) -> None:
         """Has `frontends` settle who has what."""
-        services = self._merged(ServiceReader, self._frontends.supplied, conflicts)
-        self._frontends.replace(services)
+        before = self._services.objects
+        services = self._update(self._services, ServiceReader, conflicts)
+        if services is not before:
+            self._frontends.replace(services)
         files = self._files(ServiceReader)
         for key, text in self._frontends.problems.items():
             path = next(path for path, each in files.items() if each.get(key) is services[key])
@@ -221,3 +216,10 @@ class _Combining:
 def _same(now: Mapping[str, _Object], before: Mapping[str, _Object]) -> Mapping[str, _Object]:
     """The mapping that there was before if it says the same."""
     return now if different(before, now) else before
+
+
+def _one_of_each(
+    files: Mapping[str, Iterable[_Object]], before: Mapping[str, _Object]
+) -> tuple[dict[str, _Object], dict[str, list[str]]]:
+    chosen, problems = cluster.one_of_each(files, before)
+    return {key: item for key, (_, item) in chosen.items()}, problems

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 
 from ovsnet import names, pipeline, plan, state
@@ -25,6 +25,7 @@ from ovsnet.agent.departed import Departed
 from ovsnet.agent.deriving import Deriving
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.news import News
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.policing import Policing
 from ovsnet.agent.recovery import Recovery
@@ -79,14 +80,10 @@ class Agent:
         self.serving = Serving(self.openflow, self.renderer, self.config, self._again)
         self.topology: Topology | None = None
         self._reach = Reach()
-        self._heard: float | None = None
-        """When the first change of the store was heard of that is not programmed yet."""
-        self._programmed: Snapshot | None = None
+        self.news = News(self.store, self._again)
         self.complaints = Complaints(log)
         self.auditor = Auditor(self.installer, self.renderer, self.complaints, self.wake)
         self.installer.on_loss = self.wake
-        self.on_programmed: Callable[[Iterable[str], float], None] = lambda kinds, seconds: None
-        """Called with the kinds of objects whose changes are in, and how many seconds after they were heard of."""
         self.on_ready: Callable[[], None] = lambda: None
         self._rows: Mapping[str, PortRow] = {}
         self._adopted = False
@@ -143,7 +140,7 @@ class Agent:
     async def run(self) -> None:
         """Runs until cancelled."""
         self.ovsdb.subscribe(self._rows_changed)
-        self.store.subscribe(self._store_changed)
+        self.store.subscribe(self.news.heard)
         self._notices.start()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -203,7 +200,7 @@ class Agent:
     async def _follow(self) -> None:
         """Services alone where nothing else can be different, else everything. Raises like `sync`."""
         due, self._due = self._due, False
-        snapshot, before = self.store.snapshot(), self._programmed
+        snapshot, before = self.store.snapshot(), self.news.programmed
         if due or snapshot is None or before is None or self.installer.stale:
             await self.sync()
             return
@@ -220,10 +217,6 @@ class Agent:
             await self.installer.serve(changed)
         await self._served(snapshot)
         self._cut()
-
-    def _store_changed(self) -> None:
-        self._heard = self._heard or time.monotonic()
-        self._again()
 
     def _again(self) -> None:
         """Services are to be looked at, and nothing else."""
@@ -329,11 +322,7 @@ class Agent:
         self.complaints.only("refused", self.auditor.refusals())
         self.complaints.only("policy", self.policing.remarks())
         self.complaints.only("addresses", self.pods.exhausted())
-        if snapshot is self.store.snapshot():
-            heard, self._heard = self._heard, None
-            if snapshot is not None and heard is not None:
-                self.on_programmed(changes.kinds(self._programmed, snapshot), time.monotonic() - heard)
-        self._programmed = snapshot
+        self.news.applied(snapshot)
         try:
             await self.serving.forget(self._bridge.datapath)
         except OvsnetError as error:

@@ -179,7 +179,7 @@ def _metrics(config: Config, agent: Agent) -> Metrics | None:
         agent.openflow, tables, policing.denying, lambda: {pod.pod_key for pod in agent.pods.all()}
     )
     metrics = Metrics(functools.partial(figures, agent), denials)
-    agent.on_programmed = metrics.programmed
+    agent.news.on_programmed = metrics.programmed
     return metrics
 
 

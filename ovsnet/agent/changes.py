@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ovsnet.state import PeerNode, Topology
-from ovsnet.store import Snapshot
 
 _MANY = 20
 """More peers than this in one step are counted, not listed."""
@@ -37,21 +36,3 @@ def _peers(old: dict[str, PeerNode], new: dict[str, PeerNode]) -> Iterator[str]:
 
 def _words(peer: PeerNode) -> str:
     return f"{peer.encap.value} to {peer.remote}, {' '.join(map(str, peer.cidrs))}"
-
-
-_KINDS = (
-    ("Node", "nodes"),
-    ("Service", "services"),
-    ("EndpointSlice", "slices"),
-    ("NetworkPolicy", "policies"),
-    ("ClusterNetworkPolicy", "cluster_policies"),
-    ("Namespace", "namespaces"),
-    ("Pod", "pods"),
-)
-
-
-def kinds(before: Snapshot | None, after: Snapshot) -> Iterator[str]:
-    """The kinds of which something is different."""
-    for kind, attribute in _KINDS:
-        if before is None or getattr(before, attribute) is not getattr(after, attribute):
-            yield kind

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Histogram, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -70,17 +70,16 @@ class Metrics:
         self._denials = denials
         self._programmed = Histogram(
             "ovsnet_program_seconds",
-            "Time from when the agent heard of a change until flows, groups and routes were in, by kind of object.",
+            "Time from when a change's event came until flows, groups and routes were in, by kind of object.",
             ["kind"],
             registry=self._registry,
             buckets=_SECONDS,
         )
         self._server: asyncio.Server | None = None
 
-    def programmed(self, kinds: Iterable[str], seconds: float) -> None:
-        """Changes of objects of these kinds are in."""
-        for kind in kinds:
-            self._programmed.labels(kind).observe(seconds)
+    def programmed(self, kind: str, seconds: float) -> None:
+        """A change of objects of this kind is in."""
+        self._programmed.labels(kind).observe(seconds)
 
     async def serve(self, address: str, port: int) -> None:
         """Answers from now on; a port that can't be had is told in the log, and the network works all the same."""

@@ -22,7 +22,7 @@ object that is wrong, withdraws nothing: the last good snapshot stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from ovsnet.model import Encap, Frozen, Node
@@ -58,6 +58,9 @@ class Snapshot(Frozen):
     """By name. Of these and `pods` there may be none where there are no policies; where there are, all."""
     pods: Mapping[str, LabelledPod] = {}
     """By key."""
+    heard: Mapping[str, float] = {}
+    """By kind, of those of which something is different from the snapshot before: when the first event came that said
+    so, in seconds of `time.monotonic`."""
 
     @property
     def has_policies(self) -> bool:
@@ -67,6 +70,25 @@ class Snapshot(Frozen):
     def lacks(self, node: str) -> bool:
         """Whether there is a Node of this name that never was in order since the start."""
         return self.unread_nodes is not None and node in self.unread_nodes
+
+
+_KINDS = (
+    ("Node", "nodes"),
+    ("Service", "services"),
+    ("EndpointSlice", "slices"),
+    ("NetworkPolicy", "policies"),
+    ("ClusterNetworkPolicy", "cluster_policies"),
+    ("Namespace", "namespaces"),
+    ("Pod", "pods"),
+)
+
+
+def kinds(before: Snapshot, after: Snapshot) -> Iterator[str]:
+    """The kinds of which something is different."""
+    for kind, attribute in _KINDS:
+        old, new = getattr(before, attribute), getattr(after, attribute)
+        if old is not new and (old or new):
+            yield kind
 
 
 class Facts(Frozen):

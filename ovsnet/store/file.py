@@ -13,12 +13,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from ovsnet.errors import StoreError
 from ovsnet.mappings import different
 from ovsnet.model import Node
 from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Service
-from ovsnet.store import Snapshot, cluster
+from ovsnet.store import Snapshot, cluster, kinds
 from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.folder import ManifestFolder
 from ovsnet.store.frontends import Frontends
@@ -78,18 +80,19 @@ class FileStore:
                     self._folder.path,
                     _BLIND_POLL,
                 )
+            heard: float | None = None
             while True:
                 # Watch first, then look: what changes in between is an event.
                 if watch.aim():
                     self._folder.replaced()
                     await watch.filled()
-                await self.look(watch.writing())
-                await watch.changed(_BLIND_POLL if watch.blind or self._absence.reason else _POLL)
+                await self.look(watch.writing(), heard)
+                heard = await watch.changed(_BLIND_POLL if watch.blind or self._absence.reason else _POLL)
 
-    async def look(self, being_written: Collection[str] = ()) -> None:
+    async def look(self, being_written: Collection[str] = (), heard: float | None = None) -> None:
         """Looks at the folder once and publishes what is different. Not while `run` runs.
 
-        being_written: names of files to leave alone for now.
+        being_written: names of files to leave alone for now. heard: when there was word of a change, if there was.
         """
         started = time.monotonic()
         try:
@@ -103,13 +106,16 @@ class FileStore:
             back = self._absence.back(f"store {self._folder.path} is there")
             changed = back or changed or self._snapshot is None
         if changed:
-            self._publish(started)
+            self._publish(started, started if heard is None else heard)
 
-    def _publish(self, started: float) -> None:
+    def _publish(self, started: float, heard: float) -> None:
         before, away = self._snapshot, self._absence.reason
         if before is None and away:
             return
-        now = self._snapshot = self._combining.snapshot(before, away)
+        now = self._combining.snapshot(before, away)
+        # What in a burst changed when nobody knows: none of it before the first word.
+        now = msgspec.structs.replace(now, heard=dict.fromkeys(kinds(before or _NOTHING, now), heard))
+        self._snapshot = now
         if not away:
             known = before.problems if before else {}
             tell(log, now.problems, known, self._folder.entries, "manifests")

@@ -50,6 +50,8 @@ class FolderWatch:
         self._writing: dict[str, float] = {}
         """When each file that is open for writing was last written to."""
         self._changed = asyncio.Event()
+        self._first: float | None = None
+        """When the first event came since `changed` returned."""
         self._latest = 0.0
         self._reader: asyncio.Task[None] | None = None
 
@@ -100,8 +102,11 @@ class FolderWatch:
         self._writing = {name: last for name, last in self._writing.items() if now - last < _WRITING}
         return set(self._writing)
 
-    async def changed(self, patience: float) -> None:
-        """Waits until something has changed and a burst of changes is over, at most `patience` seconds."""
+    async def changed(self, patience: float) -> float | None:
+        """Waits until something has changed and a burst of changes is over, at most `patience` seconds.
+
+        When its first event came, by the loop's clock; None if none did.
+        """
         if self._writing:
             patience = min(patience, _WRITING)
         with contextlib.suppress(TimeoutError):
@@ -109,6 +114,8 @@ class FolderWatch:
                 await self._changed.wait()
         await self._calm(_QUIET)
         self._changed.clear()
+        first, self._first = self._first, None
+        return first
 
     async def filled(self) -> None:
         """Waits until nobody is filling a folder that has just appeared: half of it would be another state."""
@@ -130,6 +137,7 @@ class FolderWatch:
         async for event in inotify:
             if self._concerns_us(event):
                 self._latest = asyncio.get_running_loop().time()
+                self._first = self._latest if self._first is None else self._first
                 self._changed.set()
 
     def _concerns_us(self, event: Event) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,23 @@ async def test_changes_arrive_and_the_rest_stays_the_same(tmp_path: Path) -> Non
         await world.api.remove(NODES, "/node-b")
         await world.until(lambda: set(world.now.nodes) == {"node-a"})
         assert world.api.count("list") == len(ALWAYS)
+
+
+async def test_a_snapshot_says_when_the_first_event_came_of_what_is_different(tmp_path: Path) -> None:
+    async with following(tmp_path) as world:
+        assert set(world.published[0].heard) == {"Node", "Service", "EndpointSlice"}
+        published: list[float] = []
+        world.store.subscribe(lambda: published.append(time.monotonic()))
+        before, sent = len(world.published), time.monotonic()
+        await world.api.put(SLICES, slice_("web", "10.244.1.5", "10.244.2.5"))
+        await world.until(lambda: bool(published))
+        heard = world.published[before].heard
+        assert set(heard) == {"EndpointSlice"}
+        # From the event on it has waited whether more come.
+        assert sent <= heard["EndpointSlice"] <= published[0] - 0.0049
+        await world.api.put(NODES, node("node-c", 1))
+        await world.until(lambda: bool(world.now.problems))
+        assert world.now.heard == {}, "it has another node's range and counts for nothing"
 
 
 async def test_what_says_nothing_new_is_not_published(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, cast
 from unittest.mock import AsyncMock, MagicMock
@@ -245,6 +246,16 @@ async def test_endpoints_alone_need_no_look_at_anything_else(world: World) -> No
     await world.until(lambda: any("10.244.2.6:8080" in line for line in installed(world)))
     assert (world.host.reconcile.await_count, world.database.applied) == (looks, changes)
     assert len(world.switch.bundles) == bundles + 1
+
+
+async def test_how_long_a_change_took_is_counted_from_its_event(world: World) -> None:
+    told: list[tuple[str, float]] = []
+    world.agent.news.on_programmed = lambda kind, seconds: told.append((kind, seconds))
+    await world.until(lambda: world.peers == ["n2"])
+    world.store.say(**service(5), heard={"EndpointSlice": time.monotonic() - 40})
+    await world.until(lambda: told)
+    assert any("10.244.2.5:8080" in line for line in installed(world))
+    assert [(kind, seconds >= 40) for kind, seconds in told] == [("EndpointSlice", True)]
 
 
 def installed(world: World) -> list[str]:

@@ -37,7 +37,8 @@ async def test_a_scrape_has_every_figure_that_there_is() -> None:
         "flow_modifications": 40,
     }
     metrics, port = Metrics(lambda: figures), free_port()
-    metrics.programmed(["Service", "EndpointSlice"], 0.03)
+    metrics.programmed("Service", 0.03)
+    metrics.programmed("EndpointSlice", 0.3)
     await metrics.serve("127.0.0.1", port)
     try:
         status, body = await scrape(port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,23 @@ async def test_services_come_and_go_and_others_are_the_same(folder: Path) -> Non
         (folder / "web.yaml").unlink()
         gone = await cluster.until(lambda now: set(now.services) == {"default/dns"})
         assert gone.slices == {}
+
+
+async def test_a_snapshot_says_when_the_first_event_came_of_what_is_different(folder: Path) -> None:
+    (folder / "web.yaml").write_text(f"{service('web', 1)}---\n{slice_('web', '10.0.0.1')}")
+    async with running(folder) as cluster:
+        first = await cluster.until(lambda now: len(now.services) == 1)
+        assert set(first.heard) == {"Service", "EndpointSlice"}
+        published: list[float] = []
+        cluster.store.subscribe(lambda: published.append(time.monotonic()))
+        written = time.monotonic()
+        cluster.write("web.yaml", f"{service('web', 1)}---\n{slice_('web', '10.0.0.2')}")
+        now = await cluster.until(lambda now: now.slices is not first.slices)
+        assert set(now.heard) == {"EndpointSlice"}
+        # From the event on it has waited whether more come.
+        assert written <= now.heard["EndpointSlice"] <= published[0] - 0.01
+        (folder / "other.yaml").write_text("kind: [")
+        assert (await cluster.until(lambda now: bool(now.problems))).heard == {}
 
 
 async def test_a_broken_file_withdraws_no_service(folder: Path) -> None:

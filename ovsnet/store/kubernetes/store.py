@@ -23,7 +23,7 @@ from ovsnet.mappings import different
 from ovsnet.model import Node
 from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Service
-from ovsnet.store import Facts, Snapshot, cluster
+from ovsnet.store import Facts, Snapshot, cluster, kinds
 from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.kubernetes.access import Source
@@ -99,6 +99,8 @@ class KubernetesStore:
         self._wanted = asyncio.Event()
         """There is a policy, or was one."""
         self._changes: dict[Reflector, dict[str, Readable | None]] = {each: {} for each in self._reflectors}
+        self._heard: dict[str, float] = {}
+        """When the first of these came, by kind."""
         self._troubles: dict[Reflector, StoreError] = {}
         self._dirty = asyncio.Event()
         self._frontends = Frontends()
@@ -181,6 +183,8 @@ class KubernetesStore:
 
     def _note(self, reflector: Reflector, changes: Changes) -> None:
         self._changes[reflector].update(changes)
+        if changes:
+            self._heard.setdefault(reflector.resource.reader.kind, time.monotonic())
         self._dirty.set()
         if self._has_policies:
             self._wanted.set()
@@ -220,9 +224,8 @@ class KubernetesStore:
                 self._publish(await self._combined())
             elif before is not None and self._problems() != before.problems:
                 # What else is new has to wait, but not why.
-                self._publish(
-                    msgspec.structs.replace(before, problems=self._problems(), version=before.version + 1)
-                )
+                problems, version = self._problems(), before.version + 1
+                self._publish(msgspec.structs.replace(before, problems=problems, version=version, heard={}))
 
     def _complete(self) -> bool:
         wanted = self._reflectors if self._has_policies else self._always
@@ -246,11 +249,12 @@ class KubernetesStore:
         """The snapshot that follows from what the reflectors know."""
         before = self._snapshot or _NOTHING
         changes, self._changes = self._changes, {each: {} for each in self._reflectors}
+        heard, self._heard = self._heard, {}
         await self._settle(changes[self._services])
         nodes = before.nodes
         if changes[self._nodes] or before is _NOTHING:
             nodes = self._settled_nodes(nodes)
-        return Snapshot(
+        now = Snapshot(
             nodes=nodes,
             services=self._frontends.services,
             slices=_changed(before.slices, changes[self._slices], EndpointSlice),
@@ -268,6 +272,10 @@ class KubernetesStore:
                 for each in (self._policies, self._cluster_policies, *self._selected)
                 for key in _unread(each)
             ),
+        )
+        # An event that changes nothing here is none of it.
+        return msgspec.structs.replace(
+            now, heard={kind: heard[kind] for kind in kinds(before, now) if kind in heard}
         )
 
     async def _settle(self, changes: Changes) -> None:

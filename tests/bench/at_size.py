@@ -24,6 +24,8 @@ from ovsnet.lab.state import Process, wait_for
 
 METRICS = 9476
 """The port of the agent's own figures."""
+WITHIN = 0.5
+"""Seconds: a limit of the agent's histogram."""
 _PATIENCE = 120.0
 _LOOK = 0.05
 
@@ -137,8 +139,8 @@ def histogram(node: Node) -> dict[float, float]:
 
 
 def quickness(before: dict[float, float], after: dict[float, float]) -> float:
-    """Per cent within 50 ms; prints all of it."""
+    """Per cent within WITHIN; prints all of it."""
     grown = {limit: count - before[limit] for limit, count in after.items()}
     whole = grown[math.inf]
     print(*(f"{100 * count / whole:.0f} % within {limit:g} s" for limit, count in grown.items()), sep=", ")
-    return 100 * grown[0.05] / whole
+    return 100 * grown[WITHIN] / whole

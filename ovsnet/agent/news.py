@@ -39,9 +39,10 @@ class Pace:
         """When as many are allowed at once again as after a rest."""
 
     def next(self, now: float) -> float:
-        """For one more, from now on or later; it counts as taken. The generic cell rate algorithm of ITU-T I.371."""
-        when = max(now, self._spent - (_AT_ONCE - 1) * _BETWEEN)
-        self._spent = max(when, self._spent) + _BETWEEN
+        """For one more, from now on or an interval later at most; it counts as taken. The generic cell rate algorithm
+        of ITU-T I.371; of those that were taken and not used, as something else came first, little is owed."""
+        when = min(max(now, self._spent - (_AT_ONCE - 1) * _BETWEEN), now + _BETWEEN)
+        self._spent = min(max(when, self._spent) + _BETWEEN, when + _AT_ONCE * _BETWEEN)
         return when
 
 

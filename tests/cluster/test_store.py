@@ -236,7 +236,7 @@ async def test_a_service_account_may_do_what_the_documents_say_and_no_more(
     await asyncio.sleep(1)
     assert name in (await store.look()).nodes
     client = Client(source)
-    await OwnNode(client, name, lambda: None, lambda: None).publish(
+    await OwnNode(client, name, lambda: None, lambda: (True, None)).publish(
         Facts(encap=Encap.VXLAN, address="192.0.2.7", mtu=1450)
     )
     events = Events(client, name, lambda: ["it is wrong"])

@@ -39,7 +39,7 @@ async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
     before = cluster.now
     facts: list[Facts | None] = [None]
     task = asyncio.create_task(
-        OwnNode(cluster.admin, name, lambda: facts[0], lambda: cluster.now.nodes.get(name)).run()
+        OwnNode(cluster.admin, name, lambda: facts[0], lambda: (True, cluster.now.nodes.get(name))).run()
     )
     try:
         await asyncio.sleep(0.5)

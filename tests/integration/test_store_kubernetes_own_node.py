@@ -98,6 +98,28 @@ async def test_what_somebody_takes_away_is_written_again(tmp_path: Path, change:
         assert published(world) == TOLD
 
 
+async def test_what_somebody_takes_away_each_time_is_written_less_and_less_often(tmp_path: Path) -> None:
+    async with publishing(tmp_path) as world:
+        world.api.always.pop((OWN, "PATCH"))
+        await world.until(lambda: world.api.count("PATCH", f"{OWN}/status") >= 1)
+        await asyncio.sleep(5)
+        # After 0.5, 1 and 2 seconds, and not after half of one each time.
+        assert world.api.count("PATCH", f"{OWN}/status") <= 4
+
+
+async def test_of_a_node_that_can_not_be_read_what_is_new_is_written_once(tmp_path: Path) -> None:
+    """It is there, as the agent may know its ranges from elsewhere."""
+    async with following(tmp_path) as world:
+        obeying(world.api)
+        await world.api.put(NODES, {**node("node-a", 1), "spec": {}})
+        await world.until(lambda: bool(world.now.problems))
+        task = asyncio.create_task(world.store.publish("node-a", lambda: FACTS, list))
+        await world.until(lambda: world.api.count("PATCH", f"{OWN}/status") == 1)
+        await asyncio.sleep(2)
+        assert world.api.count("PATCH", f"{OWN}/status") == 1
+        task.cancel()
+
+
 async def test_a_server_that_asks_for_time_is_given_it_by_writes_too(tmp_path: Path) -> None:
     async with following(tmp_path) as world:
         loop = asyncio.get_running_loop()

@@ -30,7 +30,7 @@ from ovsnet.store.kubernetes.access import Source
 from ovsnet.store.kubernetes.client import Client, Unreachable
 from ovsnet.store.kubernetes.events import Events
 from ovsnet.store.kubernetes.reflector import SILENCE, Changes, Reflector, Resource
-from ovsnet.store.kubernetes.writer import OwnNode
+from ovsnet.store.kubernetes.writer import OwnNode, Seen
 from ovsnet.store.labelledpods import ENDED, PodReader
 from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.nodes import NodeReader
@@ -164,12 +164,12 @@ class KubernetesStore:
         facts: None while it is not ready. current: what is wrong at this moment, in words.
         """
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(OwnNode(self.client, node, facts, lambda: self._read(node)).run())
+            tasks.create_task(OwnNode(self.client, node, facts, lambda: self._seen(node)).run())
             tasks.create_task(Events(self.client, node, current).run())
 
-    def _read(self, name: str) -> Node | None:
-        found = self._nodes.objects.get(name)
-        return found if isinstance(found, Node) else None
+    def _seen(self, name: str) -> Seen:
+        found, problem = self._nodes.objects.get(name), self._nodes.problems.get(name)
+        return bool(found or problem), found if isinstance(found, Node) and not problem else None
 
     async def look(self) -> Snapshot:
         """One complete list of each kind, without a word in the log. Not while `run` runs. Raises StoreError."""

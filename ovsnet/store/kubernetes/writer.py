@@ -27,9 +27,13 @@ _LOOK = 2.0
 """Seconds between looks at what is to be published."""
 _AGAIN = 3600.0
 _SEEN = 10.0
-"""Seconds within which what was written comes back to the store that follows it."""
+"""Seconds within which what was written comes back to the store that follows it; doubled while it does not."""
 _MERGE = "application/merge-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
+
+
+Seen = tuple[bool, Node | None]
+"""Whether there is such a Node, and what it is; None if it can't be read as it is now."""
 
 
 class OwnNode:
@@ -40,16 +44,16 @@ class OwnNode:
         client: Client,
         name: str,
         facts: Callable[[], Facts | None],
-        there: Callable[[], Node | None],
+        there: Callable[[], Seen],
     ) -> None:
-        """facts: what to publish; None while the node is not ready. there: the Node as the store has it, None if it has
-        none."""
+        """facts: what to publish; None while the node is not ready. there: what the store sees of the Node."""
         self._client = client
         self._name = name
         self._facts = facts
         self._there = there
         self._written: Facts | None = None
         self._written_at = 0.0
+        self._patience = _SEEN
         self._told = ""
 
     async def run(self) -> None:
@@ -68,12 +72,22 @@ class OwnNode:
             await asyncio.sleep(pause)
 
     def _is_due(self, facts: Facts) -> bool:
-        node, age = self._there(), time.monotonic() - self._written_at
-        if node is None:
-            # It is gone: who makes it anew does not know what it said.
+        exists, node = self._there()
+        if not exists:
+            # Who makes it anew does not know what it said.
             self._written = None
             return False
-        return facts != self._written or age > _AGAIN or (age > _SEEN and not _says(node, facts))
+        age = time.monotonic() - self._written_at
+        if facts != self._written or age > _AGAIN:
+            return True
+        if node is None or _says(node, facts):
+            self._patience = _SEEN
+            return False
+        if age <= self._patience:
+            return False
+        # Somebody else may take it away each time, or the store be late.
+        self._patience = min(2 * self._patience, _AGAIN)
+        return True
 
     async def publish(self, facts: Facts) -> None:
         """Writes once. Raises StoreError."""

@@ -6,6 +6,7 @@ Pure. Never compares Nodes with one another: `cluster` does. Called through `man
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ ZONE = "topology.kubernetes.io/zone"
 TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"
 """Taint of a node that Cluster Autoscaler has chosen to remove, which load balancers heed (KEP-3836)."""
 
+_MTU = re.compile(r"[1-9][0-9]{2,4}")
 _Said = TypeVar("_Said")
 
 _EXAMPLE = "10.244.1.0/24 or fd00:10:244:1::/64"
@@ -55,8 +57,8 @@ class NodeReader(Reader[Node]):
             others=_others(status),
             published=Published(
                 encap=self._said(annotations, TUNNEL_ENCAPSULATION, Encap),
-                address=self._said(annotations, TUNNEL_ADDRESS, ipaddress.ip_address),
-                mtu=self._said(annotations, MTU, int),
+                address=self._said(annotations, TUNNEL_ADDRESS, _address),
+                mtu=self._said(annotations, MTU, _mtu),
             ),
             leaving=self._leaving(value, metadata),
             created=self._get(metadata, "metadata.creationTimestamp", str, ""),
@@ -163,6 +165,21 @@ class NodeReader(Reader[Node]):
                 continue
             found[address] = None
         return tuple(found)
+
+
+def _address(text: str) -> IPAddress:
+    """Raises ValueError, of what no packet can have and of zones too: their text may be anything."""
+    found = address_of(text)
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+def _mtu(text: str) -> int:
+    """Raises ValueError."""
+    if _MTU.fullmatch(text) is None:
+        raise ValueError(text)
+    return int(text)
 
 
 def _others(status: dict[str, object]) -> tuple[IPAddress, ...]:

@@ -37,7 +37,20 @@ def test_an_agent_may_have_published_nothing() -> None:
 
 
 @pytest.mark.parametrize("key", ["tunnel_encapsulation", "tunnel_address", "mtu"])
-@pytest.mark.parametrize("value", ["carrier pigeons", 5, ["1450"], "192.0.2.1.5"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "carrier pigeons",
+        5,
+        ["1450"],
+        "192.0.2.1.5",
+        "fe80::1%\n\x1b[31m",
+        "127.0.0.1",
+        "-1450",
+        "1_450",
+        "9" * 9,
+    ],
+)
 def test_what_no_agent_writes_is_left_out_and_told(key: str, value: object) -> None:
     node, reader = read(**{key: value})
     assert node is not None

@@ -57,8 +57,6 @@ class Topology(Frozen):
     problems: tuple[str, ...] = ()
     ends: tuple[IPAddress, ...] = ()
     """Where tunnels end here, the preferred address first."""
-    differences: tuple[str, ...] = ()
-    """Where peers do not agree with this node, by what they publish, in words: for a moment after every change."""
 
 
 def topology(
@@ -104,12 +102,17 @@ def topology(
         wants=own.encap,
         problems=tuple(problems),
         ends=ends,
-        differences=tuple(
-            words
-            for peer in peers
-            for words in pairs.differences(own, config.encapsulation, mtu, nodes[peer.name], peer.remote)
-        ),
     )
+
+
+def differences(config: Config, topo: Topology, nodes: Mapping[str, Node]) -> list[str]:
+    """Where peers do not agree with this node, by what they publish, in words: for a moment after every change."""
+    own = nodes.get(topo.name, Node(name=topo.name))
+    return [
+        words
+        for peer in topo.peers
+        for words in pairs.differences(own, config.encapsulation, topo.mtu, nodes[peer.name], peer.remote)
+    ]
 
 
 def _require(

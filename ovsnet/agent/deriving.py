@@ -22,7 +22,8 @@ from ovsnet.store import Snapshot, choice
 from ovsnet.switch.ovsdb import Ovsdb
 
 _MANY = 5
-"""Differences with peers that are told one by one; a peer has three at most. Events are few, and others need some."""
+"""Differences with peers that are told one by one; a peer has three at most. Of more a line says that they are many,
+always the same one: which they are changes as agents follow a change."""
 
 
 class Deriving:
@@ -77,19 +78,19 @@ class Deriving:
         self.here = Here(node=self._name, zone=own.zone if own else "", addresses=topo.internal)
         self._notices.mtu = topo.mtu
         self._complaints.only("topology", topo.problems)
-        self._compare(topo)
+        self._compare(state.differences(self._config, topo, nodes))
         failed = [row for row in self._ovsdb.ports().values() if row.role is not None and row.ofport == -1]
         self._complaints.only("port", [f"port {row.name} does not work: {row.error}" for row in failed])
         return topo
 
-    def _compare(self, topo: Topology) -> None:
+    def _compare(self, differences: list[str]) -> None:
         """Tells of differences with peers that last: agents follow a change one after the other."""
-        lasting = self._lasting.of(topo.differences)
+        lasting = self._lasting.of(differences)
         more = [
-            f"more peers publish what node {self._name} does not do; their Nodes' annotations ovsnet.io/mtu,"
+            f"many peers publish what node {self._name} does not do; their Nodes' annotations ovsnet.io/mtu,"
             " ovsnet.io/tunnel-encapsulation and ovsnet.io/tunnel-address have it"
         ]
-        self._complaints.only("peer", lasting[:_MANY] + more * (len(lasting) > _MANY))
+        self._complaints.only("peer", lasting if len(lasting) <= _MANY else more)
         if self._look is not None:
             self._look.cancel()
         due = self._lasting.due()

@@ -85,7 +85,7 @@ async def _configuration(base: Base) -> Sequence[Finding]:
     found += agent.manifests(len(nodes.nodes), nodes.problems)
     if topo is not None or base.topology_error is not None:
         found += agent.topology(base.name, base.name in nodes.nodes, problems, base.topology_error)
-    return [*found, *agent.published(topo.differences if topo else ())]
+    return [*found, *agent.published(state.differences(base.config, topo, nodes.nodes) if topo else ())]
 
 
 async def _daemons(base: Base) -> Sequence[Finding]:

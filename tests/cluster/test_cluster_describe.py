@@ -29,14 +29,16 @@ def test_a_node_says_how_it_is_and_what_is_wrong_with_others(cluster: Cluster, m
     said = [""]
 
     def told() -> bool:
-        said[:] = [cluster.kubectl("describe", "node", "node-b").stdout]
+        said[:] = [cluster.kubectl("describe", "node", NAME).stdout]
         return mistaken in said[0]
 
     eventually(told, 40)
+    # Of all agents one.
     (event,) = [line for line in said[0].splitlines() if mistaken in line]
     assert event.split()[:2] == ["Warning", "NetworkProblem"], event
-    (condition,) = [line for line in said[0].splitlines() if line.split()[:1] == ["NetworkUnavailable"]]
+    own = cluster.kubectl("describe", "node", "node-b").stdout
+    (condition,) = [line for line in own.splitlines() if line.split()[:1] == ["NetworkUnavailable"]]
     assert condition.split()[1] == "False"
     address = cluster.node("node-b").node.address(4)
     for words in ("tunnel-encapsulation: vxlan", f"tunnel-address: {address}", "mtu: "):
-        assert f"ovsnet.io/{words}" in said[0]
+        assert f"ovsnet.io/{words}" in own

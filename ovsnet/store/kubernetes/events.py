@@ -1,4 +1,4 @@
-"""What the agent has to complain about, as Events of its Node or of a NetworkPolicy: however often, in few writes.
+"""What the agent has to complain about, as Events of Nodes and of policies: however often, in few writes.
 
 Owns what was told lately. The first time of a problem is written at once, if not too much else was; from then on it is
 one series (events.k8s.io/v1), whose count is written at growing intervals. Nothing waits for an Event: the log has it
@@ -23,8 +23,8 @@ from ovsnet.store.kubernetes.client import Client, Refused
 log = logging.getLogger("ovsnet.store")
 
 _PATH = "/apis/events.k8s.io/v1/namespaces/{}/events"
-_POLICY = re.compile(r"(?:NetworkPolicy ([a-z0-9.-]+)/|ClusterNetworkPolicy )([a-z0-9.-]+): ")
-"""How what is about a policy begins. Every node of its pods says the same: the Event has the same name on all, so that
+_SHARED = re.compile(r"(?:NetworkPolicy ([a-z0-9.-]+)/|(ClusterNetworkPolicy|Node) )([a-z0-9.-]+): ")
+"""How what is about a policy or a Node begins. Every agent says the same: the Event has the same name on all, so that
 it is one, and is not counted."""
 _LOOK = 1.0
 _FIRST = 60.0
@@ -33,7 +33,8 @@ _LONGEST = 1800.0
 _FORGET = 3000.0
 """Seconds after which what comes again is new: the API server keeps an Event for an hour."""
 _BURST, _BURST_SECONDS = 10, 600.0
-"""New Events in that time; what is more is not written."""
+"""New Events in that time, and as many of those that all agents share: whoever makes many of these takes none from what
+this node alone knows. What is more is not written."""
 _MOST = 200
 """Problems that are kept in mind; whoever has more has them in the log."""
 _NOTE = 1024
@@ -41,8 +42,11 @@ _NOTE = 1024
 _NOT_FOUND, _EXISTS = 404, 409
 
 
-def _regarding(namespace: str | None, name: str) -> dict[str, str]:
-    """The policy; without a namespace it is one of the cluster."""
+def _regarding(namespace: str | None, kind: str | None, name: str) -> dict[str, str]:
+    """The object; only a NetworkPolicy has a namespace."""
+    if kind == "Node":
+        # kubectl finds a Node's Events by its name in place of a uid.
+        return {"apiVersion": "v1", "kind": kind, "name": name, "uid": name}
     if namespace is None:
         return {
             "apiVersion": "policy.networking.k8s.io/v1alpha2",
@@ -59,18 +63,19 @@ def _regarding(namespace: str | None, name: str) -> dict[str, str]:
 
 class _Series:
     def __init__(self, node: str, note: str, now: float) -> None:
-        self.policy = _POLICY.match(note)
+        shared = _SHARED.match(note)
+        self.shared = shared is not None
         self.name = f"{node[:200]}.{os.urandom(8).hex()}"
         """Of the Event: the same however often it is tried, so that a lost answer makes no second one."""
         self.namespace = "default"
         """Where those of objects without a namespace are kept."""
-        self.regarding = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node}
-        if self.policy is not None:
-            namespace, name = self.policy.groups()
+        self.regarding = _regarding(None, "Node", node)
+        if shared is not None:
+            namespace, kind, name = shared.groups()
             self.namespace = namespace or self.namespace
             digest = hashlib.blake2b(note.encode(), digest_size=8).hexdigest()
             self.name = f"{name[:200]}.{digest}"
-            self.regarding = _regarding(namespace, name)
+            self.regarding = _regarding(namespace, kind, name)
         self.exists = False
         self.count = 1
         self.written = 0
@@ -97,7 +102,7 @@ class Events:
         self._current = current
         self._clock = clock
         self._series: dict[str, _Series] = {}
-        self._created: deque[float] = deque()
+        self._created: dict[bool, deque[float]] = {shared: deque() for shared in (False, True)}
         self._told = False
 
     async def run(self) -> None:
@@ -119,7 +124,7 @@ class Events:
             known = self._series.get(note)
             if known is None and len(self._series) < _MOST:
                 self._series[note] = _Series(self._node, note, now)
-            elif known is not None and known.policy is not None:
+            elif known is not None and known.shared:
                 known.there = True
                 if now - known.last > _FORGET:
                     # The Event is about to be forgotten, and this is not over.
@@ -139,7 +144,7 @@ class Events:
             count = series.count
             try:
                 if not series.exists:
-                    if not self._may_create(now):
+                    if not self._may_create(series.shared, now):
                         continue
                     await self._create(note, series)
                     series.exists = True
@@ -149,7 +154,7 @@ class Events:
                 status = error.status if isinstance(error, Refused) else 0
                 if status == _EXISTS:
                     # It was made, and the answer was lost.
-                    series.exists, series.written = True, 1 if series.policy is None else count
+                    series.exists, series.written = True, count if series.shared else 1
                     continue
                 series.exists = series.exists and status != _NOT_FOUND
                 self._tell(error)
@@ -157,12 +162,13 @@ class Events:
                 series.written = count
                 self._told = False
 
-    def _may_create(self, now: float) -> bool:
-        while self._created and now - self._created[0] > _BURST_SECONDS:
-            self._created.popleft()
-        if len(self._created) >= _BURST:
+    def _may_create(self, shared: bool, now: float) -> bool:
+        created = self._created[shared]
+        while created and now - created[0] > _BURST_SECONDS:
+            created.popleft()
+        if len(created) >= _BURST:
             return False
-        self._created.append(now)
+        created.append(now)
         return True
 
     async def _create(self, note: str, series: _Series) -> None:
@@ -184,7 +190,7 @@ class Events:
                 "regarding": series.regarding,
                 **(
                     {"series": {"count": series.count, "lastObservedTime": _now()}}
-                    if series.count > 1 and series.policy is None
+                    if series.count > 1 and not series.shared
                     else {}
                 ),
             },

@@ -215,7 +215,7 @@ def remedy(drifts: Iterable[Drift]) -> list[str]:
         additions += [f"flow add {line}" for line in lacks]
         if not lacks:
             match = flowplan.match_of(has[0])
-            cookie = f"cookie={cookie_in(match):#x}/-1"
+            cookie = f"cookie={cookie_in(match):#x}/{flowplan.OWN}"
             deletions.append(
                 f"flow delete_strict {_COOKIE.sub(cookie, match) if _COOKIE.search(match) else match}"
             )

@@ -8,11 +8,16 @@ that node ports answer on. Called by the agent's loop.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import Callable, Collection, Mapping
 
 from ovsnet.agent import web
 from ovsnet.frontends import ServiceObject
+
+_TODO = {
+    errno.EADDRNOTAVAIL: "the node has that address not yet, or twice (ip -6 address: tentative, dadfailed)"
+}
 
 
 class HealthChecks:
@@ -56,7 +61,7 @@ class HealthChecks:
                 where = f"{port} of {host}" if host else str(port)
                 problems.append(
                     f"Service {wanted[port].title}: healthCheckNodePort {where} can't be answered: {error.strerror}; "
-                    "end the process of this node that has it (ss -ltnp)"
+                    + _TODO.get(error.errno or 0, "end the process of this node that has it (ss -ltnp)")
                 )
         return sorted(problems)
 

@@ -101,7 +101,7 @@ def test_the_remedy_deletes_with_the_cookie_and_replaces_what_was_altered() -> N
         [
             f"flow add {GUARD} actions=goto_table:20",
             f"flow add table=20 in_port=16 cookie={COOKIE:#x} actions=drop",
-            "flow delete_strict table=7 in_port=1 cookie=0x9/-1",
+            "flow delete_strict table=7 in_port=1 cookie=0x9/0xfffffffffffffffe",
             "flow delete_strict priority=0",
         ]
     )

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from flow_world import TABLES, make_bridge
+from flow_world import TABLES, make_bridge, pod
+from msgspec.structs import replace
 from ovs_sandbox import Sandbox
 
 from ovsnet import names, resources, state
@@ -132,18 +133,7 @@ def _node(name: str, number: int) -> Node:
 
 def _pod(name: str, number: int, ofport: int) -> Pod:
     ips = ip_address(f"10.244.1.{number}"), ip_address(f"fd00:10:244:1::{number}")
-    return Pod(
-        namespace="default",
-        name=name,
-        container=f"c-{name}",
-        ifname="eth0",
-        netns=f"/run/netns/{name}",
-        network="ovsnet",
-        port=names.host_interface(f"{ofport:08x}"),
-        ofport=ofport,
-        mac=names.mac_of(ips[0]),
-        ips=ips,
-    )
+    return replace(pod(name, number, ofport), ips=ips)
 
 
 def _by_chain(ruleset: str) -> dict[str, list[str]]:

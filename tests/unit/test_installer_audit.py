@@ -24,7 +24,10 @@ async def test_an_audit_finds_what_someone_else_did_and_a_repair_undoes_it(
     assert found == ["-cookie=0x9,table=7 actions=drop", f"+{flow(1)[0]}"]
     drifts = describe(found, {}, {})
     assert await installer.repair(drifts) == drifts
-    assert switch.bundles[-1] == ["flow delete_strict cookie=0x9/-1,table=7", f"flow add {flow(1)[0]}"]
+    assert switch.bundles[-1] == [
+        "flow delete_strict cookie=0x9/0xfffffffffffffffe,table=7",
+        f"flow add {flow(1)[0]}",
+    ]
     assert switch.held == {*flow(1)}
     assert not installer.stale, "pods can be added meanwhile"
 

@@ -95,7 +95,9 @@ def test_what_is_left_out_has_its_default() -> None:
         ("spec/ports/0/port", 65536, "spec.ports[0].port: 65536 is out of range"),
         ("spec/ports/0/port", True, "spec.ports[0].port: must be a whole number"),
         ("spec/ports/0/port", None, "spec.ports[0].port: is missing"),
-        ("spec/ports/0/nodePort", 2**70, "spec.ports[0].nodePort:"),
+        ("spec/ports/0/nodePort", 2**70, "Service shop/web: spec.ports[0].nodePort:"),
+        ("spec/ports/0/nodePort", 65536, "Service shop/web: spec.ports[0].nodePort: 65536 is out of range"),
+        ("spec/ports/0/nodePort", -1, "Service shop/web: spec.ports[0].nodePort: -1 is out of range"),
         ("spec/ports/1/name", "http", "the name 'http' is another port's too"),
         ("spec/ports/1", {"name": "b", "port": 80}, "spec.ports[1]: TCP port 80 stands twice"),
         (

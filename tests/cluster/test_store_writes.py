@@ -26,7 +26,7 @@ from ovsnet.store.nodes import MTU, TUNNEL_ADDRESS, TUNNEL_ENCAPSULATION
 __all__ = ["cluster"]
 ADDRESS = ipaddress.ip_address("192.0.2.7")
 OURS = "regarding.name={},reason=NetworkProblem"
-"""Events of a Node that are the agent's: the node controller has some of its own to tell."""
+"""Events of a Node that are agents': the node controller has some of its own to tell."""
 
 
 async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
@@ -62,6 +62,12 @@ async def test_what_the_agent_publishes_on_its_node(cluster: Cluster) -> None:
     await cluster.until(lambda: cluster.now.nodes[name] == replace(before.nodes[name], published=told))
 
 
+async def events_of(cluster: Cluster, name: str) -> list[dict[str, Any]]:
+    """Those that the Node's own agent wrote; the cluster's have something to say of a Node that they don't know."""
+    found = await cluster.get(EVENTS, fieldSelector=OURS.format(name))
+    return [each for each in found["items"] if each["reportingInstance"] == name]
+
+
 async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
     name = cluster.name
     await cluster.create(NODES, node(name, 2))
@@ -77,8 +83,7 @@ async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
     assert writes <= 5
     clock[0] += 2000
     await events.write()
-    found = await cluster.get(EVENTS, fieldSelector=OURS.format(name))
-    (event,) = found["items"]
+    (event,) = await events_of(cluster, name)
     assert event["note"] == "tunnel to node-b is down"
     assert event["series"]["count"] == 300
     assert event["regarding"]["kind"] == "Node"
@@ -88,7 +93,7 @@ async def test_a_problem_that_flaps_is_one_event(cluster: Cluster) -> None:
     events.look()
     await events.write()
     assert cluster.admin.requests["create"] - before <= 10
-    for event in (await cluster.get(EVENTS, fieldSelector=OURS.format(name)))["items"]:
+    for event in await events_of(cluster, name):
         await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")
 
 
@@ -155,7 +160,6 @@ async def test_a_lost_answer_makes_no_second_event(cluster: Cluster, again: bool
     for _ in range(5):
         await events.write()
         clock[0] += 2000
-    found = await cluster.get(EVENTS, fieldSelector=OURS.format(name))
-    (event,) = found["items"]
+    (event,) = await events_of(cluster, name)
     assert event.get("series", {}).get("count", 1) == (2 if again else 1)
     await cluster.delete(f"{EVENTS}/{event['metadata']['name']}")

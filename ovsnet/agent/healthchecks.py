@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from ovsnet.agent import web
 from ovsnet.frontends import ServiceObject
 
-_TODO = {
+_REMEDIES = {
     errno.EADDRNOTAVAIL: "the node has that address not yet, or twice (ip -6 address: tentative, dadfailed)"
 }
 
@@ -61,7 +61,7 @@ class HealthChecks:
                 where = f"{port} of {host}" if host else str(port)
                 problems.append(
                     f"Service {wanted[port].title}: healthCheckNodePort {where} can't be answered: {error.strerror}; "
-                    + _TODO.get(error.errno or 0, "end the process of this node that has it (ss -ltnp)")
+                    + _REMEDIES.get(error.errno or 0, "end the process of this node that has it (ss -ltnp)")
                 )
         return sorted(problems)
 

@@ -7,7 +7,6 @@ the next start. Called by `services`.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
@@ -18,27 +17,24 @@ class Claims(Generic[Thing]):
     """Who names what."""
 
     def __init__(self) -> None:
-        self._claimants: dict[Thing, list[str]] = {}
-        """Sorted."""
+        self._claimants: dict[Thing, tuple[str, ...]] = {}
+        """Sorted. Nearly always one, and one tuple for all that it names: there are things by the hundred thousand."""
         self._named: dict[str, tuple[Thing, ...]] = {}
 
     def name(self, who: str, things: Iterable[Thing]) -> set[str]:
         """`who` names these and nothing else from now on. All who have others than before, `who` among them."""
         wanted = tuple(dict.fromkeys(things))
         before = self._named.pop(who, ())
-        touched = {who}
+        touched, alone = {who}, (who,)
         for thing in set(before) - set(wanted):
-            claimants = self._claimants[thing]
-            claimants.remove(who)
-            if claimants:
-                touched.add(claimants[0])
-            else:
-                del self._claimants[thing]
+            others = tuple(each for each in self._claimants.pop(thing) if each != who)
+            if others:
+                self._claimants[thing] = others
+                touched.add(others[0])
         for thing in set(wanted) - set(before):
-            claimants = self._claimants.setdefault(thing, [])
-            if claimants:
-                touched.add(claimants[0])
-            bisect.insort(claimants, who)
+            others = self._claimants.get(thing, ())
+            self._claimants[thing] = tuple(sorted((*others, who))) if others else alone
+            touched.update(others[:1])
         if wanted:
             self._named[who] = wanted
         return touched
@@ -49,4 +45,6 @@ class Claims(Generic[Thing]):
 
     def held(self, who: str) -> tuple[Thing, ...]:
         """What `who` has, in the order in which it was named."""
-        return tuple(thing for thing in self.named(who) if self._claimants[thing][0] == who)
+        named = self.named(who)
+        held = tuple(thing for thing in named if self._claimants[thing][0] == who)
+        return named if len(held) == len(named) else held

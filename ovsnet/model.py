@@ -33,8 +33,9 @@ class Tunnels(str, enum.Enum):
 
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
-class Frozen(msgspec.Struct, frozen=True, kw_only=True):
-    """Base: immutable, compared by value, hashable where its fields are."""
+class Frozen(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Base: immutable, compared by value, hashable where its fields are. It is in no cycle, as its fields are there
+    before it is, and the collector of cycles passes it over."""
 
 
 class Namespaced(Frozen):

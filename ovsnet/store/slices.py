@@ -8,6 +8,8 @@ can be sent to. An endpoint or port that can't be used is told of and left out; 
 
 from __future__ import annotations
 
+import sys
+
 from ovsnet.servicemodel import Endpoint, EndpointPort, EndpointSlice
 from ovsnet.store.reading import SUBDOMAIN, Reader, address_of, shown
 from ovsnet.store.services import HEADLESS, OTHER_PROXY
@@ -116,8 +118,9 @@ def _endpoint(entry: object, family: int) -> Endpoint:
         ready=ready,
         serving=serving,
         terminating=terminating,
-        node=node if isinstance(node, str) else "",
-        zone=zone if isinstance(zone, str) else "",
+        # Of few nodes and zones there are many endpoints: each name once in memory.
+        node=sys.intern(node) if isinstance(node, str) else "",
+        zone=sys.intern(zone) if isinstance(zone, str) else "",
         for_zones=_hinted(hints, "forZones") if hints is not None else (),
         for_nodes=_hinted(hints, "forNodes") if hints is not None else (),
     )
@@ -137,7 +140,7 @@ def _hinted(hints: object, key: str) -> tuple[str, ...]:
     if not isinstance(entries, list):
         return ()
     names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]
-    return tuple(name for name in names if isinstance(name, str)) if all(names) else ()
+    return tuple(sys.intern(name) for name in names if isinstance(name, str)) if all(names) else ()
 
 
 def _rank(endpoint: Endpoint) -> tuple[bool, bool, bool]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import socket
 import struct
 
@@ -38,8 +37,6 @@ async def alone(ovsdb: str, bridge: str, patience: float = _PATIENCE) -> socket.
         else:
             # Without a listener nobody can ask who it is.
             held.listen()
-            # A child may hang in the kernel for longer than its agent lives.
-            os.register_at_fork(after_in_child=held.close)
             return held
 
 

@@ -71,6 +71,7 @@ async def run(config: Config) -> None:
 async def _serve(config: Config, name: str) -> None:
     store = choice.make(config.store, name)
     links = LinkWorker()
+    links.start()
     agent, attachments = _compose(config, name, store, links)
     agent.on_ready = _notify_systemd
     metrics = _metrics(config, agent)

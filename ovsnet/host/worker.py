@@ -1,37 +1,34 @@
 """A child process for work on links, where the kernel keeps its caller waiting.
 
 Deleting a veth takes some 15 ms in which the caller does nothing but wait for RCU. The agent has one loop and no
-threads, so that wait belongs to somebody else: a child, forked from the agent, that carries out the methods of
-`Links` one at a time in the order in which they were asked for. Nothing in the agent itself ever enters a pod's
-namespace. The child ends when the agent does, however that ends, and does nothing more that a dead agent had
-asked for; when it dies itself, what it was doing fails with HostFailure and another does the rest. Owns the
-child and the socket between the two. Called by the agent's wiring, attachments and upkeep.
+threads, so that wait belongs to somebody else: a child that carries out the methods of `Links` one at a time in the
+order in which they were asked for. Nothing in the agent itself ever enters a pod's namespace. The child ends when the
+agent does, however that ends; when it dies itself, what it was doing fails with HostFailure and another does the
+rest. It is a program of its own (`linkchild`), not a fork: the agent of a large cluster has much in memory, of which
+a fork would soon have a copy. Owns the child and the socket between the two. Called by the agent's wiring,
+attachments and upkeep.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import gc
+import contextlib
 import logging
 import os
 import pickle
 import signal
 import socket
-import traceback
-from collections.abc import Sequence
+import sys
 from typing import Any, NamedTuple
 
-import msgspec
-
 from ovsnet.errors import HostFailure
-from ovsnet.host.links import Links
+from ovsnet.host import linkchild
+from ovsnet.host.linkchild import LARGEST
 from ovsnet.host.types import AttachSpec, PodInterface
 
 log = logging.getLogger("ovsnet.host")
 
-_LARGEST = 1 << 20
-"""Bytes of a request or an answer."""
 _PATIENCE = 30.0
 """Seconds that a request may take, with those before it; it is carried out all the same."""
 _AHEAD = 4
@@ -60,6 +57,12 @@ class LinkWorker:
         self._deletion: asyncio.Task[None] | None = None
         self.stuck = False
         """The last request got no answer in time: no pod can be attached or detached."""
+
+    def start(self) -> None:
+        """Starts the child ahead of the first request, for which it would take a moment; if it can't be started, that
+        will tell."""
+        with contextlib.suppress(OSError):
+            self._start()
 
     def close(self) -> None:
         """Lets the child end, as soon as it has done what it is doing; what it had not begun fails."""
@@ -149,18 +152,16 @@ class LinkWorker:
     def _start(self) -> socket.socket:
         """Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        agent = os.getpid()
-        gc.freeze()  # what the child has from us is neither its to collect nor to copy
-        try:
-            self._child = os.fork()
-            if self._child == 0:
-                _live(theirs, agent)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            gc.unfreeze()
-            theirs.close()
+        with theirs:
+            theirs.set_inheritable(True)
+            program = [sys.executable, "-P", "-m", linkchild.__name__, str(theirs.fileno()), str(os.getpid())]
+            # It finds modules where we do, whichever way we were started.
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+            try:
+                self._child = os.posix_spawn(sys.executable, program, environment)
+            except OSError:
+                ours.close()
+                raise
         ours.setblocking(False)
         self._socket = ours
         asyncio.get_running_loop().add_reader(ours, self._receive, ours)
@@ -168,7 +169,7 @@ class LinkWorker:
 
     def _receive(self, child: socket.socket) -> None:
         try:
-            data = child.recv(_LARGEST)
+            data = child.recv(LARGEST)
         except BlockingIOError:
             return
         except OSError:
@@ -218,58 +219,3 @@ def _resolve(future: asyncio.Future[Any], outcome: object) -> None:
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-# --- the child's side ----------------------------------------------------------------------------
-
-
-def _live(requests: socket.socket, agent: int) -> None:
-    """The child's whole life; never returns."""
-    code = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        # The agent ends when it has answered what is under way, and needs this process until then.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        os.closerange(3, requests.fileno())
-        os.closerange(requests.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-        links = Links()
-        while os.getppid() == agent and _serve(requests, links):
-            pass
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def _serve(requests: socket.socket, links: Links) -> bool:
-    """One request; False when there will be no more."""
-    data, fds, _, _ = socket.recv_fds(requests, _LARGEST, 1)
-    if not data:
-        return False
-    answer: object
-    try:
-        method, arguments, placed = pickle.loads(data)  # noqa: S301  # from the agent that forked us
-        if placed != len(fds):
-            raise HostFailure("a namespace's descriptor did not arrive", "repeat the request")
-        answer = getattr(links, method)(*_placed(arguments, fds))
-    except Exception as error:
-        answer = error
-    finally:
-        for fd in fds:
-            os.close(fd)
-    try:
-        requests.send(pickle.dumps(answer))
-    except OSError:
-        return False
-    return True
-
-
-def _placed(arguments: Sequence[object], fds: Sequence[int]) -> list[object]:
-    """The arguments with the namespace's descriptor as it is called here: in the spec, or as the last one."""
-    if not fds:
-        return list(arguments)
-    if isinstance(arguments[0], AttachSpec):
-        return [msgspec.structs.replace(arguments[0], netns=fds[0]), *arguments[1:]]
-    return [*arguments, fds[0]]

@@ -77,9 +77,9 @@ The large Service is beside the ten of the small cluster, in slices of a hundred
 one, whose endpoints all answer (addresses outside of the cluster that one host has), against one of a single such
 endpoint.
 
-Memory is the sum of what is resident of the agent and of the process that it has for work on links, whose pages are
-those of the agent as long as neither has written to them. Processor time is that of one processor; 100 changes in ten
-seconds make a sample.
+Memory is the sum of what is resident of the agent (VmRSS) and of the process that it has for work on links: libraries
+that both have count twice, and once in the figure that follows (Pss). Processor time is that of one processor; 100
+changes in ten seconds make a sample.
 
 A change by itself is half a second after the one before. Of changes that keep coming, as the ten a second of which
 the processor time is told, four are taken in as they come and then those of 0.3 s together: they share the start of an

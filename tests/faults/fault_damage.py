@@ -17,6 +17,7 @@ from fault_guest import LATE, disturb
 from fault_world import PREFIX, World
 
 from ovsnet import names, pipeline
+from ovsnet.host import linkchild
 from ovsnet.lab.node import AGENT, OVSDB, Node
 from ovsnet.lab.nsproc import start_time
 from ovsnet.lab.pods import IFNAME, Pod
@@ -265,14 +266,13 @@ def tunnels(cni: Cni) -> list[str]:
 
 
 def children(node: Node) -> list[Process]:
-    """The agent's child for links: of its children the one that runs no other program."""
+    """The agent's child for links."""
     agent = node.daemon(AGENT)
     if agent is None:
         return []
     found = []
     with contextlib.suppress(OSError):
-        mine = Path(f"/proc/{agent.pid}/cmdline").read_bytes()
         for pid in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split():
-            if Path(f"/proc/{pid}/cmdline").read_bytes() == mine:
+            if linkchild.__name__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
                 found.append(Process(int(pid), start_time(pid)))
     return found

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from ovsnet.host import netns
+from ovsnet.host import linkchild, netns
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, Node
 from ovsnet.lab.state import Process, wait_for
@@ -92,7 +92,7 @@ def proportional(node: Node) -> float:
 
 def _sum(node: Node, file: str, field: str) -> float:
     agent = agent_of(node).pid
-    pids = [agent, *filter(lambda pid: _program(pid) == _program(agent), _children(agent))]
+    pids = [agent, *filter(_is_for_links, _children(agent))]
     lines = [line.split() for pid in pids for line in Path(f"/proc/{pid}/{file}").read_text().splitlines()]
     return sum(int(words[1]) for words in lines if words[0] == field) * 1024 / 1e6
 
@@ -101,11 +101,11 @@ def _children(pid: int) -> list[int]:
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-def _program(pid: int) -> str:
-    """ "" of one that has ended: tools that the agent runs come and go."""
+def _is_for_links(pid: int) -> bool:
+    """Of a child: tools that the agent runs come and go, and share all of its memory before they are what they are."""
     with contextlib.suppress(OSError):
-        return os.readlink(f"/proc/{pid}/exe")
-    return ""
+        return linkchild.__name__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return False
 
 
 def seconds(pid: int) -> tuple[float, float]:

@@ -54,6 +54,8 @@ _BRIDGE = re.compile(r'^\s*bridge\("([^"]*)"\)\n\s*-+$', re.MULTILINE)
 _OUTPUT = re.compile(r"-> output port is (\d+)")
 _FAILURE = re.compile(r"(native tunnel routing failed)")
 _DATAPATH = re.compile(r"^Datapath actions: (.*)$", re.MULTILINE)
+_TRANSLATION = re.compile(r"^ *nat\((src|dst)=([^)]+)\)$", re.MULTILINE)
+_CAME = re.compile(r"^Flow: (?:.*,)?in_port=(\d+)", re.MULTILINE)
 
 
 class Step(Frozen):
@@ -70,8 +72,13 @@ class Trace(Frozen):
     steps: tuple[Step, ...]
     output: int | None
     answered: bool
-    """It goes back out of the port that it came from: an ARP or neighbour answer."""
+    """It goes back out of the port that it came from: an ARP or neighbour answer, a client that is its own endpoint, or
+    what the node's kernel is to refuse or to deliver itself."""
     datapath_actions: str
+    came: int | None = None
+    """The OpenFlow port that it came by."""
+    translations: tuple[tuple[str, str], ...] = ()
+    """What conntrack made of the packet's addresses, in this order: "src" or "dst", and what it became."""
     missed: int | None = None
     """The table where no flow matched: the end of the way."""
     failure: str = ""
@@ -86,6 +93,7 @@ def trace(text: str) -> Trace:
     """
     summary = text[text.rfind("Final flow:") :]
     _, *passes = _BRIDGE.split(text)
+    came = _CAME.search(text)
     ours = [body for name, body in zip(passes[::2], passes[1::2], strict=True) if name == passes[0]]
     text = "\n".join([*ours, summary]) if ours else text
     steps = tuple(
@@ -103,6 +111,25 @@ def trace(text: str) -> Trace:
         output=int(outputs[-1]) if outputs and not dropped else None,
         answered="IN_PORT" in text and not dropped and not outputs,
         datapath_actions=what,
+        came=int(came[1]) if came else None,
+        translations=tuple((found[1], found[2]) for found in _TRANSLATION.finditer(text)),
         missed=int(miss[1]) if miss else None,
         failure=failure[1] if failure else "",
     )
+
+
+def states(text: str) -> tuple[str, ...]:
+    """What conntrack says each time that the traced packet comes back from it, as --ct-next has it (ovs-vswitchd(8)).
+
+    It is the first of a connection that nobody knows, and what was translated on the way there is known to be.
+    """
+    found = []
+    for actions in _DATAPATH.findall(text):
+        before, recirculated, _ = actions.partition(",recirc(")
+        if recirculated:
+            asked = before[before.rfind("ct(") :]
+            which = next(
+                (f",{end}nat" for end, what in (("s", "src"), ("d", "dst")) if f"nat({what}=" in asked), ""
+            )
+            found.append(f"trk,new{which}")
+    return tuple(found)

@@ -1,24 +1,26 @@
 """A packet between two names as the text that `ofproto/trace` reads, and its verdict in words.
 
-Pure. `endpoint` resolves a name (a pod, a peer, this node, or an address) against the objects;
-`packet` writes the flow; `verdict` reads the answer. Called by `ovsnet trace`.
+Pure. `endpoint` resolves a name (a pod, a peer, this node, a Service, or an address) against the objects; `past` says
+what never comes to the bridge; `packet` writes the flow; `verdict` reads the answer. Called by `ovsnet trace` and
+`ovsnet policy check`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping, Sequence
 
 from ovsnet import flowdump, pipeline
 from ovsnet.errors import OvsnetError
-from ovsnet.frontends import ServiceObject
+from ovsnet.frontends import Frontend, ServiceObject
 from ovsnet.model import Attached, Frozen, IPAddress, LocalNode, Peer, Pod
+from ovsnet.nodeports import NodePortAddresses
 from ovsnet.objects import Object
-from ovsnet.policyobjects import PolicyObject
 from ovsnet.render import kind_of
 
-_TRANSLATED = re.compile(r"^ *nat\(dst=([^)]+)\)$", re.MULTILINE)
+_ENDS = LocalNode | Peer | Pod | ServiceObject
+_ANYWHERE = NodePortAddresses()
+_NOWHERE = "no Service has this address and port"
 _MANY = 20
 """So many names are told of those that there are."""
 
@@ -55,15 +57,15 @@ def endpoint(name: str, objects: Sequence[Object]) -> Endpoint:
 
 
 def _by_name(name: str, objects: Sequence[Object]) -> Endpoint:
-    ends = [obj for obj in objects if not isinstance(obj, PolicyObject)]
+    ends = [obj for obj in objects if isinstance(obj, _ENDS)]
     for obj in ends:
         if name in _names(obj):
             return Endpoint(title=f"{kind_of(obj)} {obj.title}", ips=_ips(obj), obj=obj)
     titles = sorted(obj.title for obj in ends)
     more = f" and {len(titles) - _MANY} more" if len(titles) > _MANY else ""
     raise OvsnetError(
-        f"{name} is no pod, node or address that this node knows",
-        "a pod of another node is not known here: give its address; "
+        f"{name} is no pod, node, Service or address that this node knows",
+        "of a pod of another node, or of what is outside, give the address; "
         f"known here: {', '.join(titles[:_MANY])}{more}",
     )
 
@@ -93,22 +95,76 @@ def _owner(address: IPAddress, objects: Sequence[Object]) -> Object | None:
     return None
 
 
-def packet(question: Packet, objects: Sequence[Object]) -> str:
-    """The flow for ofproto/trace: as it enters this node's bridge.
+def _pair(question: Packet) -> tuple[IPAddress, IPAddress]:
+    """Source and destination. Raises OvsnetError when the two ends have no family in common."""
+    for src in question.source.ips:
+        for dst in question.target.ips:
+            if src.version == dst.version:
+                return src, dst
+    raise OvsnetError(
+        f"{question.source.title} and {question.target.title} have no address family in common",
+        "give an address instead of a name",
+    )
+
+
+def _local(objects: Sequence[Object]) -> LocalNode:
+    return next(obj for obj in objects if isinstance(obj, LocalNode))
+
+
+def node_port(
+    question: Packet, objects: Sequence[Object], answering: NodePortAddresses = _ANYWHERE
+) -> tuple[ServiceObject, Frontend] | None:
+    """The Service of whose node port on this node the packet is; the frontend has the address that the node's kernel
+    gives the packet for the bridge. answering: where node ports do. Raises as `packet` does."""
+    _, dst = _pair(question)
+    if not isinstance(question.target.obj, LocalNode) or not answering.include(dst):
+        return None
+    stand_ins = [pipeline.NODE_PORTS.of(dst.version)]
+    if question.source.obj is None:
+        stand_ins.insert(0, pipeline.LOCAL_NODE_PORTS.of(dst.version))
+    services = [obj for obj in objects if isinstance(obj, ServiceObject)]
+    for stand_in in stand_ins:
+        for service in services:
+            for each in service.frontends:
+                if each.address == stand_in and _is(each, question):
+                    return service, each
+    return None
+
+
+def _is(frontend: Frontend, question: Packet) -> bool:
+    return (frontend.protocol.value.lower(), frontend.port) == (question.protocol, question.port)
+
+
+def past(question: Packet, objects: Sequence[Object], answering: NodePortAddresses = _ANYWHERE) -> str | None:
+    """What becomes of a packet that never comes to the bridge, as it is between the node's kernel and something that
+    is no pod's and no Service's, in words; None: it comes. Raises as `packet` does."""
+    local, target = _local(objects), question.target.obj
+    _, dst = _pair(question)
+    if isinstance(target, Pod) and target is question.source.obj:
+        return f"KEPT by pod {target.title}, whose own address it is"
+    if isinstance(question.source.obj, Pod | Peer) or node_port(question, objects, answering) is not None:
+        return None
+    if isinstance(target, LocalNode):
+        return f"TAKEN by the kernel of node {local.name}, to which it is addressed: it does not come to the bridge"
+    if isinstance(target, ServiceObject):
+        found = [each for each in target.frontends if each.address == dst]
+        comes = any(not each.external or _is(each, question) for each in found)
+    else:
+        ranges = target.cidrs if isinstance(target, Peer) else local.cidrs
+        comes = isinstance(target, Pod) or any(dst in cidr for cidr in ranges if cidr.version == dst.version)
+    return None if comes else f"SENT by the kernel of node {local.name}, by its own routes, past the bridge"
+
+
+def packet(question: Packet, objects: Sequence[Object], answering: NodePortAddresses = _ANYWHERE) -> str:
+    """The flow for ofproto/trace: as it enters this node's bridge. answering: where node ports do.
 
     Raises OvsnetError when the two ends have no family in common.
     """
-    pair = next(
-        ((a, b) for a in question.source.ips for b in question.target.ips if a.version == b.version), None
-    )
-    if pair is None:
-        raise OvsnetError(
-            f"{question.source.title} and {question.target.title} have no address family in common",
-            "give an address instead of a name",
-        )
-    src, dst = pair
-    local = next(obj for obj in objects if isinstance(obj, LocalNode))
+    src, dst = _pair(question)
+    local = _local(objects)
     source = question.source.obj
+    # What is nobody's here may be the address of a Service that is not known, because the store can't be read.
+    chosen = question.target.obj is None or isinstance(question.target.obj, ServiceObject)
     if isinstance(source, Pod):
         port, mac, to_mac = source.ofport, source.mac, _next_hop(dst, local, objects)
     elif isinstance(source, Peer):
@@ -116,6 +172,8 @@ def packet(question: Packet, objects: Sequence[Object]) -> str:
     else:
         # This node, or the outside whose packets this node's kernel forwards.
         port, mac, to_mac = local.ofport, local.mac, pipeline.ROUTER.mac
+        if (found := node_port(question, objects, answering)) is not None:
+            dst, chosen = found[1].address, True
     fields = [
         f"in_port={port}",
         f"dl_src={mac}",
@@ -133,17 +191,15 @@ def packet(question: Packet, objects: Sequence[Object]) -> str:
         fields += [f"{question.protocol}_src=40000", f"{question.protocol}_dst={question.port}"]
         # Of TCP, nothing else is the first packet of a connection.
         fields += ["tcp_flags=syn"] if question.protocol == "tcp" else []
-    if question.target.obj is None or isinstance(question.target.obj, ServiceObject):
-        # The datapath's hash of the connection, which chooses among the endpoints: any will do. What is nobody's here
-        # may be the address of a Service that is not known, because the store can't be read.
+    if chosen:
+        # The datapath's hash of the connection, which chooses among the endpoints: any will do.
         fields.append("dp_hash=1")
     return ",".join(fields)
 
 
-def translated(text: str) -> str | None:
-    """The endpoint that a Service's address became, in what `ofproto/trace` printed; None: it stayed what it was."""
-    found = _TRANSLATED.findall(text)
-    return found[-1] if found else None
+def translated(answer: flowdump.Trace) -> str | None:
+    """The endpoint that a Service's address became; None: it stayed what it was."""
+    return next((became for what, became in reversed(answer.translations) if what == "dst"), None)
 
 
 def _protocol(protocol: str, version: int) -> str:
@@ -163,31 +219,61 @@ def verdict(
     objects: Sequence[Object],
     tables: Mapping[int, str],
     reasons: Mapping[tuple[int, int], str],
+    question: Packet | None = None,
 ) -> tuple[bool, str]:
-    """Whether the packet leaves the bridge, and where to, or what dropped it.
+    """Whether the packet arrives or leaves, and where, or what dropped or refuses it.
 
-    reasons: why a flow drops, by table and priority.
+    reasons: why a flow drops, by table and priority. question: what was asked, to tell what the node's kernel does
+    with a packet that it gets.
     """
     by_port = {obj.ofport: obj for obj in objects if isinstance(obj, Attached)}
-    if answer.answered:
-        return True, "ANSWERED by the switch"
     if answer.failure:
         return (
             False,
             f"LOST at the tunnel: {answer.failure}; does a bridge of Open vSwitch have the peer's network?",
         )
-    if answer.output is None:
+    if answer.output is None and not answer.answered:
         return False, f"DROPPED{_why(answer, tables, reasons)}"
-    if any(tables.get(step.table) == "refuse" for step in answer.steps):
-        return False, "REFUSED by the kernel of this node: the Service has no endpoint"
-    obj = by_port.get(answer.output)
+    if (why := _refusal(answer, tables, question)) is not None:
+        return False, f"REFUSED by the kernel of this node: {why}"
+    if answer.answered:
+        return True, _back(answer, by_port)
+    obj = by_port.get(answer.output or 0)
     if isinstance(obj, Pod):
         return True, f"DELIVERED to pod {obj.title} by port {obj.port} ({answer.output})"
     if isinstance(obj, Peer):
         return True, f"SENT to node {obj.name} by {obj.encap.value} tunnel {obj.port} ({answer.output})"
     if isinstance(obj, LocalNode):
-        return True, f"HANDED to the kernel of node {obj.name} by the gateway port ({answer.output})"
+        words = f"HANDED to the kernel of node {obj.name} by the gateway port ({answer.output})"
+        if question is not None and (found := node_port(question, objects)) is not None:
+            words += f", which sends it back for node port {question.port} of service {found[0].title}"
+        return True, words
     return True, f"SENT out of port {answer.output}, which is no port of ovsnet's"
+
+
+def _refusal(answer: flowdump.Trace, tables: Mapping[int, str], question: Packet | None) -> str | None:
+    """Why the node's kernel refuses what it gets; None: it does not."""
+    if any(tables.get(step.table) == "refuse" for step in answer.steps):
+        return "the Service has no endpoint"
+    if any(("src", str(client)) in answer.translations for client in pipeline.REFUSED.addresses):
+        return _NOWHERE
+    target = question.target.obj if question else None
+    if question is None or not isinstance(target, ServiceObject) or translated(answer) is not None:
+        return None
+    # Its routes to ClusterIPs lead back to the bridge.
+    _, dst = _pair(question)
+    inside = any(each.address == dst and not each.external for each in target.frontends)
+    return _NOWHERE if inside else None
+
+
+def _back(answer: flowdump.Trace, by_port: Mapping[int, Attached]) -> str:
+    """Where a packet arrives that leaves by the port that it came by."""
+    obj, end = by_port.get(answer.came or 0), translated(answer)
+    if end is not None and isinstance(obj, Pod):
+        return f"DELIVERED to pod {obj.title} itself, which is the endpoint {end}, by port {obj.port} ({obj.ofport})"
+    if end is not None and isinstance(obj, LocalNode):
+        return f"HANDED back to the kernel of node {obj.name} by the gateway port ({obj.ofport}), for endpoint {end}"
+    return "ANSWERED by the switch"
 
 
 def _why(answer: flowdump.Trace, tables: Mapping[int, str], reasons: Mapping[tuple[int, int], str]) -> str:

@@ -187,17 +187,17 @@ async def _proof(
     if ends[0].node == ends[1].node and not (ends[0].pod or ends[1].pod):
         return None
     _ = view.known
-    packet = tracing.packet(
-        tracing.Packet(
-            source=tracing.endpoint(str(connection.source), view.objects),
-            target=tracing.endpoint(str(connection.target), view.objects),
-            protocol=connection.protocol.value.lower() if connection.protocol else "icmp",
-            port=connection.port,
-        ),
-        view.objects,
+    question = tracing.Packet(
+        source=tracing.endpoint(str(connection.source), view.objects),
+        target=tracing.endpoint(str(connection.target), view.objects),
+        protocol=connection.protocol.value.lower() if connection.protocol else "icmp",
+        port=connection.port,
     )
+    if tracing.past(question, view.objects) is not None:
+        return None
+    packet = tracing.packet(question, view.objects)
     answer = flowdump.trace(await switch.trace(view.config.ovsdb, view.config.bridge, packet))
-    passes, words = tracing.verdict(answer, view.objects, view.tables, reasons(view, answer))
+    passes, words = tracing.verdict(answer, view.objects, view.tables, reasons(view, answer), question)
     # Of a pod on another node only that node's flows can tell.
     denials = {policywords.side(each) for each in policyjudge.here(sides, view.name) if not each.allowed}
     elsewhere = not passes and _is_elsewhere(view, answer)

@@ -27,35 +27,51 @@ if TYPE_CHECKING:
 def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None, raw: bool) -> None:
     """Follow a packet through this node's flows without sending it.
 
-    FROM and TO are pods (NAME or NAMESPACE/NAME), nodes, or addresses; TO may be a Service as well. FROM must be a
-    pod of this node, the node itself, or a peer whose packet arrives here. Without --tcp or --udp it is a ping. The
-    packet is the first of a connection: to a Service, another connection may get another endpoint.
-    Exits with 1 when the packet is dropped.
+    FROM and TO are pods (NAME or NAMESPACE/NAME), nodes, or addresses; TO may be a Service as well, or a node with a
+    node port. FROM must be a pod of this node, the node itself, a peer whose packet arrives here, or an address outside
+    whose packet this node's kernel gets. Without --tcp or --udp it is a ping. The packet is the first of a connection:
+    to a Service, another connection may get another endpoint.
+    Exits with 1 when the packet is dropped or refused.
     """
-    from ovsnet import flowdump, tracing
+    from ovsnet import flowdump, nodeports, tracing
     from ovsnet.cli import console as output
     from ovsnet.switch import trace as switch
 
     if tcp and udp:
         raise click.UsageError("--tcp and --udp: choose one")
     view = options.view_of(path)
-    _ = view.known  # a packet enters by the gateway's words, whoever sends it
+    answering = nodeports.chosen(view.config.node_port_addresses, view.known.internal)
     question = tracing.Packet(
         source=tracing.endpoint(source, view.objects),
         target=tracing.endpoint(target, view.objects),
         protocol="tcp" if tcp else "udp" if udp else "icmp",
         port=tcp or udp or 0,
     )
-    flow = tracing.packet(question, view.objects)
+    # Without the store Services' addresses are not known.
+    past = tracing.past(question, view.objects, answering) if view.unread is None else None
+    if past is not None:
+        click.echo(f"{question.source.title} -> {question.target.title}: {past}")
+        return
+    flow = tracing.packet(question, view.objects, answering)
     text = asyncio.run(switch.trace(view.config.ovsdb, view.config.bridge, flow))
     answer = flowdump.trace(text)
-    passes, verdict = tracing.verdict(answer, view.objects, view.tables, reasons(view, answer))
+    passes, verdict = tracing.verdict(answer, view.objects, view.tables, reasons(view, answer), question)
     output.console(sys.stdout).print(
         f"{question.source.title} -> {question.target.title}: {verdict}",
         style="green" if passes else "red",
         markup=False,
     )
-    endpoint = tracing.translated(text)
+    _print_way(view, answer, flow)
+    if raw:
+        click.echo(text)
+    raise SystemExit(0 if passes else 1)
+
+
+def _print_way(view: View, answer: flowdump.Trace, flow: str) -> None:
+    """What the packet met, table by table. flow: the packet."""
+    from ovsnet import tracing
+
+    endpoint = tracing.translated(answer)
     if endpoint is not None:
         click.echo(f"  translated to     {endpoint}")
     for step in answer.steps:
@@ -65,9 +81,6 @@ def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None
         click.echo(f"  {answer.missed:>2} {view.tables.get(answer.missed, '?'):<12} no flow matches")
     click.echo(f"  packet            {flow}")
     click.echo(f"  datapath actions  {answer.datapath_actions}")
-    if raw:
-        click.echo(text)
-    raise SystemExit(0 if passes else 1)
 
 
 def reasons(view: View, answer: flowdump.Trace) -> dict[tuple[int, int], str]:

@@ -141,3 +141,24 @@ def test_an_answer() -> None:
 def test_no_trace_at_all() -> None:
     found = flowdump.trace("Bad openflow flow syntax: in_port=x\n")
     assert (found.steps, found.output, found.answered, found.datapath_actions) == ((), None, False, "")
+
+
+def test_what_conntrack_says_of_a_packet_that_it_translated() -> None:
+    passes = (
+        "ct(commit,zone=65501,nat(src=10.244.1.1:1024-32767)),recirc(0x44)",
+        "ct(zone=65500,nat),recirc(0x45)",
+        "set(eth()),ct(commit,zone=65501,nat(src=10.0.0.1)),ct(commit,zone=65500,nat(dst=[fd00::5]:80)),recirc(0x46)",
+        "set(eth(dst=0a:58:0a:f4:01:02)),6",
+    )
+    text = "\n".join(f"Datapath actions: {each}" for each in passes)
+    assert flowdump.states(text) == ("trk,new,snat", "trk,new", "trk,new,dnat")
+    assert flowdump.states("Datapath actions: drop\n") == ()
+
+
+def test_a_packet_that_a_service_sends_back_to_its_sender() -> None:
+    text = (
+        THROUGH.replace("     -> output port is 20000\n", "    IN_PORT\n")
+        + "    nat(dst=[fd00::5]:80)\n    nat\n"
+    )
+    found = flowdump.trace(text + SUMMARY.format(actions="4"))
+    assert (found.came, found.answered, found.translations) == (16, True, (("dst", "[fd00::5]:80"),))

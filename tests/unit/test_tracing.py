@@ -13,6 +13,7 @@ from ovsnet.frontends import Frontend, ServiceObject
 from ovsnet.model import Encap, LocalNode, Peer, Pod
 from ovsnet.objects import Object
 from ovsnet.servicemodel import Protocol
+from ovsnet.services import SliceObject
 from ovsnet.tracing import Packet
 
 NODE = LocalNode(
@@ -61,6 +62,8 @@ B, C, D = (
     peer("node-d", 4, "2001:db8::14", True),
 )
 OBJECTS: tuple[Object, ...] = (NODE, WEB, DB, B, C, D)
+SLICE = SliceObject(namespace="default", name="shop-x7k2p", members=())
+"""Nobody's end of a packet."""
 
 
 @pytest.mark.parametrize(
@@ -92,10 +95,10 @@ def test_an_address_stands_for_itself_alone(address: str) -> None:
 
 
 def test_an_unknown_name_is_told_with_what_there_is() -> None:
-    with pytest.raises(OvsnetError, match="wbe is no pod, node or address") as caught:
-        tracing.endpoint("wbe", OBJECTS)
+    with pytest.raises(OvsnetError, match="wbe is no pod, node, Service or address") as caught:
+        tracing.endpoint("wbe", (*OBJECTS, SLICE))
     assert caught.value.hint == (
-        "a pod of another node is not known here: give its address; "
+        "of a pod of another node, or of what is outside, give the address; "
         "known here: default/db, default/web, node-a, node-b, node-c, node-d"
     )
 
@@ -155,9 +158,11 @@ def test_a_service_is_a_target_with_a_hash_to_choose_by_and_says_its_endpoint() 
     assert tracing.packet(question, objects).endswith(
         "nw_dst=10.96.0.1,nw_ttl=64,tcp_src=40000,tcp_dst=80,tcp_flags=syn,dp_hash=1"
     )
-    printed = "  ct(commit,nat(dst=10.244.2.5:8080))\n    nat(dst=10.244.2.5:8080)\n     -> A clone\n"
-    assert tracing.translated(printed) == "10.244.2.5:8080"
-    assert tracing.translated("nat(src=10.244.1.1)\n") is None
+    masqueraded = ("src", "10.244.1.1:1024-32767")
+    assert (
+        tracing.translated(trace(translations=(masqueraded, ("dst", "10.244.2.5:8080")))) == "10.244.2.5:8080"
+    )
+    assert tracing.translated(trace(translations=(masqueraded,))) is None
 
 
 def test_a_service_without_endpoints_refuses() -> None:
@@ -182,8 +187,16 @@ def trace(
     answered: bool = False,
     steps: tuple[Step, ...] = (),
     missed: int | None = None,
+    translations: tuple[tuple[str, str], ...] = (),
 ) -> Trace:
-    return Trace(steps=steps, output=output, answered=answered, datapath_actions="", missed=missed)
+    return Trace(
+        steps=steps,
+        output=output,
+        answered=answered,
+        datapath_actions="",
+        missed=missed,
+        translations=translations,
+    )
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,8 @@ class Lab:
             changed(OUTSIDE)
         nodes = [self.make_node(state, node) for node in state.nodes.values()]
         self.say(f"starting {len(nodes)} nodes ({state.datapath} datapath)")
+        for words in filter(None, (node.kept for node in nodes)):
+            self.say(words)
         self.each(lambda node: node.up(underlay, changed), nodes)
         pods = [self.make_pod(state, pod) for pod in state.pods.values()]
         self.say(f"attaching {len(pods)} pods")

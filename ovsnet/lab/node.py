@@ -35,6 +35,7 @@ PRIVATE = (
     "/var/log",
 )
 """Folders that a node has for itself, empty at first; they outlive the node's processes, as a disk does."""
+CONFIG = "/etc/ovsnet/agent.yaml"
 RUN_FOLDERS = ("lock", "netns", "openvswitch", "ovsnet")
 START_SECONDS = 90.0
 
@@ -120,9 +121,28 @@ class Node(Place):
             self.write_agent_files()
 
     def write_agent_files(self) -> None:
-        write_atomically(self.private("/etc/ovsnet/agent.yaml"), self.agent_config())
+        self.write_config()
         write_atomically(self.private("/opt/cni/bin/ovsnet"), files.cni_executable(), 0o755)
         self.write_conflist()
+
+    @property
+    def kept(self) -> str:
+        """That agent.yaml is not as the lab wrote it, and is kept; "": it is."""
+        path, wrote = self.private(CONFIG), self.path / "agent.yaml"
+        if not path.exists():
+            return ""
+        ours = {self.agent_config(), wrote.read_text() if wrote.exists() else ""}
+        if path.read_text(errors="replace") in ours:
+            return ""
+        return f"{self.name}: {path} was edited and is kept; removed, it is written anew by the next up"
+
+    def write_config(self) -> None:
+        """agent.yaml, unless somebody edited it."""
+        if not self.kept:
+            config = self.agent_config()
+            write_atomically(self.private(CONFIG), config)
+            # To tell an edited one from one that was written for other options or by another version.
+            write_atomically(self.path / "agent.yaml", config)
 
     def agent_config(self) -> str:
         return files.agent_config(self.spec, self.node, self.datapath)
@@ -239,7 +259,7 @@ class Node(Place):
         self.await_agent(START_SECONDS)
 
     def launch_agent(self) -> None:
-        command = [sys.executable, "-P", "-m", "ovsnet", "agent", "--config", "/etc/ovsnet/agent.yaml"]
+        command = [sys.executable, "-P", "-m", "ovsnet", "agent", "--config", CONFIG]
         self.launch(AGENT, command, env=files.python_environment())
 
     def await_agent(self, seconds: float) -> None:

@@ -16,7 +16,7 @@ import pytest
 from ovsnet.lab import report
 from ovsnet.lab.check import Report
 from ovsnet.lab.lab import Lab
-from ovsnet.lab.node import AGENT
+from ovsnet.lab.node import AGENT, CONFIG
 from ovsnet.lab.spec import Families, LabSpec
 from ovsnet.model import Encap, Tunnels
 
@@ -75,6 +75,30 @@ def test_up_again_changes_nothing(lab: Lab) -> None:
     before = [(node.daemon(AGENT), [pod.result() for pod in lab.pods]) for node in lab.nodes]
     assert lab.up() == []
     assert [(node.daemon(AGENT), [pod.result() for pod in lab.pods]) for node in lab.nodes] == before
+
+
+def test_an_edited_configuration_is_kept_until_it_is_removed(lab: Lab) -> None:
+    config = lab.node("node-b").private(CONFIG)
+    written = config.read_text()
+    said: list[str] = []
+    config.write_text(f"{written}# mine\n")
+    try:
+        assert Lab(lab.name, say=said.append).up() == []
+        assert config.read_text() == f"{written}# mine\n"
+        assert [line for line in said if "edited" in line] == [
+            f"node-b: {config} was edited and is kept; removed, it is written anew by the next up"
+        ]
+    finally:
+        config.unlink()
+    said.clear()
+    assert Lab(lab.name, say=said.append).up() == []
+    assert config.read_text() == written
+    assert not any("edited" in line for line in said)
+    # As an earlier version would have written it.
+    for path in (config, lab.node("node-b").path / "agent.yaml"):
+        path.write_text("nodeName: node-b\n")
+    lab.up()
+    assert config.read_text() == written
 
 
 def test_a_dead_agent_is_started_again(lab: Lab) -> None:

@@ -100,7 +100,7 @@ class KubernetesNode(Node):
         }
 
     def write_agent_files(self) -> None:
-        write_atomically(self.private("/etc/ovsnet/agent.yaml"), self.agent_config())
+        self.write_config()
         write_atomically(self.private("/opt/cni/bin/ovsnet"), lab_files.cni_executable(), 0o755)
 
     def agent_config(self) -> str:

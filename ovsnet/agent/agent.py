@@ -30,6 +30,7 @@ from ovsnet.agent.pods import Pods
 from ovsnet.agent.policing import Policing
 from ovsnet.agent.recovery import Recovery
 from ovsnet.agent.serving import Serving
+from ovsnet.agent.starting import Starting
 from ovsnet.agent.upkeep import Upkeep
 from ovsnet.agent.wiring import Wiring
 from ovsnet.config import Config
@@ -84,6 +85,8 @@ class Agent:
         self.complaints = Complaints(log)
         self.auditor = Auditor(self.installer, self.renderer, self.complaints, self.wake)
         self.installer.on_loss = self.wake
+        self._starting = Starting(self.config, self.renderer)
+        self.auditor.on_written = self._starting.heard
         self.on_ready: Callable[[], None] = lambda: None
         self._rows: Mapping[str, PortRow] = {}
         self._adopted = False
@@ -257,6 +260,7 @@ class Agent:
             # vswitchd flushes the flows when the fail mode changes, without closing a connection.
             self.installer.invalidate()
         port_plan = plan.ports(plan.desired_ports(self.config, topo), self.ovsdb.ports())
+        self._starting.look(self.ovsdb.ports(), topo, port_plan.changes)
         if port_plan.changes:
             await self.ovsdb.apply(port_plan.changes)
             if topo == self.topology:
@@ -278,6 +282,7 @@ class Agent:
         await self._adopt(topo)
         if self.topology is None:
             log.info("node %s is ready: %d pods", self.name, len(self.pods.all()))
+            self._starting.written(self.installer.size)
             self.on_ready()
         self.topology = topo
         self._cut()
@@ -357,7 +362,7 @@ class Agent:
             self._adopted = True
 
     def _tell(self, topo: Topology, seconds: float) -> None:
-        for line in changes.between(self.topology, topo):
+        for line in changes.between(self.topology or self._starting.earlier, topo):
             log.info("%s in %.0f ms", line, 1000 * seconds)
 
     def _rows_changed(self) -> None:

@@ -57,10 +57,14 @@ class Auditor:
         self.due = False
         self.counts: collections.Counter[str] = collections.Counter()
         """What drifted since the start, by kind."""
+        self.on_written: Callable[[Change], None] = lambda change: None
+        """Called with news of what changes while everything is written."""
 
     def heard(self, change: Change) -> None:
         """vswitchd tells of a change."""
         news = change.cookie if isinstance(change, FlowChange) else change
+        if self._installer.echo.is_of_all(news):
+            self.on_written(change)
         if self._installer.echo.is_ours(news) or is_passing(change):
             return
         if self._heard is None:

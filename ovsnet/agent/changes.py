@@ -24,6 +24,13 @@ def between(before: Topology | None, after: Topology) -> list[str]:
     return lines
 
 
+def peers(before: Topology | None, after: Topology) -> set[str]:
+    """Names of those that came, went or changed."""
+    old = {peer.name: peer for peer in before.peers} if before else {}
+    new = {peer.name: peer for peer in after.peers}
+    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+
+
 def _peers(old: dict[str, PeerNode], new: dict[str, PeerNode]) -> Iterator[str]:
     for name, peer in new.items():
         if name not in old:

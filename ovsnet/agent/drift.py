@@ -58,11 +58,17 @@ class Echo:
 
     def is_ours(self, news: int | Numbered) -> bool:
         """Whether a change, just heard of, can be one of ours: of that group or meter, or of a flow of that cookie."""
-        now = self._clock()
-        expected = now <= self._until and self._expected[news] > 0
+        expected = self._is_expected(news)
         if expected:
             self._expected[news] -= 1
-        return expected or now <= self._everything
+        return expected or self._clock() <= self._everything
+
+    def is_of_all(self, news: int | Numbered) -> bool:
+        """Whether it can be one of everything that is being written, and of nothing else that we ask for."""
+        return self._clock() <= self._everything and not self._is_expected(news)
+
+    def _is_expected(self, news: int | Numbered) -> bool:
+        return self._clock() <= self._until and self._expected[news] > 0
 
 
 def is_passing(change: FlowChange | Numbered) -> bool:

@@ -75,6 +75,11 @@ class Installer:
         """The switch may hold anything: only a full replacement helps (start, vswitchd restarted)."""
         return self._replaced != self._losses
 
+    @property
+    def size(self) -> int:
+        """How many flows are installed, groups and meters among them."""
+        return sum(map(len, self.installed.values()))
+
     def invalidate(self) -> None:
         """The switch lost its flows, perhaps while they are being written."""
         self._losses += 1

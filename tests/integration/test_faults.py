@@ -97,6 +97,37 @@ def test_ports_that_someone_deleted_or_altered_are_named(lab: Lab, cni: Cni) -> 
     assert "Traceback" not in agent_log(cni.node)[mark:]
 
 
+def test_a_start_tells_what_it_found_otherwise_and_nothing_else(cni: Cni) -> None:
+    def restart(*damages: list[str]) -> int:
+        """Where the log of it begins."""
+        cni.node.kill(AGENT)
+        for each in damages:
+            cni.tool(*each)
+        mark = len(agent_log(cni.node))
+        cni.node.start(AGENT)
+        return mark
+
+    flows = dump(cni.node)
+    count = sum("table=60," in line for line in flows)
+    tunnel = next(name for name, row in cni.rows().items() if row.role == "tunnel")
+    mark = restart(
+        ["ovs-vsctl", "set", "Interface", tunnel, "options:key=78"],
+        ["ovs-ofctl", "del-flows", "br-int", "table=60"],
+        ["ovs-ofctl", "add-flow", "br-int", "cookie=0x77,table=60,priority=9,actions=drop"],
+    )
+    said = f"nobody's: {count + 1} in table hop; of node node-a, nobody\n"
+    eventually(lambda: said in agent_log(cni.node)[mark:])
+    assert dump(cni.node) == flows
+    assert (
+        f"ports that were missing, or not as they are to be: {tunnel} of node-b\n"
+        in agent_log(cni.node)[mark:]
+    )
+    assert "peer" not in agent_log(cni.node)[mark:]
+    mark = restart()
+    time.sleep(0.7)
+    assert not [word for word in ("peer", "missing", "someone") if word in agent_log(cni.node)[mark:]]
+
+
 @pytest.mark.slow
 def test_a_node_loses_power(lab: Lab, cni: Cni) -> None:
     """Pods and interfaces are gone, rows are not: the start removes what belongs to nobody."""

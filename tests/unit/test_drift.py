@@ -131,11 +131,14 @@ def test_an_echo_is_believed_for_as_many_changes_as_were_made_and_not_for_long()
         *(True, False),
     ]
     echo.replacing()
+    echo.sent(["flow add cookie=0x8,table=0 actions=drop"])
+    assert [echo.is_of_all(7), echo.is_of_all(8)] == [True, False]
     echo.answered()
     assert echo.is_ours(7)
     assert echo.is_ours(7)
     clock.now += 1.5
     assert not echo.is_ours(7)
+    assert not echo.is_of_all(7)
 
 
 def test_a_fight_is_left_alone_longer_and_longer_and_forgotten_when_it_is_over() -> None:

@@ -25,7 +25,7 @@ from ovsnet.agent.departed import Departed
 from ovsnet.agent.deriving import Deriving
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
-from ovsnet.agent.news import News
+from ovsnet.agent.news import News, published_alone
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.policing import Policing
 from ovsnet.agent.recovery import Recovery
@@ -107,7 +107,6 @@ class Agent:
             host=self.host,
             notices=self._notices,
             complaints=self.complaints,
-            wake=self.wake,
         )
 
     def wake(self) -> None:
@@ -207,9 +206,11 @@ class Agent:
         if due or snapshot is None or before is None or self.installer.stale:
             await self.sync()
             return
-        if snapshot.nodes is not before.nodes or snapshot.unread_nodes != before.unread_nodes:
+        if snapshot.unread_nodes != before.unread_nodes or not published_alone(before.nodes, snapshot.nodes):
             await self.sync()
             return
+        if snapshot.nodes is not before.nodes:
+            self._deriving.compare(snapshot)
         await self.policing.enforce(snapshot, self.installer)
         changed = await self.serving.follow(snapshot, self._deriving.here, unknown=False)
         if self.serving.reach is not self._reach:

@@ -7,7 +7,7 @@ the agent's loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from ovsnet import recall, state
 from ovsnet.agent.complaints import Complaints, Lasting
@@ -38,18 +38,18 @@ class Deriving:
         host: HostSide,
         notices: Notices,
         complaints: Complaints,
-        wake: Callable[[], None],
         lasting: Lasting | None = None,
     ) -> None:
-        """wake: has the loop derive again. lasting: which differences with peers are told."""
+        """lasting: which differences with peers are told."""
         self._config = config
         self._name = name
         self._ovsdb = ovsdb
         self._host = host
         self._notices = notices
         self._complaints = complaints
-        self._wake = wake
         self._lasting = lasting or Lasting()
+        self._compared: tuple[Topology, Mapping[str, Node]] | None = None
+        """What was derived last, and of which nodes."""
         self._look: asyncio.TimerHandle | None = None
         """At differences with peers, which may last."""
         self.here = Here(node=name)
@@ -78,14 +78,24 @@ class Deriving:
         self.here = Here(node=self._name, zone=own.zone if own else "", addresses=topo.internal)
         self._notices.mtu = topo.mtu
         self._complaints.only("topology", topo.problems)
-        self._compare(state.differences(self._config, topo, nodes))
+        self._compared = topo, nodes
+        self._compare()
         failed = [row for row in self._ovsdb.ports().values() if row.role is not None and row.ofport == -1]
         self._complaints.only("port", [f"port {row.name} does not work: {row.error}" for row in failed])
         return topo
 
-    def _compare(self, differences: list[str]) -> None:
+    def compare(self, snapshot: Snapshot) -> None:
+        """What peers publish by now, where nothing else of the nodes that were there is different."""
+        if self._compared is not None:
+            topo, nodes = self._compared
+            self._compared = topo, {**nodes, **snapshot.nodes}
+            self._compare()
+
+    def _compare(self) -> None:
         """Tells of differences with peers that last: agents follow a change one after the other."""
-        lasting = self._lasting.of(differences)
+        if self._compared is None:
+            return
+        lasting = self._lasting.of(state.differences(self._config, *self._compared))
         more = [
             f"many peers publish what node {self._name} does not do; their Nodes' annotations ovsnet.io/mtu,"
             " ovsnet.io/tunnel-encapsulation and ovsnet.io/tunnel-address have it"
@@ -94,7 +104,7 @@ class Deriving:
         if self._look is not None:
             self._look.cancel()
         due = self._lasting.due()
-        self._look = None if due is None else asyncio.get_running_loop().call_later(due, self._wake)
+        self._look = None if due is None else asyncio.get_running_loop().call_later(due, self._compare)
 
     def _nodes(self, snapshot: Snapshot | None) -> Mapping[str, Node]:
         """The store's nodes; what rows remember fills in what the store could not read yet.

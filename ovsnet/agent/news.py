@@ -1,8 +1,9 @@
 """What the store tells: when the loop is to look at it, and how long it took until that was in force.
 
 Owns the pace at which changes of Services and endpoints alone are taken in: a few at once, and where more keep coming
-those of a moment together, as each time costs a process and a bundle. Whatever else changes is for now, and takes along
-what waits. Called by the agent's loop.
+those of a moment together, as each time costs a process and a bundle. So it is with what agents publish on their Nodes,
+which all of a cluster do anew in a rollout. Whatever else changes is for now, and takes along what waits. Called
+by the agent's loop.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import msgspec
+
+from ovsnet.mappings import different
+from ovsnet.model import Node
 from ovsnet.store import Snapshot, Store, kinds
 
 _AT_ONCE = 4
@@ -107,8 +112,22 @@ class News:
         return self._timers or asyncio.get_running_loop()
 
 
+def published_alone(before: Mapping[str, Node], now: Mapping[str, Node]) -> bool:
+    """Whether nothing is different, or nothing but what agents publish on Nodes: that is compared and told of, and
+    nobody goes by it."""
+    if before is now:
+        return True
+    if before.keys() != now.keys():
+        return False
+    return all(
+        msgspec.structs.replace(before[name], published=now[name].published) == now[name]
+        for name in different(before, now)
+    )
+
+
 def _may_wait(before: Snapshot, now: Snapshot) -> bool:
-    """Whether Services or endpoints are all that is different."""
+    """Whether Services, endpoints, or what agents publish are all that is different."""
     changed = set(kinds(before, now))
     unread = before.unread_nodes == now.unread_nodes and before.unread_policies == now.unread_policies
-    return bool(changed) and changed <= _UNHURRIED and unread
+    hurried = changed - _UNHURRIED - ({"Node"} if published_alone(before.nodes, now.nodes) else set())
+    return bool(changed) and not hurried and unread

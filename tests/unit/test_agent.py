@@ -10,6 +10,7 @@ from typing import Any, cast
 from unittest.mock import AsyncMock, MagicMock
 
 import pytest
+from msgspec.structs import replace
 
 from ovsnet import names, resources
 from ovsnet.agent import agent as agent_module
@@ -21,7 +22,7 @@ from ovsnet.agent.policing import Policing
 from ovsnet.config import Config
 from ovsnet.errors import HostFailure, MeterRefused, OvsnetError
 from ovsnet.host.types import Uplink
-from ovsnet.model import Node, Pod
+from ovsnet.model import Encap, Node, Pod, Published
 from ovsnet.policymodel import NetworkPolicy, Selector
 from ovsnet.render import Renderer
 from ovsnet.rows import BridgeRow, PortRow
@@ -246,6 +247,23 @@ async def test_endpoints_alone_need_no_look_at_anything_else(world: World) -> No
     await world.until(lambda: any("10.244.2.6:8080" in line for line in installed(world)))
     assert (world.host.reconcile.await_count, world.database.applied) == (looks, changes)
     assert len(world.switch.bundles) == bundles + 1
+
+
+async def test_what_peers_publish_needs_no_look_at_anything_else(world: World) -> None:
+    """A rollout: each agent of many publishes, and this one hears of each."""
+    peers = {f"n{number}": node(number) for number in range(1, 101)}
+    world.store.say(nodes=peers)
+    await world.until(lambda: len(world.peers) == 99)
+    await world.until(lambda: world.agent.news.programmed is world.store.snapshot())
+    looks, changes = world.host.uplink.await_count, world.database.applied
+    for name in list(peers)[1:]:
+        peers = {**peers, name: replace(peers[name], published=Published(mtu=1300))}
+        world.store.say(nodes=peers)
+        await asyncio.sleep(0)
+    await world.until(lambda: world.agent.news.programmed is world.store.snapshot())
+    assert (world.host.uplink.await_count, world.database.applied) == (looks, changes), "no sync"
+    world.store.say(nodes={**peers, "n2": replace(peers["n2"], encap=Encap.GENEVE)})
+    await world.until(lambda: world.host.uplink.await_count > looks)
 
 
 async def test_how_long_a_change_took_is_counted_from_its_event(world: World) -> None:

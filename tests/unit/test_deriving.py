@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from collections.abc import Iterable
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock
 
@@ -37,8 +38,8 @@ class World:
     """What node n1 derives."""
 
     def __init__(self, config: Config | None = None) -> None:
+        self.looks = 0
         self.complaints = Complaints(logging.getLogger("test.deriving"))
-        self.woken = asyncio.Event()
         addresses = (ipaddress.ip_address("192.0.2.1"),)
         uplink = AsyncMock(return_value=Uplink(interface="eth0", addresses=addresses, mtu=1500))
         self.deriving = Deriving(
@@ -48,9 +49,27 @@ class World:
             host=MagicMock(uplink=uplink),
             notices=MagicMock(),
             complaints=self.complaints,
-            wake=self.woken.set,
-            lasting=Lasting(seconds=0.05),
+            lasting=Watched(self),
         )
+        self.uplink = uplink
+
+    async def told(self) -> None:
+        """Until something is."""
+        async with asyncio.timeout(5):
+            while not self.complaints.current():  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+
+
+class Watched(Lasting):
+    """Counts the looks at differences."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(seconds=0.05)
+        self._world = world
+
+    def of(self, troubles: Iterable[str]) -> list[str]:
+        self._world.looks += 1
+        return super().of(troubles)
 
 
 async def test_what_peers_do_otherwise_is_told_when_it_lasts() -> None:
@@ -62,9 +81,7 @@ async def test_what_peers_do_otherwise_is_told_when_it_lasts() -> None:
     await world.deriving.topology(snapshot(node(1), *(node(number, 1450) for number in range(2, 10))))
     await world.deriving.topology(changing)
     assert world.complaints.current() == []
-    async with asyncio.timeout(5):
-        await world.woken.wait()
-    await world.deriving.topology(changing)
+    await world.told()
     (many,) = world.complaints.current()
     assert many.startswith("many peers publish what node n1 does not do")
     # Which they are changes; what is said does not.
@@ -81,7 +98,22 @@ async def test_nothing_is_looked_at_again_where_nothing_differs() -> None:
     world = World()
     await world.deriving.topology(snapshot(node(1), node(2, 1450)))
     await asyncio.sleep(0.1)
-    assert not world.woken.is_set()
+    assert world.looks == 1
+
+
+async def test_what_peers_publish_is_compared_without_deriving_all_else() -> None:
+    world = World()
+    world.deriving.compare(snapshot(node(1), node(2, 1430)))
+    assert world.looks == 0, "nothing was derived yet"
+    await world.deriving.topology(snapshot(node(1), node(2, 1450)))
+    world.deriving.compare(snapshot(node(1), node(2, 1430)))
+    assert (world.looks, world.complaints.current()) == (2, [])
+    await world.told()
+    (said,) = world.complaints.current()
+    assert said.startswith("node n2 publishes 1430 as the MTU of its pods")
+    world.deriving.compare(snapshot(node(1), node(2, 1450)))
+    assert world.complaints.current() == []
+    assert world.uplink.await_count == 1
 
 
 BARE = {"problems": {"Node n1": "spec.podCIDRs: is missing"}, "unread_nodes": frozenset({"n1"})}

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from ovsnet.agent.news import News, Pace
-from ovsnet.model import Node
+from ovsnet.model import Node, Published
 from ovsnet.policymodel import LabelledPod, NetworkPolicy, Selector
 from ovsnet.servicemodel import EndpointSlice, Service
 from ovsnet.store import Snapshot, Store
@@ -122,6 +123,19 @@ def test_changes_that_keep_coming_share_and_none_waits_long(world: World) -> Non
     assert 300 < len(world.woken) < 345
     assert [kind for kind, _ in world.took] == ["EndpointSlice"] * 1000
     assert max(seconds for _, seconds in world.took) <= 0.3
+
+
+def test_what_agents_publish_in_a_rollout_shares_too(world: World) -> None:
+    world.passed(10)
+    world.woken.clear()
+    for number in range(1000):
+        world.say(nodes={NODE.name: replace(NODE, published=Published(mtu=1400 + number % 2))})
+        world.passed(0.1)
+    world.passed(1)
+    assert 300 < len(world.woken) < 345
+    world.woken.clear()
+    world.say(nodes={NODE.name: replace(NODE, published=Published(mtu=1500), zone="b")})
+    assert world.woken == [world.clock.now]
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def _look_at(path: str, known: Entry) -> Entry | None:
         status = os.stat(path)
         if known.stamp == _stamp(status) and not known.fresh:
             return known
-        if problem := _unfit(status):
+        if problem := _unfit(status, known):
             return known._replace(stamp=_stamp(status), digest=b"", problems=(problem,))
         status, data = _contents(path)
     except FileNotFoundError:
@@ -197,9 +197,15 @@ def _contents(path: str) -> tuple[os.stat_result, bytes]:
         return status, file.read(MAX_SIZE + 1)
 
 
-def _unfit(status: os.stat_result) -> str | None:
+def _unfit(status: os.stat_result, known: Entry) -> str | None:
     if not stat.S_ISREG(status.st_mode):
-        return "is not a file; remove or rename it"
+        what = "is a folder, and no manifest" if stat.S_ISDIR(status.st_mode) else "is not a file"
+        stays = (
+            "; until then what the file of this name had stays in force"
+            if any(known.objects.values())
+            else ""
+        )
+        return f"{what}; remove or rename it{stays}"
     if status.st_size > MAX_SIZE:
         return f"has {status.st_size} bytes; split it into files of at most {MAX_SIZE}"
     return None

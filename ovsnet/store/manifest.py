@@ -68,7 +68,15 @@ def read(text: str, source: str) -> Contents:
     doubtful: set[str] = set()
     for document in parsed:
         where = f"document {document.number} (line {document.line})" if len(parsed) > 1 else ""
-        for reader in _readers(document, where, source):
+        readers = list(_readers(document, where, source))
+        if document.faults and len(readers) > 1:
+            # Which of its objects they concern nobody knows, and all would say the same.
+            problems += _of_all(document, where, len(readers))
+            doubtful |= {
+                kind for reader in readers for kind in ({reader.kind} if reader.is_object else KINDS)
+            }
+            continue
+        for reader in readers:
             item = reader.read()
             if reader.problems:
                 problems += reader.problems
@@ -85,6 +93,14 @@ def read(text: str, source: str) -> Contents:
         doubtful=frozenset(doubtful),
         empty=not parsed,
     )
+
+
+def _of_all(document: documents.Document, where: str, count: int) -> list[str]:
+    """What is wrong with a list of so many objects, a line each."""
+    prefix = f"{where}: " if where else ""
+    return [
+        f"{prefix}{fault}; none of the {count} objects of this list is taken" for fault in document.faults
+    ]
 
 
 def broken(problem: str) -> Contents:

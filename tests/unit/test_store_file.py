@@ -323,11 +323,18 @@ async def test_what_can_not_be_read_is_a_problem_and_stops_nothing(folder: Path)
         assert now.nodes == before.nodes
         assert "points to nothing" in words["dangling.yaml"]
         assert "not a file" in words["pipe.yaml"]
-        assert "not a file" in words["sub.yaml"]
+        assert words["sub.yaml"] == "is a folder, and no manifest; remove or rename it"
         assert "not UTF-8" in words["binary.yaml"]
         assert "split it" in words["large.yaml"]
         assert "can't be read" in words["a.yaml"]
         (folder / "a.yaml").unlink()
+        (folder / "a.yaml").mkdir()
+        now = await cluster.until(lambda now: "is a folder" in now.problems[str(folder / "a.yaml")])
+        assert now.nodes == before.nodes
+        assert (
+            "until then what the file of this name had stays in force" in now.problems[str(folder / "a.yaml")]
+        )
+        (folder / "a.yaml").rmdir()
         (folder / "a.yaml").write_text(text("a", 2))
         await cluster.until(has_range("a", "10.0.2.0/24"))
 

@@ -165,6 +165,19 @@ def test_a_mistake_is_named_with_its_place(old: str, new: str, expected: str) ->
     assert expected in problem(NODE.replace(old, new, 1))
 
 
+def test_what_is_wrong_with_a_whole_list_is_told_once() -> None:
+    service = "{kind: Service, metadata: {name: s%d}, spec: {clusterIP: 10.96.0.%d, ports: [{port: 80}]}}"
+    items = "".join(f"- {service % (each, each)}\n" for each in range(1, 57))
+    text = "kind: List\nx: &x 1\ny: *x\nitems:\n"
+    contents = manifest.read(text + items, "x")
+    assert contents.problems == (
+        "line 3: an alias (*) is not supported: write the value out; none of the 56 objects of this list is taken",
+    )
+    assert not contents.objects
+    assert contents.doubtful == {"Service"}
+    assert manifest.read(f"{text}{items}- {{kind: *x}}\n", "x").doubtful == manifest.KINDS
+
+
 def test_missing_ranges() -> None:
     text = "kind: Node\nmetadata: {name: a}\n"
     assert problem(text) == (

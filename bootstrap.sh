@@ -243,10 +243,13 @@ prepare_checkout() {
   make_venv "$TREE/.venv" editable -e "$TREE" 'tox>=4.11'
 }
 
+# link_command LINK: has it lead to this checkout's command, unless it leads elsewhere.
 link_command() {
-  local link=/usr/local/bin/ovsnet target=$TREE/.venv/bin/ovsnet
+  local link=$1 target=$TREE/.venv/bin/ovsnet
   if [[ -L $link && $(readlink "$link") == "$target" ]]; then
     return
+  elif [[ -L $link && -e $link ]]; then
+    say "$link leads to $(readlink "$link"), not to this checkout; use $target, or: ln -sfn $target $link"
   elif [[ -e $link ]]; then
     say "$link is something else's; use $target"
   else
@@ -263,7 +266,7 @@ run_lab() {
   else
     prepare_checkout
   fi
-  link_command
+  link_command /usr/local/bin/ovsnet
   unlock
   local -a of_all=() of_one=()
   while [[ $# -gt 0 ]]; do

@@ -308,6 +308,41 @@ def test_wrong_usage_is_told(machine: Machine, arguments: tuple[str, ...], words
     assert machine.content() == {}
 
 
+def test_a_command_that_leads_to_another_checkout_is_told_and_left_alone(tmp_path: Path) -> None:
+    """Whoever types `ovsnet` would else take the other's code for this one's."""
+    link, other = tmp_path / "ovsnet", tmp_path / "other" / ".venv" / "bin" / "ovsnet"
+    target = f"{TREE}/.venv/bin/ovsnet"
+
+    def said() -> str:
+        functions = subprocess.run(
+            ["sed", "-n", "/^link_command()/,/^}/p", TREE / "bootstrap.sh"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        script = f'say() {{ echo "$*"; }}\nTREE={TREE}\n{functions}\nlink_command {link}'
+        return subprocess.run(
+            ["bash", "-eu", "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+
+    assert said() == f"linked {link} to {target}\n"
+    assert (said(), os.readlink(link)) == ("", target)
+    link.unlink()
+    link.symlink_to(other)
+    assert said() == f"linked {link} to {target}\n", "the other checkout is gone"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    link.unlink()
+    link.symlink_to(other)
+    assert said() == (
+        f"{link} leads to {other}, not to this checkout; use {target}, or: ln -sfn {target} {link}\n"
+    )
+    assert os.readlink(link) == str(other)
+    link.unlink()
+    link.touch()
+    assert said() == f"{link} is something else's; use {target}\n"
+
+
 def test_a_command_is_needed() -> None:
     done = subprocess.run([TREE / "bootstrap.sh"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 @options.config_option
 @options.output_option
 @click.argument("what", type=click.Choice(["services"]), required=False)
-def show(path: Path, output: str, what: str | None) -> None:
+@click.option(
+    "--all", "everything", is_flag=True, help="Of Services with many endpoints all, as -o json has them."
+)
+def show(path: Path, output: str, what: str | None, everything: bool) -> None:
     """Show this node: ports, pods, peers, addresses, health; or with `services` where each Service is reached, and the
     endpoints that this node sends connections to.
 
@@ -31,7 +34,7 @@ def show(path: Path, output: str, what: str | None) -> None:
     """
     view = options.view_of(path)
     if what == "services":
-        _show_services(view, output)
+        _show_services(view, output, everything)
         return
     summary = summarise(view)
     if output == "json":
@@ -99,7 +102,7 @@ def _complaints(view: View) -> list[str]:
     return [str(each) for each in found] if isinstance(found, list) else []
 
 
-def _show_services(view: View, output: str) -> None:
+def _show_services(view: View, output: str, everything: bool) -> None:
     from ovsnet import nodeports
     from ovsnet.cli import console
     from ovsnet.cli.showservices import services, services_table
@@ -115,7 +118,7 @@ def _show_services(view: View, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(found, indent=2))
     elif found:
-        console.table(console.console(sys.stdout), services_table(found))
+        console.table(console.console(sys.stdout), services_table(found, everything))
     else:
         click.echo("the store has no Services that concern nodes")
 

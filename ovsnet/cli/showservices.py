@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ovsnet.objects import Object
 
 
+_MANY, _SOME = 10, 5
+"""Of more endpoints than the first only the second are named."""
+
+
 def services(objects: Iterable[Object], answering: NodePortAddresses) -> list[dict[str, Any]]:
     """All Services by name, as plain data. answering: where node ports do."""
     from ovsnet.frontends import ServiceObject
@@ -59,8 +63,8 @@ def _endpoints(service: ServiceObject, number: int) -> list[str]:
     return [names.socket(each.address, each.port) for each in backends]
 
 
-def services_table(found: list[dict[str, Any]]) -> Table:
-    """A line for each frontend."""
+def services_table(found: list[dict[str, Any]], everything: bool = False) -> Table:
+    """A line for each frontend. everything: all endpoints of each, however many."""
     from rich.table import Table
     from rich.text import Text
 
@@ -71,19 +75,25 @@ def services_table(found: list[dict[str, Any]]) -> Table:
         name = service["name"]
         for each in service["frontends"]:
             port = f"{each['port']}/{each['protocol'].lower()}"
-            table.add_row(Text(name), Text(each["address"]), port, Text(_words(each)))
+            table.add_row(Text(name), Text(each["address"]), port, Text(_words(each, everything)))
             name = ""
     return table
 
 
-def _words(frontend: dict[str, Any]) -> str:
+def _words(frontend: dict[str, Any], everything: bool) -> str:
     if frontend["refused"]:
         return "none: refused"
-    words = " ".join(frontend["endpoints"]) or "none that may answer here: dropped"
+    words = _list(frontend["endpoints"], everything) or "none that may answer here: dropped"
     outside = frontend["endpointsForOutside"]
     if outside is not None and outside != frontend["endpoints"]:
-        words += f"; from outside {' '.join(outside) or 'dropped'}"
+        words += f"; from outside {_list(outside, everything) or 'dropped'}"
     if frontend["sourceRanges"] is not None:
         words += f"; only from {' '.join(frontend['sourceRanges']) or 'nowhere'}"
         words += f", this node {'included' if frontend['admitsNode'] else 'excluded'}"
     return words
+
+
+def _list(endpoints: list[str], everything: bool) -> str:
+    if everything or len(endpoints) <= _MANY:
+        return " ".join(endpoints)
+    return f"{len(endpoints)}: {' '.join(endpoints[:_SOME])} and {len(endpoints) - _SOME} more (--all)"

@@ -9,7 +9,7 @@ from typing import Any
 from ovsnet import pipeline
 from ovsnet.cli import console
 from ovsnet.cli.show import ports_table
-from ovsnet.cli.showservices import services
+from ovsnet.cli.showservices import services, services_table
 from ovsnet.frontends import Frontend, ServiceObject
 from ovsnet.nodeports import NodePortAddresses
 from ovsnet.servicemodel import Protocol
@@ -59,3 +59,24 @@ def test_node_ports_are_shown_with_the_addresses_that_answer() -> None:
             for what in ("node port", "node port from outside")
             for version, at in zip((4, 6), shown, strict=True)
         ]
+
+
+def test_of_many_endpoints_a_few_are_named() -> None:
+    def endpoints(count: int, **more: Any) -> str:
+        found = {"endpoints": [f"10.244.1.{each}:80" for each in range(count)], "endpointsForOutside": None}
+        said = {"address": "10.96.0.1", "port": 80, "protocol": "TCP", "sourceRanges": None, "refused": False}
+        out = io.StringIO()
+        shown = services_table(
+            [{"name": "default/web", "frontends": [{**said, **found, **more}]}], everything
+        )
+        console.table(console.console(out), shown)
+        return " ".join(out.getvalue().split()).partition("80/tcp ")[2]
+
+    few = " ".join(f"10.244.1.{each}:80" for each in range(5))
+    everything = False
+    assert endpoints(10).count(":80") == 10
+    assert endpoints(257) == f"257: {few} and 252 more (--all)"
+    assert endpoints(1, endpointsForOutside=["10.244.9.9:80"] * 11).count(":80") == 1 + 5
+    everything = True
+    assert endpoints(257).count(":80") == 257
+    assert "more" not in endpoints(257)

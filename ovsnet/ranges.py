@@ -22,6 +22,8 @@ _UNUSABLE = [
         (6, "::/128", "unspecified"),
         (6, "::1/128", "loopback"),
         (6, "fe80::/10", "link-local"),
+        # `pipeline`'s addresses, which are on no port; those of IPv4 are link-local.
+        (6, "fd6f:7673:6e65::/64", "ovsnet's own"),
         (6, "ff00::/8", "multicast"),
     )
     for network in (ipaddress.ip_network(text),)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from ovsnet import configcheck, configrules, strictyaml
+from ovsnet import configcheck, configrules, nodeports, strictyaml
 from ovsnet.configaddresses import HEALTHZ_PORT, HealthzAddress, MetricsAddress
 from ovsnet.configfields import (
     AbsolutePath,
@@ -24,6 +24,7 @@ from ovsnet.configfields import (
     Network,
     NodeName,
     NodeNetwork,
+    NodePorts,
     Section,
     ServerAddress,
     SocketPath,
@@ -313,6 +314,17 @@ class Config(Section):
             extra={"default": "every address of the node but loopback ones"},
         ),
     ] = ()
+    node_port_range: Annotated[
+        NodePorts,
+        Meta(
+            description="Which ports a folder's Services may have as `nodePort` and `healthCheckNodePort`, as "
+            "`--service-node-port-range` tells kube-apiserver. Another one, such as that of the node's SSH, is told of "
+            "and not served; the rest of its Service is. With the `kubernetes` store it means nothing: there the API "
+            "server's own range counts, and it refuses others.",
+            examples=["30000-31999"],
+            extra={"default": f"`{nodeports.USUAL}`"},
+        ),
+    ] = nodeports.USUAL
     egress: Annotated[Egress, Meta(description="How pods reach what is outside the cluster.")] = Egress()
     store: Annotated[
         Store,

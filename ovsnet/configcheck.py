@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, 
 import msgspec
 
 from ovsnet.model import AddressRange, IPNetwork
-from ovsnet.nodeports import PRIMARY, Configured
+from ovsnet.nodeports import PRIMARY, Configured, PortRange
 from ovsnet.strictyaml import Document, Problem, child
 
 BAD: Final = object()
@@ -43,6 +43,8 @@ class Kind(NamedTuple):
     @property
     def section(self) -> type[msgspec.Struct] | None:
         """The keys that are below, where there are any: of a struct, or of one that may be left out."""
+        if self.form:
+            return None
         bases = [member.base for member in self.members] or [self.base]
         base = bases[0]
         return (
@@ -250,10 +252,23 @@ def _addresses(text: str) -> AddressRange:
     return AddressRange(first=start, last=end)
 
 
+def _ports(text: str) -> PortRange:
+    found = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text, re.ASCII)
+    if found is None:
+        raise ValueError(text)
+    first, last = map(int, found.groups())
+    if first > last:
+        raise _Nearly(f"{first} is behind {last}; did you mean {last}-{first}?")
+    if not first or last > 65535:
+        raise _Nearly(f"{text} has numbers that no port has; from 1 to 65535")
+    return PortRange(first=first, last=last)
+
+
 NOTATIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "address": ("an IPv4 or IPv6 address", ipaddress.ip_address),
     "network": ("a network such as 10.244.1.0/24", _network),
     "node network": (f"a network such as 192.0.2.0/24, or {PRIMARY}", _node_network),
+    "ports": ("a range of ports such as 30000-32767", _ports),
     "addresses": ("an address, a network, or FIRST-LAST", _addresses),
 }
 """Texts that become something better: what to call them, and the parser (raises ValueError)."""

@@ -16,6 +16,7 @@ from ovsnet.model import AddressRange, Frozen, IPAddress, IPNetwork
 Address = Annotated[IPAddress, Meta(extra={"form": "address"})]
 Network = Annotated[IPNetwork, Meta(extra={"form": "network"})]
 NodeNetwork = Annotated[nodeports.Configured, Meta(extra={"form": "node network"})]
+NodePorts = Annotated[nodeports.PortRange, Meta(extra={"form": "ports"})]
 AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\0]*\Z", extra={"form": "an absolute path"})]
 SocketPath = Annotated[
     str, Meta(pattern=r"^/[^\0]{1,106}\Z", extra={"form": "an absolute path of at most 107 characters"})

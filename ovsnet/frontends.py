@@ -218,7 +218,7 @@ class Maker:
             group=everywhere,
             refused=not chosen.any,
         )
-        for address in _of(version, service.cluster_ips):
+        for address in _of(version, service.inner_ips):
             yield replace(every, address=address, group=local if service.internal_local else everywhere)
         external = replace(every, external=True, outside_group=outside, masquerade=not service.external_local)
         for address in _of(version, service.outer_ips):

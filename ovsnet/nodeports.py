@@ -1,7 +1,7 @@
-"""Which of the node's addresses node ports answer on: what kube-proxy calls nodePortAddresses.
+"""Which of the node's addresses node ports answer on: what kube-proxy calls nodePortAddresses; and which ports are any.
 
 Pure. Knows no address of this node but those it is told. Called by the agent, whose rules and health checks follow it,
-and by the inspection commands; what may stand in the configuration is in `configfields`.
+by the stores and the inspection commands; what may stand in the configuration is in `configfields`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,23 @@ PRIMARY: Final = "primary"
 """The first InternalIP of each family of the Node; without a Node the ends of its tunnels."""
 Configured = IPNetwork | Literal["primary"]
 _EVERY: dict[int, IPNetwork] = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
+
+
+class PortRange(Frozen):
+    """Ports from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
+USUAL: Final = PortRange(first=30000, last=32767)
+"""What kube-apiserver takes node ports from, unless its --service-node-port-range says otherwise."""
 
 
 class NodePortAddresses(Frozen):

@@ -59,6 +59,15 @@ class Service(Namespaced):
     """Where it stands, for messages."""
     withheld: frozenset[tuple[IPAddress, Protocol, int]] = frozenset()
     """Of external and load balancers' addresses: ports that another Service has (`store.frontends`)."""
+    refused: frozenset[IPAddress] = frozenset()
+    """Addresses given here that are a pod's or a node's, where the Service is not reached (`store.taken`)."""
+
+    @property
+    def inner_ips(self) -> tuple[IPAddress, ...]:
+        """ClusterIPs that can be served."""
+        if not self.refused:
+            return self.cluster_ips
+        return tuple(each for each in self.cluster_ips if each not in self.refused)
 
     @property
     def outer_ips(self) -> tuple[IPAddress, ...]:
@@ -67,9 +76,12 @@ class Service(Namespaced):
         The API checks no families there: one that the Service has no ClusterIP of has no endpoints, as kube-proxy sees
         it, and may be anybody's. A ClusterIP of its own is that and nothing else.
         """
+        if not self.external_ips and not self.load_balancer_ips:
+            return ()
         families = {address.version for address in self.cluster_ips}
         both = dict.fromkeys((*self.external_ips, *self.load_balancer_ips))
-        return tuple(each for each in both if each.version in families and each not in self.cluster_ips)
+        never = {*self.cluster_ips, *self.refused}
+        return tuple(each for each in both if each.version in families and each not in never)
 
 
 class Endpoint(Frozen):

@@ -15,11 +15,12 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ovsnet
-from ovsnet import resources
+from ovsnet import recall, resources
 from ovsnet.agent import logs
 from ovsnet.agent.agent import Agent
 from ovsnet.agent.alone import alone
@@ -43,6 +44,7 @@ from ovsnet.cni.server import CniServer
 from ovsnet.config import Config
 from ovsnet.host.nft import Ruleset
 from ovsnet.host.worker import LinkWorker
+from ovsnet.model import Node
 from ovsnet.render import Renderer
 from ovsnet.store import Facts, Store, choice
 from ovsnet.switch.openflow import OpenFlow, management_socket
@@ -83,10 +85,11 @@ async def run(config: Config) -> None:
 
 
 async def _serve(config: Config, name: str) -> None:
-    store = choice.make(config.store, name)
+    ovsdb = Ovsdb(config.ovsdb, config.bridge)
+    store = choice.make(config, name, functools.partial(_remembered, ovsdb))
     links = LinkWorker()
     links.start()
-    agent, attachments = _compose(config, name, store, links)
+    agent, attachments = _compose(config, name, store, links, ovsdb)
     agent.on_ready = _notify_systemd
     metrics = _metrics(config, agent)
     log.info("ovsnet %s starts on node %s", ovsnet.__version__, name)
@@ -118,9 +121,16 @@ async def _serve(config: Config, name: str) -> None:
         log.info("stopped; pods keep their network")
 
 
-def _compose(config: Config, name: str, store: Store, links: LinkWorker) -> tuple[Agent, Attachments]:
+async def _remembered(ovsdb: Ovsdb) -> Mapping[str, Node]:
+    """The nodes that an earlier run went by; waits for OVSDB, without which nothing begins."""
+    await ovsdb.wait_connected()
+    return recall.nodes(ovsdb.ports(), {})
+
+
+def _compose(
+    config: Config, name: str, store: Store, links: LinkWorker, ovsdb: Ovsdb
+) -> tuple[Agent, Attachments]:
     """The parts of the agent of the node `name`, each with what it needs of the others."""
-    ovsdb = Ovsdb(config.ovsdb, config.bridge)
     openflow = OpenFlow(management_socket(config.ovsdb, config.bridge))
     host = HostSide(Ruleset(resources.templates_dir()))
     renderer = Renderer(resources.flows_dir(), config.policy.log_denied)

@@ -119,7 +119,7 @@ class Naming:
             found = {
                 address: f"Service {key}"
                 for key, each in services.items()
-                for address in (*each.cluster_ips, *each.outer_ips)
+                for address in (*each.inner_ips, *each.outer_ips)
             }
             self._services = services, found
         return self._services[1]

@@ -93,7 +93,7 @@ async def look(config: Config) -> View:
     name = config.node_name or socket.gethostname().lower()
     (bridge, rows), said = await asyncio.gather(_database(config), health(config))
     # Not beside these: to read a large folder takes the loop for so long that their time would be over.
-    snapshot, unread = await _store(config)
+    snapshot, unread = await _store(config, rows)
     topo, trouble = await _derive(config, name, rows, snapshot)
     services = Services()
     if snapshot is not None:
@@ -119,10 +119,14 @@ async def look(config: Config) -> View:
     )
 
 
-async def _store(config: Config) -> tuple[Snapshot | None, StoreError | None]:
+async def _store(config: Config, rows: Mapping[str, PortRow]) -> tuple[Snapshot | None, StoreError | None]:
     """The store's snapshot, or why there is none."""
+
+    async def memory() -> Mapping[str, Node]:
+        return recall.nodes(rows, {})
+
     try:
-        return await choice.look(config.store, _STORE_WAIT), None
+        return await choice.look(config, _STORE_WAIT, memory), None
     except StoreError as error:
         return None, error
 

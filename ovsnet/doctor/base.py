@@ -62,11 +62,17 @@ class Base(Frozen):
 async def look(path: Path) -> Base:
     config, error, problems = _configuration(path)
     name = config.node_name or socket.gethostname().lower()
+    reading = asyncio.create_task(attempt(once.read(config.ovsdb, config.bridge)))
+
+    async def memory() -> Mapping[str, Node]:
+        found, _ = await asyncio.shield(reading)
+        return recall.nodes(found.ports, {}) if found else {}
+
     (rows, rows_error), (vswitchd, vswitchd_error), (said, _), (nodes, nodes_error) = await asyncio.gather(
-        attempt(once.read(config.ovsdb, config.bridge)),
+        reading,
         attempt(control.appctl(config.ovsdb, "version")),
         attempt(health(config)),
-        attempt(choice.look(config.store, _STORE_WAIT)),
+        attempt(choice.look(config, _STORE_WAIT, memory)),
     )
     known = _known(rows, nodes)
     own = known.get(name)

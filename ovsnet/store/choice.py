@@ -12,23 +12,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovsnet import config
+from ovsnet.config import Config
+from ovsnet.config import Store as Settings
 from ovsnet.errors import StoreError
 from ovsnet.store import Facts, Snapshot, Store
-from ovsnet.store.file import FileStore, read_folder
+from ovsnet.store.file import FileStore, Memory, read_folder
+from ovsnet.store.taken import Limits
 
 if TYPE_CHECKING:
     from ovsnet.store.kubernetes.store import KubernetesStore
 
 
-def make(settings: config.Store, node: str) -> Store:
-    """The store, which has done nothing yet. node: whose agent it is for."""
+def make(config: Config, node: str, memory: Memory) -> Store:
+    """The store, which has done nothing yet.
+
+    node: whose agent it is for. memory: of the nodes that an earlier run went by, where the store is a folder.
+
+    On Kubernetes a start goes by creationTimestamps alone: the API server sets them, so that nobody who comes later is
+    older, and they are the same for all agents, while a node that has just joined remembers nobody. Nor could memory
+    tell a Node from another that was made under its name since.
+    """
+    settings, limits = config.store, _limits(config)
     if settings.kubernetes is None:
-        return FileStore(Path(settings.folder))
+        return FileStore(Path(settings.folder), limits, memory)
     from ovsnet.store.kubernetes.access import Source
     from ovsnet.store.kubernetes.store import KubernetesStore
 
-    return KubernetesStore(Source(settings.kubernetes.kubeconfig, settings.kubernetes.server), node)
+    source = Source(settings.kubernetes.kubeconfig, settings.kubernetes.server)
+    return KubernetesStore(source, node, limits=limits)
+
+
+def _limits(config: Config) -> Limits:
+    address = config.node_address.address
+    return Limits(
+        pod_cidrs=config.pod_cidrs,
+        addresses=() if address is None else (address,),
+        node_ports=config.node_port_range if config.store.kubernetes is None else None,
+    )
 
 
 async def publish(
@@ -46,18 +66,20 @@ async def publish(
         await store.publish(node, facts, current)
 
 
-async def look(settings: config.Store, patience: float) -> Snapshot:
+async def look(config: Config, patience: float, memory: Memory) -> Snapshot:
     """One look at the cluster, without a word in the log. Raises StoreError.
 
-    patience: seconds after which a server that says nothing is given up.
+    patience: seconds after which a server that says nothing is given up. memory: as for `make`, so that the verdict is
+    the agent's.
     """
+    settings, limits = config.store, _limits(config)
     if settings.kubernetes is None:
-        return await read_folder(Path(settings.folder))
+        return await read_folder(Path(settings.folder), limits, memory)
     from ovsnet.store.kubernetes.access import Source
     from ovsnet.store.kubernetes.store import KubernetesStore
 
-    store = KubernetesStore(Source(settings.kubernetes.kubeconfig, settings.kubernetes.server))
-    return await _patiently(store, patience)
+    source = Source(settings.kubernetes.kubeconfig, settings.kubernetes.server)
+    return await _patiently(KubernetesStore(source, limits=limits), patience)
 
 
 async def _patiently(store: KubernetesStore, patience: float) -> Snapshot:
@@ -80,14 +102,14 @@ async def _patiently(store: KubernetesStore, patience: float) -> Snapshot:
             await looking
 
 
-def title(settings: config.Store) -> str:
+def title(settings: Settings) -> str:
     """What messages call it."""
     if settings.kubernetes is None:
         return settings.folder
     return f"Kubernetes API {settings.kubernetes.server or ''}".rstrip()
 
 
-def hint(settings: config.Store) -> str:
+def hint(settings: Settings) -> str:
     """What to look at when it is away."""
     if settings.kubernetes is None:
         return "does the folder exist and can it be read?"

@@ -1,11 +1,12 @@
 """The objects of all files to one of each name, and the Nodes among them to those that go together.
 
 Pure. Two nodes never share a name, a pod range or an address, and no pod range has a node's address in it: packets
-for that node would go into a tunnel, the tunnel's own among them. Who was accepted before keeps what it has; among
-newcomers the eldest by creationTimestamp wins, so that agents agree whenever they start, and of those without one, who
-come last, the first file by name; of two files with one object that which counted so far, but see `policies`. A
-node whose new manifest is refused keeps its old one as long as that goes together with the others, so that a mistake in
-one file withdraws nothing. Which Service has what several claim is in `frontends`. Called by the stores.
+for that node would go into a tunnel, the tunnel's own among them. Who was accepted before keeps what it has, in an
+earlier run too where somebody remembers it; among newcomers the eldest by creationTimestamp wins, so that agents agree
+whenever they start, and of those without one, who come last, the first file by name; of two files with one object that
+which counted so far, but see `policies`. A node whose new manifest is refused keeps its old one as long as that goes
+together with the others, so that a mistake in one file withdraws nothing. Which Service has what several claim is in
+`frontends`. Called by the stores.
 """
 
 from __future__ import annotations
@@ -57,6 +58,27 @@ def combine(files: Mapping[str, Iterable[Node]], before: Mapping[str, Node]) -> 
         nodes={name: nodes[name] for name in sorted(nodes)},
         problems={file: tuple(lines) for file, lines in problems.items()},
     )
+
+
+def recognised(files: Mapping[str, Iterable[Node]], remembered: Mapping[str, Node]) -> dict[str, Node]:
+    """For `before` at a start: the nodes of these files that an earlier run had accepted.
+
+    remembered: what is known of those, by name: ranges, addresses and encapsulation (`recall`). Of several files with
+    one node that which says the same counts; where none does, the node had what is remembered.
+    """
+    copies: dict[str, list[Node]] = {}
+    for file in sorted(files):
+        for node in files[file]:
+            if node.name in remembered:
+                copies.setdefault(node.name, []).append(node)
+    found: dict[str, Node] = {}
+    for name, nodes in copies.items():
+        old = remembered[name]
+        found[name] = next(
+            (node for node in nodes if _same(node, old)),
+            replace(nodes[0], pod_cidrs=old.pod_cidrs, addresses=old.addresses, encap=old.encap),
+        )
+    return found
 
 
 def one_of_each(
@@ -143,6 +165,10 @@ def _keeps(node: Node, before: Mapping[str, Node]) -> bool:
         and set(node.pod_cidrs) <= set(old.pod_cidrs)
         and set(node.addresses) <= set(old.addresses)
     )
+
+
+def _same(node: Node, old: Node) -> bool:
+    return (node.pod_cidrs, node.addresses) == (old.pod_cidrs, old.addresses)
 
 
 class _Claims:

@@ -1,6 +1,8 @@
 """The `file` store: a folder of Kubernetes manifests, watched.
 
-Owns the snapshot and what is said about it in the log: each problem once. Never reads a file itself (`folder`) nor
+Owns the snapshot and what is said about it in the log: each problem once. The first one goes by the nodes that an
+earlier run went by, as if that still ran: a folder's dates are anybody's, and nobody who comes later may cut off a node
+that is there. Never reads a file itself (`folder`) nor
 settles who is right (`cluster`, `frontends`). Called by the agent and, for one look, by the inspection commands.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +35,7 @@ from ovsnet.store.policies import PolicyReader
 from ovsnet.store.reading import Readable, Reader
 from ovsnet.store.services import ServiceReader
 from ovsnet.store.slices import SliceReader
+from ovsnet.store.taken import NO_LIMITS, Limits
 from ovsnet.store.telling import Absence, counted, tell
 from ovsnet.store.watch import FolderWatch
 
@@ -45,15 +48,23 @@ _BLIND_POLL = 1.0
 _POLICIES: tuple[type[Reader[Readable]], ...] = PolicyReader, ClusterPolicyReader, NamespaceReader, PodReader
 """Of policies, and of what they select by."""
 _NOTHING = Snapshot(nodes={}, problems={}, version=0)
+Memory = Callable[[], Awaitable[Mapping[str, Node]]]
+"""The nodes that an earlier run went by, by name, with their ranges, addresses and encapsulation. Asked once."""
 _Object = TypeVar("_Object", bound=Readable)
+
+
+async def _nobody() -> Mapping[str, Node]:
+    return {}
 
 
 class FileStore:
     """What the manifests in `folder` say. Does nothing before `run` or `look`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Limits = NO_LIMITS, memory: Memory = _nobody) -> None:
+        """limits: of Services. memory: publishes nothing before it has answered."""
         self._folder = ManifestFolder(folder)
-        self._combining = _Combining(self._folder)
+        self._memory = memory
+        self._combining = _Combining(self._folder, limits)
         self._snapshot: Snapshot | None = None
         self._subscribers: list[Callable[[], None]] = []
         self._absence = Absence(log)
@@ -106,9 +117,13 @@ class FileStore:
             back = self._absence.back(f"store {self._folder.path} is there")
             changed = back or changed or self._snapshot is None
         if changed:
-            self._publish(started, started if heard is None else heard)
+            read = time.monotonic() - started
+            if self._snapshot is None and not self._absence.reason:
+                self._combining.remembered = await self._memory()
+            self._publish(read, started if heard is None else heard)
 
-    def _publish(self, started: float, heard: float) -> None:
+    def _publish(self, seconds: float, heard: float) -> None:
+        """seconds: that reading took."""
         before, away = self._snapshot, self._absence.reason
         if before is None and away:
             return
@@ -125,25 +140,29 @@ class FileStore:
                 counted(now),
                 len(self._folder.entries),
                 self._folder.path,
-                1000 * (time.monotonic() - started),
+                1000 * seconds,
             )
         for callback in self._subscribers:
             callback()
 
 
-async def read_folder(path: Path) -> Snapshot:
+async def read_folder(path: Path, limits: Limits = NO_LIMITS, memory: Memory = _nobody) -> Snapshot:
     """One look at a folder, without a word in the log. Raises StoreError when it can't be read."""
     folder = ManifestFolder(path)
     await folder.look()
-    return _Combining(folder).snapshot(None, "")
+    combining = _Combining(folder, limits)
+    combining.remembered = await memory()
+    return combining.snapshot(None, "")
 
 
 class _Combining:
     """What all files say together. What none of them says anew is not settled again."""
 
-    def __init__(self, folder: ManifestFolder) -> None:
+    def __init__(self, folder: ManifestFolder, limits: Limits) -> None:
         self._folder = folder
-        self._frontends = Frontends()
+        self._frontends = Frontends(limits)
+        self.remembered: Mapping[str, Node] = {}
+        """Nodes of an earlier run, as long as nobody knows whether they still are in the folder."""
         self._nodes: Mapping[str, tuple[Node, ...]] = {}
         self._settled = cluster.Cluster(nodes={}, problems={})
         self._services = Merged[Service](_one_of_each)
@@ -157,12 +176,7 @@ class _Combining:
         """The snapshot that follows `before`. away: why the folder is not there, "" if it is."""
         entries = self._folder.entries
         was = before or _NOTHING
-        nodes = {
-            path: found for path, each in self._files(NodeReader).items() if (found := tuple(each.values()))
-        }
-        if nodes != self._nodes:
-            self._nodes = nodes
-            self._settled = cluster.combine(nodes, was.nodes)
+        self._settle_nodes(was.nodes)
         conflicts = {path: list(lines) for path, lines in self._settled.problems.items()}
         self._settle_services(conflicts)
         slices = self._update(self._slices, SliceReader, conflicts)
@@ -176,7 +190,7 @@ class _Combining:
             if (lines := (*entry.problems, *entry.remarks, *conflicts.get(path, ())))
         }
         return Snapshot(
-            nodes=_same(self._settled.nodes, was.nodes),
+            nodes=_same(self._known_nodes, was.nodes),
             services=self._frontends.services,
             slices=slices,
             policies=policies,
@@ -188,6 +202,34 @@ class _Combining:
             unread_nodes=None if self._unread(NodeReader) else frozenset(),
             unread_policies=self._unread(*_POLICIES),
         )
+
+    def _settle_nodes(self, before: Mapping[str, Node]) -> None:
+        """Has `cluster` settle which nodes go together. A remembered one that may stand in a file that can't be read
+        keeps what it has: who knows rows fills it in (`recall`)."""
+        nodes = {
+            path: found for path, each in self._files(NodeReader).items() if (found := tuple(each.values()))
+        }
+        if self.remembered:
+            before = {**cluster.recognised(nodes, self.remembered), **before}
+            named = {node.name for each in nodes.values() for node in each}
+            unread = bool(self._unread(NodeReader))
+            self.remembered = {
+                name: node for name, node in self.remembered.items() if unread and name not in named
+            }
+        if self.remembered:
+            nodes[""] = tuple(self.remembered.values())
+        if nodes != self._nodes:
+            self._nodes = nodes
+            self._settled = cluster.combine(nodes, {**before, **self.remembered})
+            self._frontends.follow(self._settled.nodes)
+
+    @property
+    def _known_nodes(self) -> Mapping[str, Node]:
+        """Those that the folder tells of."""
+        nodes = self._settled.nodes
+        if not self.remembered:
+            return nodes
+        return {name: node for name, node in nodes.items() if name not in self.remembered}
 
     def _unread(self, *readers: type[Reader[Readable]]) -> frozenset[str]:
         """Files that may have objects of these kinds which nobody has ever read."""

@@ -27,6 +27,7 @@ excludedAddresses: [10.244.1.10, 10.244.9.0/29, 10.244.1.20 - 10.244.1.29]
 reuseAfter: 2.5
 mtu: 1400
 nodePortAddresses: [primary, 198.51.100.0/24, "2001:db8::/64"]
+nodePortRange: 20000-22767
 egress:
   masquerade: false
   noMasquerade: [10.0.0.0/8]
@@ -62,6 +63,7 @@ def test_every_field_arrives_typed() -> None:
         ipaddress.ip_network("198.51.100.0/24"),
         ipaddress.ip_network("2001:db8::/64"),
     )
+    assert (loaded.node_port_range.first, loaded.node_port_range.last) == (20000, 22767)
     assert (loaded.mtu, loaded.reuse_after, loaded.log.format) == (1400, 2.5, LogFormat.JSON)
 
 
@@ -164,6 +166,9 @@ MISTAKES = {
         "write ::/0 for all",
     ),
     "node ports on multicast": ("nodePortAddresses: [224.0.0.0/4]", "nodePortAddresses[0]", "no node has"),
+    "one node port": ("nodePortRange: 30080", "nodePortRange", "a range of ports such as 30000-32767"),
+    "node ports backwards": ("nodePortRange: 32767-30000", "nodePortRange", "did you mean 30000-32767?"),
+    "node ports that are none": ("nodePortRange: 0-65536", "nodePortRange", "from 1 to 65535"),
     "more than anybody reads": ("policy: {logDenied: 101}", "policy.logDenied", "from 0 to 100"),
     "logged and left out": (
         "{policy: {logDenied: 10}, log: {level: warning}}",

@@ -22,6 +22,7 @@ KEYS = [
     "log",
     "excludedAddresses",
     "nodePortAddresses",
+    "nodePortRange",
     "address",
     "vni",
 ]
@@ -49,6 +50,7 @@ valid = st.fixed_dictionaries(
         "encapsulation": st.sampled_from(["vxlan", "geneve"]),
         "tunnels": st.sampled_from(["ports", "flow"]),
         "nodePortAddresses": st.lists(st.sampled_from(["primary", "192.0.2.0/24", "fe80::/10", "::/0"])),
+        "nodePortRange": st.sampled_from(["1-65535", "30000-30000"]),
         "vni": st.integers(0, 2**24 - 1),
         # Not the other encapsulation's own port, which is refused.
         "udpPort": st.none() | st.integers(1, 65535).filter(lambda port: port not in (4789, 6081)),

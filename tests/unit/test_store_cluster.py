@@ -108,6 +108,46 @@ def test_a_refused_change_keeps_what_the_node_had() -> None:
     assert list(problems) == ["a"]
 
 
+def test_who_is_remembered_keeps_its_range_at_a_start_whoever_is_older() -> None:
+    """A date in a folder is anybody's."""
+    living = replace(node("b", 2, "192.0.2.2"), labels={"zone": "x"})
+    rogue = replace(node("a", 2, "192.0.2.3"), created="2000-01-01T00:00:00Z")
+    files = {"a": [rogue], "b": [living]}
+    remembered = {"b": node("b", 2, "192.0.2.2", file="port vxlan-1"), "gone": node("gone", 9)}
+    before = cluster.recognised(files, remembered)
+    assert list(before) == ["b"]
+    found = cluster.combine(files, before)
+    assert found.nodes == {"b": living}
+    assert found.nodes["b"] is living
+    assert found.problems == {
+        "a": ("Node a: 10.244.2.0/24 overlaps a range of node b (b.yaml); give each node its own",)
+    }
+
+
+def test_of_copies_of_a_remembered_node_that_counts_which_says_the_same() -> None:
+    first, second = node("b", 3, file="1.yaml"), node("b", 2, file="2.yaml")
+    files = {"1": [first], "2": [second]}
+    assert cluster.combine(files, cluster.recognised(files, {"b": node("b", 2)})).nodes == {"b": second}
+    assert cluster.combine(files, {}).nodes == {"b": first}
+
+
+def test_a_remembered_node_whose_new_range_is_refused_keeps_what_it_had_and_its_labels() -> None:
+    a, moved = node("a", 1), replace(node("b", 1), labels={"zone": "x"})
+    files = {"a": [a], "b": [moved]}
+    before = cluster.recognised(files, {"a": a, "b": node("b", 2)})
+    found = cluster.combine(files, before)
+    assert found.nodes == {"a": a, "b": replace(moved, pod_cidrs=node("b", 2).pod_cidrs)}
+    assert list(found.problems) == ["b"]
+
+
+def test_nodes_that_swapped_ranges_while_nobody_looked_swap_them() -> None:
+    files = {"a": [node("a", 2)], "b": [node("b", 1)]}
+    before = cluster.recognised(files, {"a": node("a", 1), "b": node("b", 2)})
+    assert cluster.combine(files, before) == cluster.Cluster(
+        nodes={"a": node("a", 2), "b": node("b", 1)}, problems={}
+    )
+
+
 def test_two_nodes_that_swap_addresses_step_by_step() -> None:
     a, b = node("a", 1, "192.0.2.1"), node("b", 2, "192.0.2.2")
     swapped_a, swapped_b = node("a", 1, "192.0.2.2"), node("b", 2, "192.0.2.1")

@@ -10,6 +10,9 @@ import pytest
 from store_world import folder as folder  # fixtures
 from store_world import running, text
 
+from ovsnet import config
+from ovsnet.model import Node
+from ovsnet.store import choice
 from ovsnet.store.file import read_folder
 
 
@@ -115,3 +118,43 @@ async def test_services_that_collide_are_told_by_file(folder: Path) -> None:
     words = {Path(path).name: text for path, text in found.problems.items()}
     assert "Service default/web: 10.96.0.1 port 80/TCP is Service default/dns's" in words["a.yaml"]
     assert f"Service default/web stands in {folder / 'a.yaml'} too" in words["c.yaml"]
+
+
+async def test_the_configuration_limits_what_a_folders_services_have(folder: Path) -> None:
+    async def nobody() -> dict[str, Node]:
+        return {}
+
+    (folder / "web.yaml").write_text(service("web", 1).replace("port: 80", "port: 80, nodePort: 22"))
+    (folder / "pod.yaml").write_text(service("pod", 1).replace("10.96.0.1", "10.9.0.7"))
+    (folder / "node.yaml").write_text(service("node", 1).replace("10.96.0.1", "198.51.100.7"))
+    text = f"podCIDRs: [10.9.0.0/24]\nnodeAddress: {{address: 198.51.100.7}}\nstore: {{file: {folder}}}\n"
+    found = await choice.look(config.parse(text), 1, nobody)
+    words = {Path(path).name: text for path, text in found.problems.items()}
+    assert words.keys() == {"web.yaml", "pod.yaml", "node.yaml"}
+    assert words["web.yaml"].startswith(
+        "Service default/web: node port 22/TCP of port 80 is outside of 30000-32767, nodePortRange"
+    )
+    assert "Service default/pod: 10.9.0.7 lies in podCIDRs 10.9.0.0/24" in words["pod.yaml"]
+    assert "Service default/node: 198.51.100.7 is nodeAddress" in words["node.yaml"]
+    assert [port.node_port for port in found.services["default/web"].ports] == [0]
+    wider = await choice.look(config.parse(f"{text}nodePortRange: 1-65535\n"), 1, nobody)
+    assert [port.node_port for port in wider.services["default/web"].ports] == [22]
+
+
+async def test_a_node_that_comes_over_a_cluster_ip_has_it_while_it_is_there(folder: Path) -> None:
+    (folder / "web.yaml").write_text(service("web", 1))
+    (folder / "dns.yaml").write_text(service("dns", 2).replace("10.96.0.2", "10.0.2.53"))
+    async with running(folder) as cluster:
+        before = await cluster.until(lambda now: len(now.services) == 2)
+        cluster.write("node.yaml", text("b", 2))
+        now = await cluster.until(lambda now: bool(now.nodes))
+        assert now.services == {"default/web": before.services["default/web"]}
+        assert now.services["default/web"] is before.services["default/web"]
+        assert set(now.heard) == {"Node", "Service"}
+        (problem,) = now.problems.values()
+        assert problem.startswith(
+            "Service default/dns: 10.0.2.53 lies in 10.0.2.0/24, a range of pods of node b ("
+        )
+        (folder / "node.yaml").unlink()
+        after = await cluster.until(lambda now: not now.nodes)
+        assert (after.services, after.problems) == (before.services, {})

@@ -38,6 +38,7 @@ from ovsnet.store.policies import PolicyReader
 from ovsnet.store.reading import Readable
 from ovsnet.store.services import HEADLESS, OTHER_PROXY, ServiceReader
 from ovsnet.store.slices import SERVICE_NAME, SliceReader
+from ovsnet.store.taken import NO_LIMITS, Limits
 from ovsnet.store.telling import Absence, counted, tell
 
 log = logging.getLogger("ovsnet.store")
@@ -85,8 +86,10 @@ _NOTHING = Snapshot(nodes={}, problems={}, version=0)
 class KubernetesStore:
     """What the Kubernetes API has. Does nothing before `run` or `look`."""
 
-    def __init__(self, source: Source, node: str = "", *, silence: float = SILENCE) -> None:
-        """node: whose agent tells the log itself what its own Node lacks.
+    def __init__(
+        self, source: Source, node: str = "", *, limits: Limits = NO_LIMITS, silence: float = SILENCE
+    ) -> None:
+        """node: whose agent tells the log itself what its own Node lacks. limits: of its Services.
         silence: seconds without a word from the server after which a watch is opened anew."""
         self.client = Client(source)
         self._node = node
@@ -103,7 +106,7 @@ class KubernetesStore:
         """When the first of these came, by kind."""
         self._troubles: dict[Reflector, StoreError] = {}
         self._dirty = asyncio.Event()
-        self._frontends = Frontends()
+        self._frontends = Frontends(limits)
         self._conflicts: Mapping[str, str] = {}
         """Between nodes, by source."""
         self._told: Mapping[str, str] = {}
@@ -250,10 +253,11 @@ class KubernetesStore:
         before = self._snapshot or _NOTHING
         changes, self._changes = self._changes, {each: {} for each in self._reflectors}
         heard, self._heard = self._heard, {}
-        await self._settle(changes[self._services])
         nodes = before.nodes
         if changes[self._nodes] or before is _NOTHING:
             nodes = self._settled_nodes(nodes)
+            self._frontends.follow(nodes)
+        await self._settle(changes[self._services])
         now = Snapshot(
             nodes=nodes,
             services=self._frontends.services,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lab_world import SLOWER, assert_green, eventually, running
-from services_world import FAMILIES, OTHER_PORT, PORT, Cluster, assert_clean, cluster_of, service
+from lab_world import SLOWER, agent_log, assert_green, eventually, ovsnet_json, running
+from services_world import FAMILIES, OTHER_PORT, PORT, Cluster, assert_clean, cluster_of, service, vip
 
 KERNEL = pytest.mark.kernel
 VERSIONS = pytest.mark.parametrize("version", FAMILIES)
@@ -93,3 +93,37 @@ def test_on_an_underlay_of_ipv6_tunnels_stay_as_well() -> None:
         for node in lab.nodes:
             node.run(["ovs-appctl", "dpctl/del-flows"], check=True)
         assert_green(lab)
+
+
+@KERNEL
+def test_what_is_a_pods_or_a_nodes_is_no_services_address_and_stays_where_it_is(cluster: Cluster) -> None:
+    """As if nobody had asked; all else of the Service works, and others are not disturbed."""
+    node, pod, b = cluster.lab.node("node-a"), cluster.address("b1", 4), cluster.address("node-b", 4)
+    document = service("greedy", NUMBER, ("",), ("TCP",), node_port=30031, externalIPs=[pod, b])
+    document["spec"]["ports"][0]["port"] = TAKEN
+    thief = service("thief", NUMBER, ("",), ("TCP",), node_port=22, clusterIP=b, clusterIPs=[b])
+    slices = [cluster.slice_of(name, ["a1"], {"": PORT}, 4) for name in ("greedy", "thief")]
+    before = ovsnet_json(node, "show", "services")
+    cluster.write("greedy", [document, thief, *slices])
+    try:
+        eventually(lambda: cluster.names("a2", vip(NUMBER, 4), TAKEN, 1) == {"a1"})
+        eventually(lambda: cluster.names("outside", cluster.address("node-a", 4), 30031, 1) == {"a1"})
+        # A node's address is usual outside.
+        eventually(lambda: cluster.names("node-a", b, TAKEN, 1) == {"a1"})
+        for source in ("a1", "node-a"):
+            assert cluster.names(source, pod, PORT, 1) == {"b1"}
+            assert cluster.names(source, b, PORT, 1) == {"node-b"}
+        lines = [line for line in agent_log(node).splitlines() if "service-greedy.yaml: Service " in line]
+        for words in (
+            f"Service default/greedy: {pod} lies in 10.244.2.0/24, a range of pods of node node-b (",
+            f"Service default/thief: {b} is an address of node node-b (",
+            "node port 22/TCP of port tcp is outside of 30000-32767, nodePortRange in the agent's configuration",
+        ):
+            assert any(words in line for line in lines), lines
+        shown = {each["name"]: each["frontends"] for each in ovsnet_json(node, "show", "services")}
+        assert set(shown) - {each["name"] for each in before} == {"default/greedy"}
+        assert pod not in {each["address"] for each in shown["default/greedy"]}
+        assert_clean(cluster.lab)
+    finally:
+        cluster.remove("greedy")
+    eventually(lambda: "lookup 7077" not in rules(cluster))

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cni_world import Cni
-from lab_world import assert_green, eventually, running
+from lab_world import agent_log, assert_green, eventually, fetch, manifest, reconfigure, running, tunnels
 
 from ovsnet import names
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
-from ovsnet.lab.state import Completed
+from ovsnet.lab.state import Completed, write_atomically
 
 OVSNET = "/run/ovsnet/bin/ovsnet"
 
@@ -210,6 +211,83 @@ def test_trace_tells_what_is_dropped_and_where(node: Node, target: str) -> None:
 
 def test_trace_gives_ovs_its_own_text_too(live: Node) -> None:
     assert "Datapath actions:" in ask(live, "trace", "a1", "a2", "--raw").stdout
+
+
+# --- what contradicts a node that is there --------------------------------------------------------
+
+WORDS = "Node node-0: 10.244.2.0/24 overlaps a range of node node-b"
+
+
+def test_an_older_manifest_with_a_living_peers_range_is_the_one_that_is_told(lab: Lab, live: Node) -> None:
+    """A date in a folder is anybody's. The next start of the agent, and whoever looks, go by whom OVSDB remembers."""
+
+    def judged() -> None:
+        """By `show`, `audit` and the doctor."""
+        shown = answer(live, "show")
+        assert [peer["name"] for peer in shown["peers"]] == ["node-b"]
+        accused = [line for line in shown["troubles"] if "overlaps" in line]
+        assert len(accused) == 1, shown["troubles"]
+        assert f"node-0.yaml: {WORDS}" in accused[0]
+        assert ask(live, "audit").returncode == 0
+
+    document = yaml.safe_load(manifest(lab, "node-b").read_text())
+    document["metadata"] |= {"name": "node-0", "creationTimestamp": "2000-01-01T00:00:00Z"}
+    document["status"]["addresses"] = [{"type": "InternalIP", "address": "192.0.2.77"}]
+    live.kill(AGENT)
+    mark, rogue = len(agent_log(live)), manifest(lab, "node-0")
+    write_atomically(rogue, yaml.safe_dump(document))
+    try:
+        judged()
+        live.start(AGENT)
+        eventually(lambda: "node node-a is ready" in agent_log(live)[mark:])
+        judged()
+        assert WORDS in agent_log(live)[mark:]
+        assert fetch(lab, "a1", lab.pod("b1").address(4))["name"] == "b1"
+        found = [each["seen"] for each in answer(live, "doctor", "--peer", "node-b")["findings"]]
+        assert [words for words in found if "overlaps" in words and WORDS not in words] == []
+        assert any(WORDS in words for words in found), found
+    finally:
+        rogue.unlink()
+    eventually(lambda: ask(live, "show").returncode == 0)
+
+
+# --- names at their limits -----------------------------------------------------------------------
+
+LONG = ".".join(["n" * 63] * 3 + ["n" * 61])
+"""A node's name, or a pod's, may have 253 characters (RFC 1123); a namespace's 63."""
+
+
+def test_names_at_their_limits(lab: Lab, live: Node) -> None:
+    """Of a node, as itself and as a peer, and of a pod, which a start finds again in OVSDB."""
+    peer, cni, before = lab.node("node-b"), Cni(live), manifest(lab, "node-a")
+    document = yaml.safe_load(before.read_text())
+    document["metadata"]["name"] = LONG
+    namespace, name = "s" * 63, "p" + LONG[1:]
+    arguments = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}"
+    renamed = before.with_name("long.yaml")
+    with cni.pod(variables={"CNI_ARGS": arguments}) as (_, added):
+        try:
+            before.unlink()
+            write_atomically(renamed, yaml.safe_dump(document))
+            reconfigure(live, nodeName=LONG)
+            eventually(lambda: LONG in tunnels(peer))
+            shown = answer(live, "show")
+            assert (shown["node"], shown["troubles"]) == (LONG, [])
+            ports = {port["who"]: port for port in shown["ports"]}
+            assert ports[f"{namespace}/{name}"]["addresses"] == added.addresses
+            flows = {flow["object"] for flow in answer(live, "flows")}
+            assert {f"pod {namespace}/{name}", f"node {LONG}", "peer node-b"} <= flows
+            assert not [each for each in flows if each.startswith("unknown")]
+            done = ask(peer, "trace", "b1", LONG)
+            assert LONG in done.stdout, done.stdout + done.stderr
+            assert fetch(lab, "b1", lab.pod("a1").address(4))["name"] == "a1"
+        finally:
+            renamed.unlink(missing_ok=True)
+            document["metadata"]["name"] = "node-a"
+            write_atomically(before, yaml.safe_dump(document))
+            reconfigure(live, nodeName="node-a")
+    cni.assert_nothing_leaked()
+    eventually(lambda: "node-a" in tunnels(peer))
 
 
 # --- without Open vSwitch ------------------------------------------------------------------------

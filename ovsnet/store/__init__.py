@@ -12,6 +12,7 @@ object that is wrong, withdraws nothing: the last good snapshot stays.
     cluster     all files' Nodes -> those that go together     pure
     merging     all files' objects -> one of each key          pure
     frontends   which Service has what several claim           pure
+    taken       which addresses no Service has                 pure
     folder      reads the files that changed, keeps what was good in each
     watch       tells that a folder changed
     file        the store made of these

@@ -165,6 +165,36 @@ async def test_two_load_balancers_with_one_address(cluster: Cluster) -> None:
     await cluster.until(lambda: not cluster.now.services[f"default/{name}-b"].withheld)
 
 
+async def test_a_node_port_outside_of_the_range_is_refused_by_the_server(cluster: Cluster) -> None:
+    """So no agent has to know the range, which may be any: what the server took is served."""
+    for spec in ({"ports": [{"port": 80, "nodePort": 22}]}, {"healthCheckNodePort": 22}):
+        local = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", **spec}
+        with pytest.raises(Refused, match=r"provided port is not in the valid range.*30000-32767"):
+            await cluster.create(SERVICES, service(cluster.name, **local))
+    await cluster.create(SERVICES, service(cluster.name))
+    await cluster.until(lambda: f"default/{cluster.name}" in cluster.now.services)
+    assert not cluster.now.problems
+
+
+async def test_an_external_address_of_pods_is_refused_as_soon_as_there_is_the_node(cluster: Cluster) -> None:
+    """Anybody may write it who may make a Service."""
+    name, key = cluster.name, f"default/{cluster.name}"
+    await cluster.create(SERVICES, service(name, externalIPs=["10.199.77.5", "192.0.2.99"]))
+    await cluster.until(lambda: key in cluster.now.services)
+    before = cluster.now.services[key]
+    assert len(before.outer_ips) == 2
+    await cluster.create(NODES, node(name, 77))
+    await cluster.until(lambda: f"Service {key}" in cluster.now.problems)
+    assert cluster.now.problems[f"Service {key}"] == (
+        f"10.199.77.5 lies in 10.199.77.0/24, a range of pods of node {name} (Node {name}); the rest of the Service "
+        "works without it"
+    )
+    assert [str(each) for each in cluster.now.services[key].outer_ips] == ["192.0.2.99"]
+    await cluster.delete(f"{NODES}/{name}")
+    await cluster.until(lambda: not cluster.now.problems)
+    assert cluster.now.services[key] == before
+
+
 async def test_the_largest_slice_that_the_api_takes(cluster: Cluster) -> None:
     name = cluster.name
     endpoints = [

@@ -130,6 +130,22 @@ class Pod(Frozen):
         return self.pod_key if self.namespace else self.name
 
 
+class OwnPod(Frozen):
+    """A Kubernetes Pod that the API server says is this node's, as far as its interface here goes."""
+
+    namespace: str
+    name: str
+    ips: tuple[IPAddress, ...] = ()
+    """status.podIPs that it has to have here: none as long as kubelet has told of none, none on the node's own network,
+    and none when it ends or has ended."""
+    source: str = ""
+
+    @property
+    def key(self) -> str:
+        """As `Pod.pod_key`."""
+        return f"{self.namespace}/{self.name}"
+
+
 class Peer(Frozen):
     """Another node, with the tunnel that leads to it."""
 

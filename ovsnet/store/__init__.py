@@ -6,7 +6,7 @@ object that is wrong, withdraws nothing: the last good snapshot stays.
 
     documents   text -> plain values                           pure
     reading     what the readers of all kinds share            pure
-    nodes, services, slices, policies, clusterpolicies (with selectors, policyfields), namespaces, labelledpods
+    nodes, services, slices, policies, clusterpolicies (with selectors, policyfields), namespaces, labelledpods, ownpods
                 plain values -> an object                      pure
     manifest    a file's text -> its objects, and problems     pure
     cluster     all files' Nodes -> those that go together     pure
@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from ovsnet.model import Encap, Frozen, Node
+from ovsnet.model import Encap, Frozen, Node, OwnPod
 from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Service
 
@@ -99,6 +99,15 @@ class Facts(Frozen):
     encap: Encap
     address: str
     mtu: int
+
+
+class OwnPods(Frozen):
+    """All Pods of this node at one moment."""
+
+    pods: Mapping[str, OwnPod | None]
+    """By key; None: it is there, and can't be read."""
+    heard: float
+    """When the server last said something, in seconds of `time.monotonic`: what it had to tell until then is in."""
 
 
 class Store(Protocol):

@@ -9,7 +9,7 @@ here is the work of every agent. Called through `manifest.READERS`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
 from ovsnet.model import IPAddress
@@ -96,14 +96,8 @@ class PodReader(Reader[LabelledPod]):
         if entries is not None and not isinstance(entries, list):
             self._remark("status.podIPs", f"must be a list, is {shown(entries)}; there are none")
             return ()
-        given = [
-            (f"status.podIPs[{index}]", entry.get("ip") if isinstance(entry, dict) else entry)
-            for index, entry in enumerate(entries or ())
-        ]
-        if not given and (single := status.get("podIP")) is not None and single != "":
-            given = [("status.podIP", single)]
         found: dict[IPAddress, None] = {}
-        for path, text in given:
+        for path, text in given_ips(status, entries or ()):
             address = address_of(text)
             if isinstance(address, str):
                 self._remark(path, f"{address}; it is left out")
@@ -163,3 +157,14 @@ class PodReader(Reader[LabelledPod]):
                 yield f"{path}[{index}]", entry
             else:
                 self._remark(f"{path}[{index}]", f"must be a mapping, is {shown(entry)}; it is left out")
+
+
+def given_ips(status: dict[str, object], entries: Sequence[object]) -> list[tuple[str, object]]:
+    """(path, address as it is given) of `entries`, which are the status's podIPs, or of its podIP if there are none."""
+    given = [
+        (f"status.podIPs[{index}]", entry.get("ip") if isinstance(entry, dict) else entry)
+        for index, entry in enumerate(entries)
+    ]
+    if not given and (single := status.get("podIP")) is not None and single != "":
+        given = [("status.podIP", single)]
+    return given

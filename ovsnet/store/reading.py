@@ -2,8 +2,8 @@
 
 Pure. Strict about the fields that a reader asks for, silent about all others. A *problem* means that the object can't
 be used; a *remark* that a part of it was left out, or read in the safest way, and that the rest works. Knows no kind:
-`nodes`, `services`, `slices`, `policies`, `clusterpolicies`, `namespaces` and `labelledpods` do. Called by `manifest`
-and by the `kubernetes` store.
+`nodes`, `services`, `slices`, `policies`, `clusterpolicies`, `namespaces`, `labelledpods` and `ownpods` do. Called by
+`manifest` and by the `kubernetes` store.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
 from ovsnet import ranges
-from ovsnet.model import Frozen, IPAddress, IPNetwork, Node
+from ovsnet.model import Frozen, IPAddress, IPNetwork, Node, OwnPod
 from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Protocol, Service
 
-Readable = Node | Service | EndpointSlice | NetworkPolicy | ClusterNetworkPolicy | Namespace | LabelledPod
+Readable = (
+    Node | Service | EndpointSlice | NetworkPolicy | ClusterNetworkPolicy | Namespace | LabelledPod | OwnPod
+)
 
 _Type = TypeVar("_Type")
 _Read = TypeVar("_Read", bound=Readable, covariant=True)
@@ -194,7 +196,7 @@ def key_of(item: Readable) -> str:
 
 def kind_of(item: Readable) -> str:
     """As it stands in manifests."""
-    return "Pod" if isinstance(item, LabelledPod) else type(item).__name__
+    return "Pod" if isinstance(item, LabelledPod | OwnPod) else type(item).__name__
 
 
 def address_of(text: object) -> IPAddress | str:

@@ -50,9 +50,13 @@ class Request:
         return "check" if self.params.get("limit") == "1" else "list"
 
     def wants(self, item: Any) -> bool:
-        """What a fieldSelector on the phase says, the only one that there is; a watch has what leaves it as DELETED."""
-        phase = item.get("status", {}).get("phase", "")
-        return f"status.phase!={phase}" not in self.params.get("fieldSelector", "").split(",")
+        """What a fieldSelector on the phase or the node says; a watch has what leaves it as DELETED."""
+        phase, node = _field(item, "status", "phase"), _field(item, "spec", "nodeName")
+        fields = self.params.get("fieldSelector", "").split(",")
+        elsewhere = any(
+            each.startswith("spec.nodeName=") and each != f"spec.nodeName={node}" for each in fields
+        )
+        return f"status.phase!={phase}" not in fields and not elsewhere
 
     async def answer(self, body: object, status: str = "200 OK", **headers: str) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -199,7 +203,7 @@ class Api:
 
     async def tell(self, path: str, kind: str, item: object) -> None:
         for request in list(self._watches[path]):
-            gone = not request.wants(item)
+            gone = kind != "BOOKMARK" and not request.wants(item)
             try:
                 await request.event("DELETED" if gone else kind, item)
             except ConnectionError:
@@ -244,6 +248,12 @@ class Api:
     async def _watch(self, request: Request) -> None:
         await request.open()
         self._watches[request.path].append(request)
+
+
+def _field(item: Any, part: str, name: str) -> object:
+    """ "" where there is none, or the part is of another shape."""
+    found = item.get(part)
+    return found.get(name, "") if isinstance(found, dict) else ""
 
 
 async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request:

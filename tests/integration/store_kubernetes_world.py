@@ -16,9 +16,9 @@ from ovsnet.store.kubernetes.store import KubernetesStore
 
 
 class World:
-    """silence: what the store takes for a dead watch."""
+    """silence: what the store takes for a dead watch. pods_of: the node whose Pods it follows in any case."""
 
-    def __init__(self, api: Api, folder: Path, silence: float) -> None:
+    def __init__(self, api: Api, folder: Path, silence: float, pods_of: str = "") -> None:
         self.api = api
         self.token = folder / "token"
         self.token.write_text("first")
@@ -28,7 +28,7 @@ class World:
             "users: [{name: u, user: {tokenFile: token}}]\n"
             "contexts: [{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n"
         )
-        self.store = KubernetesStore(Source(str(kubeconfig)), silence=silence)
+        self.store = KubernetesStore(Source(str(kubeconfig)), pods_of=pods_of, silence=silence)
         self.published: list[Snapshot] = []
         self.store.subscribe(lambda: self.published.append(self.now))
 
@@ -57,20 +57,20 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def made(folder: Path, *, silence: float = 150) -> AsyncIterator[World]:
+async def made(folder: Path, *, silence: float = 150, pods_of: str = "") -> AsyncIterator[World]:
     """A server with two nodes, a Service and its slice; the store does nothing yet."""
     async with serving() as api:
         await api.put(NODES, node("node-a", 1))
         await api.put(NODES, node("node-b", 2))
         await api.put(SERVICES, service("web", 1))
         await api.put(SLICES, slice_("web", "10.244.1.5"))
-        yield World(api, folder, silence)
+        yield World(api, folder, silence, pods_of)
 
 
 @contextlib.asynccontextmanager
-async def following(folder: Path, *, silence: float = 150) -> AsyncIterator[World]:
+async def following(folder: Path, *, silence: float = 150, pods_of: str = "") -> AsyncIterator[World]:
     """The same with the store running and watching."""
-    async with made(folder, silence=silence) as world, running(world):
+    async with made(folder, silence=silence, pods_of=pods_of) as world, running(world):
         await world.until_services("web")
         await world.watching()
         yield world

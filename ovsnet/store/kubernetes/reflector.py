@@ -48,7 +48,8 @@ Changes = Mapping[str, Readable | None]
 
 
 class Resource(Frozen):
-    """What to list. plural: as it stands in the path and in messages. page: objects of one answer."""
+    """What to list. plural: as it stands in the path and in messages. page: objects of one answer; 0: all
+    in one."""
 
     plural: str
     path: str
@@ -98,6 +99,8 @@ class Reflector:
         self._breaks = 0
         self._shorts = 0
         self._misses = 0
+        self.heard = 0.0
+        """When the server last said something of the kind, if only that there is nothing new, by the same clock."""
         self._backoff = Backoff()
         self._unreachable = False
         """The last attempt found no server."""
@@ -165,7 +168,7 @@ class Reflector:
         changes: dict[str, Readable | None] = dict.fromkeys(before.objects.keys() - found.objects.keys())
         changes |= {key: each for key, each in found.objects.items() if before.objects.get(key) is not each}
         first = not self.complete
-        self._contact = time.monotonic()
+        self._contact = self.heard = time.monotonic()
         self._version, self._fresh, self.complete, self._breaks = version, True, True, 0
         self._trouble(self, None)
         if changes or first or before.problems != found.problems:
@@ -202,7 +205,8 @@ class Reflector:
         turn = _Turn()
         token = ""
         while True:
-            page = await self._page(limit, token)
+            params: Params = {**self._selected(), **({"limit": limit} if limit else {})}
+            page = await self._page({**params, "continue": token} if token else params)
             for raw in page.items or ():
                 self._read(raw, self._identity(raw), found)
                 await turn.over()
@@ -210,12 +214,7 @@ class Reflector:
             if not token:
                 return found, page.metadata.resource_version
 
-    async def _page(self, limit: int, token: str = "") -> Page:
-        params: dict[str, str | int] = self._selected()
-        if limit:
-            params["limit"] = limit
-        if token:
-            params["continue"] = token
+    async def _page(self, params: Params) -> Page:
         body = await self._client.get(self.resource.path, params)
         try:
             page = msgspec.json.decode(body, type=Page)
@@ -247,7 +246,7 @@ class Reflector:
                 turn = _Turn()
                 async for line in lines:
                     self._event(line)
-                    seen, self._breaks = True, 0
+                    seen, self._breaks, self.heard = True, 0, time.monotonic()
                     self._backoff.reset()
                     await turn.over()
         except Malformed:
@@ -276,7 +275,8 @@ class Reflector:
 
     async def _check_version(self) -> None:
         """Raises Gone when the server knows less than we do: what we know is of a future that was undone."""
-        page = await self._page(1)
+        # One of all: the server may have to look through very many for one that is selected.
+        page = await self._page({"limit": 1})
         now, known = page.metadata.resource_version, self._version
         if now.isdigit() and known.isdigit() and int(now) < int(known):
             raise Gone(

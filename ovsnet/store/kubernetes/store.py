@@ -3,7 +3,8 @@
 Owns the snapshot and what is said about it in the log: each problem once. There is none before every kind has been
 listed once; while the API server is away the last one stays. Pods and namespaces are followed from the first
 policy on, since nothing else needs them and pods are most of what a cluster tells; a snapshot with policies has
-all of them, and until they are there the one before stays. Changes that come together are one snapshot. Never talks to
+all of them, and until they are there the one before stays. Changes that come together are one snapshot. The node's own
+pods are followed from the start and stand beside the snapshot, which never waits for them (`own_pods`). Never talks to
 the server itself (`client`, `reflector`) nor settles who is right (`cluster`, `frontends`). Called by the agent and,
 for one look, by the inspection commands.
 """
@@ -20,10 +21,10 @@ import msgspec
 
 from ovsnet.errors import StoreError
 from ovsnet.mappings import different
-from ovsnet.model import Node
+from ovsnet.model import Node, OwnPod
 from ovsnet.policymodel import ClusterNetworkPolicy, LabelledPod, Namespace, NetworkPolicy
 from ovsnet.servicemodel import EndpointSlice, Service
-from ovsnet.store import Facts, Snapshot, cluster, kinds
+from ovsnet.store import Facts, OwnPods, Snapshot, cluster, kinds
 from ovsnet.store.clusterpolicies import ClusterPolicyReader
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.kubernetes.access import Source
@@ -34,6 +35,7 @@ from ovsnet.store.kubernetes.writer import OwnNode, Seen
 from ovsnet.store.labelledpods import ENDED, PodReader
 from ovsnet.store.namespaces import NamespaceReader
 from ovsnet.store.nodes import NodeReader
+from ovsnet.store.ownpods import OwnPodReader
 from ovsnet.store.policies import PolicyReader
 from ovsnet.store.reading import Readable
 from ovsnet.store.services import HEADLESS, OTHER_PROXY, ServiceReader
@@ -75,6 +77,9 @@ SELECTED = (
     ),
 )
 """What policies select by."""
+OWN = Resource(plural="pods", path="/api/v1/pods", reader=OwnPodReader, page=0)
+"""Of one node: a few, for which the server has an index in memory. They are followed beside all pods too, which are
+without those that have ended: it costs the changes of one node's pods once more, and no list when policies come."""
 _QUIET = 0.005
 """Seconds in which changes come together to be one snapshot."""
 _CHUNK = 250
@@ -87,9 +92,16 @@ class KubernetesStore:
     """What the Kubernetes API has. Does nothing before `run` or `look`."""
 
     def __init__(
-        self, source: Source, node: str = "", *, limits: Limits = NO_LIMITS, silence: float = SILENCE
+        self,
+        source: Source,
+        node: str = "",
+        *,
+        pods_of: str = "",
+        limits: Limits = NO_LIMITS,
+        silence: float = SILENCE,
     ) -> None:
         """node: whose agent tells the log itself what its own Node lacks. limits: of its Services.
+        pods_of: the node whose Pods are followed in any case, for `own_pods`; "" for none.
         silence: seconds without a word from the server after which a watch is opened anew."""
         self.client = Client(source)
         self._node = node
@@ -99,6 +111,8 @@ class KubernetesStore:
         self._nodes, self._services, self._slices, self._policies, self._cluster_policies = self._always
         self._namespaces, self._pods = self._selected = self._made(SELECTED, silence)
         self._reflectors = self._always + self._selected
+        own = msgspec.structs.replace(OWN, fields=f"spec.nodeName={pods_of}")
+        self._own = self._made([own], silence)[0] if pods_of else None
         self._wanted = asyncio.Event()
         """There is a policy, or was one."""
         self._changes: dict[Reflector, dict[str, Readable | None]] = {each: {} for each in self._reflectors}
@@ -122,6 +136,14 @@ class KubernetesStore:
     def snapshot(self) -> Snapshot | None:
         return self._snapshot
 
+    def own_pods(self) -> OwnPods | None:
+        """The Pods of the node; None while nobody can say: there has been no complete list, or the server is away."""
+        own = self._own
+        if own is None or not own.complete or own in self._troubles:
+            return None
+        pods = {key: each if isinstance(each, OwnPod) else None for key, each in own.objects.items()}
+        return OwnPods(pods={**dict.fromkeys(own.problems), **pods}, heard=own.heard)
+
     @property
     def requests(self) -> Mapping[str, int]:
         """By verb, since the start."""
@@ -144,7 +166,7 @@ class KubernetesStore:
         self._started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as tasks:
-                for reflector in self._always:
+                for reflector in (*self._always, *filter(None, [self._own])):
                     tasks.create_task(reflector.run())
                 tasks.create_task(self._follow_selected())
                 tasks.create_task(self._publish_changes())
@@ -185,6 +207,8 @@ class KubernetesStore:
         return await self._combined()
 
     def _note(self, reflector: Reflector, changes: Changes) -> None:
+        if reflector is self._own:
+            return
         self._changes[reflector].update(changes)
         if changes:
             self._heard.setdefault(reflector.resource.reader.kind, time.monotonic())

@@ -124,6 +124,18 @@ class Kubernetes(Section):
             extra={"default": "that of the kubeconfig or service account"},
         ),
     ] = None
+    leftover_after: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86400,
+            description="How long a pod's port is there whose Pod the API server does not have on this node, or a Pod "
+            "runs here by its word and no port has its address, until the log, `ovsnet show`, `ovsnet doctor` and an "
+            "Event of the Node say so; nothing is done about it. Longer than pods take to end that are deleted by "
+            "force. 0: never, and the Pods of the node are followed only where policies need it.",
+            extra={"unit": "seconds"},
+        ),
+    ] = 120
 
 
 DEFAULT_FOLDER = "/etc/ovsnet/cluster"
@@ -148,8 +160,9 @@ class Store(Section):
             description="The Kubernetes API instead of a folder: `kubernetes: {}` takes the defaults below. The agent "
             "needs the rights to list and watch `nodes`, `services`, `endpointslices.discovery.k8s.io`, "
             "`networkpolicies.networking.k8s.io`, `clusternetworkpolicies.policy.networking.k8s.io`, "
-            "`namespaces` and `pods` (these two from the first policy on), to patch `nodes` and `nodes/status`, and to "
-            "create and patch `events.events.k8s.io`. While the API server is away, what was known stays in force.",
+            "`namespaces` and `pods` (these two from the first policy on, but for the node's own pods), to patch "
+            "`nodes` and `nodes/status`, and to create and patch `events.events.k8s.io`. While the API server is away, "
+            "what was known stays in force.",
         ),
     ] = None
 

@@ -25,6 +25,7 @@ from ovsnet.agent.departed import Departed
 from ovsnet.agent.deriving import Deriving
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.leftovers import Leftovers
 from ovsnet.agent.news import News, published_alone
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.policing import Policing
@@ -76,6 +77,7 @@ class Agent:
     departed: Departed | None = None
     cutting: Cutting | None = None
     denial_log: DenialLog | None = None
+    leftovers: Leftovers | None = None
 
     def __post_init__(self) -> None:
         self.serving = Serving(self.openflow, self.renderer, self.config, self._again)
@@ -148,8 +150,9 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.ovsdb.run())
                 tasks.create_task(self.store.run())
-                for beside in (each for each in (self.departed, self.cutting, self.denial_log) if each):
-                    tasks.create_task(beside.run())
+                for beside in (self.departed, self.cutting, self.denial_log, self.leftovers):
+                    if beside is not None:
+                        tasks.create_task(beside.run())
                 tasks.create_task(self._bridge.watch(self.wake, self.auditor.heard, self._switch_lost))
                 await self._loop(tasks)
         finally:

@@ -32,6 +32,7 @@ from ovsnet.agent.entries import Entries
 from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
+from ovsnet.agent.leftovers import Leftovers
 from ovsnet.agent.marks import Marks
 from ovsnet.agent.pods import Pods
 from ovsnet.agent.policing import Policing
@@ -181,6 +182,9 @@ def _compose(
         else None,
         denial_log=denial_log,
     )
+    if config.store.kubernetes is not None and config.store.kubernetes.leftover_after:
+        patience = config.store.kubernetes.leftover_after
+        agent.leftovers = Leftovers(choice.own_pods(store), pods, agent.complaints, patience)
     pods.on_gone = departed.gone
     attachments.wake = agent.wake
     attachments.compare = agent.compare

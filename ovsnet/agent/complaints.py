@@ -70,13 +70,14 @@ class Complaints:
         self._said[subject] = _Said(trouble, now, interval, waits)
         self._log.warning("%s", trouble)
 
-    def only(self, kind: str, troubles: Iterable[str]) -> None:
-        """These are all the troubles of one kind that there are now: others of that kind are over."""
+    def only(self, kind: str, troubles: Iterable[str], *, waits: bool = False) -> None:
+        """These are all the troubles of one kind that there are now: others of that kind are over. waits: as of
+        `about`."""
         now = {f"{kind}: {trouble}": trouble for trouble in troubles}
         for subject in [each for each in self._said if each.startswith(f"{kind}: ") and each not in now]:
             self.over(subject)
         for subject, trouble in now.items():
-            self.about(subject, trouble)
+            self.about(subject, trouble, waits=waits)
 
     def over(self, subject: str, words: str = "") -> None:
         """The subject's trouble is over; says so if there was one."""

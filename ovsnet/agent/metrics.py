@@ -31,6 +31,11 @@ GAUGES = {
     "in_force": ("1 while changes come into force within a minute.", ""),
     "store_away": ("1 while the store does not answer, or refuses.", ""),
     "pods": ("Attachments of pods to this node's bridge.", ""),
+    "leftover_pods": ("Of ovsnet_pods, those whose Pod the API server does not have, for long.", ""),
+    "unattached_pods": (
+        "Pods on this node by the API server's word whose address no port has, for long.",
+        "",
+    ),
     "addresses": ("Addresses of this node that pods can have, by range.", "range"),
     "addresses_free": ("Of ovsnet_addresses, those that the next pod can have now.", "range"),
     "peers": ("Other nodes that this one has to reach.", ""),

@@ -33,6 +33,7 @@ def report(agent: Agent) -> dict[str, object]:
         "logsDenied": agent.renderer.tells,
         "closed": msgspec.to_builtins(agent.policing.doubts.floor),
         "mtu": agent.topology.mtu if agent.topology else 0,
+        "strays": agent.leftovers.report() if agent.leftovers is not None else None,
     }
 
 
@@ -99,5 +100,6 @@ def figures(agent: Agent) -> dict[str, float | Mapping[str, float]]:
         **agent.policing.figures(),
         **({"cut_connections": agent.cutting.count} if agent.cutting is not None else {}),
         **(agent.denial_log.counts if agent.denial_log is not None else {}),
+        **(agent.leftovers.figures() if agent.leftovers is not None else {}),
         **agent.store.figures(),
     }

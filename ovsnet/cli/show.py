@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,13 @@ def _complaints(view: View) -> list[str]:
     return [str(each) for each in found] if isinstance(found, list) else []
 
 
+def _left_over(view: View) -> Collection[str]:
+    """Ports of pods that the API server does not have, as the agent says."""
+    strays = (view.health or {}).get("strays")
+    ports = strays.get("ports") if isinstance(strays, dict) else None
+    return ports if isinstance(ports, dict) else ()
+
+
 def _show_services(view: View, output: str, everything: bool) -> None:
     from ovsnet import nodeports
     from ovsnet.cli import console
@@ -148,6 +156,7 @@ def _port(view: View, row: PortRow) -> dict[str, Any]:
         "addresses": addresses,
         "container": pod.container if pod else None,
         "error": row.error if row.ofport == -1 else None,
+        "leftOver": row.name in _left_over(view),
     }
 
 
@@ -189,6 +198,8 @@ def ports_table(ports: list[dict[str, Any]]) -> Table:
     for port in ports:
         number = "" if port["ofport"] is None else str(port["ofport"])
         who = Text(port["error"], style="red") if port["error"] else Text(port["who"])
+        if port["leftOver"]:
+            who.append(" (left over)", style="yellow")
         rows.append((port["name"], number, port["role"], port["type"], who, " ".join(port["addresses"])))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, heading in enumerate(headings):

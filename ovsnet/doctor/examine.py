@@ -100,6 +100,10 @@ async def _daemons(base: Base) -> Sequence[Finding]:
     ]
 
 
+async def _pods(base: Base) -> Sequence[Finding]:
+    return agent.pods(base.health)
+
+
 async def _bridge(base: Base) -> Sequence[Finding]:
     rows = base.rows
     if rows is None:
@@ -269,6 +273,7 @@ CHECKS: dict[str, Check] = {
     "configuration": _configuration,
     "bridge": _bridge,
     "flows": _flows,
+    "pods": _pods,
     "CNI": _cni,
     "other plugins": _leftovers,
     "tunnel ports": _tunnel_ports,

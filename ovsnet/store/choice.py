@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ovsnet.config import Config
 from ovsnet.config import Store as Settings
 from ovsnet.errors import StoreError
-from ovsnet.store import Facts, Snapshot, Store
+from ovsnet.store import Facts, OwnPods, Snapshot, Store
 from ovsnet.store.file import FileStore, Memory, read_folder
 from ovsnet.store.taken import Limits
 
@@ -39,7 +39,8 @@ def make(config: Config, node: str, memory: Memory) -> Store:
     from ovsnet.store.kubernetes.store import KubernetesStore
 
     source = Source(settings.kubernetes.kubeconfig, settings.kubernetes.server)
-    return KubernetesStore(source, node, limits=limits)
+    pods_of = node if settings.kubernetes.leftover_after else ""
+    return KubernetesStore(source, node, pods_of=pods_of, limits=limits)
 
 
 def _limits(config: Config) -> Limits:
@@ -49,6 +50,16 @@ def _limits(config: Config) -> Limits:
         addresses=() if address is None else (address,),
         node_ports=config.node_port_range if config.store.kubernetes is None else None,
     )
+
+
+def own_pods(store: Store) -> Callable[[], OwnPods | None]:
+    """Gives the Pods that the store says are this node's; None while it can't say, and always of a folder."""
+    if not isinstance(store, FileStore):
+        from ovsnet.store.kubernetes.store import KubernetesStore
+
+        if isinstance(store, KubernetesStore):
+            return store.own_pods
+    return lambda: None
 
 
 async def publish(

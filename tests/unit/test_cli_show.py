@@ -15,7 +15,7 @@ from ovsnet.nodeports import NodePortAddresses
 from ovsnet.servicemodel import Protocol
 
 
-def port(ofport: int | None, role: str = "pod", error: str | None = None) -> dict[str, Any]:
+def port(ofport: int | None, role: str = "pod", error: str | None = None, **more: object) -> dict[str, Any]:
     return {
         "name": f"pod-{ofport}",
         "ofport": ofport,
@@ -24,16 +24,20 @@ def port(ofport: int | None, role: str = "pod", error: str | None = None) -> dic
         "who": "",
         "addresses": [],
         "error": error,
+        "leftOver": False,
+        **more,
     }
 
 
 def test_the_table_tells_what_is_wrong_and_has_no_trailing_blanks() -> None:
     ports = [port(16), port(18), port(None), port(20, error="no such device")]
+    ports.append(port(21, leftOver=True))
     out = io.StringIO()
     console.table(console.console(out), ports_table(ports))
     lines = out.getvalue().splitlines()
-    assert [line.split()[0] for line in lines] == ["PORT", "pod-16", "pod-18", "pod-None", "pod-20"]
+    assert [line.split()[0] for line in lines] == ["PORT", "pod-16", "pod-18", "pod-None", "pod-20", "pod-21"]
     assert "no such device" in lines[4]
+    assert [line for line in lines if "left over" in line] == lines[5:]
     assert [line for line in lines if line != line.rstrip()] == []
 
 

@@ -106,6 +106,19 @@ def topology(name: str, own_node: bool, problems: Iterable[str], error: str | No
     return found or [ok("this node", f"{name}: configuration and Node objects agree")]
 
 
+def pods(health: Mapping[str, object] | None) -> list[Finding]:
+    """What the agent says of ports and Pods that do not go together; nothing while nobody can say."""
+    said = health.get("strays") if health is not None else None
+    if not isinstance(said, dict):
+        return []
+    found = [
+        warning("pods", f"{each['subject']} {each['what']}", each["todo"])
+        for kind in ("ports", "pods")
+        for _, each in sorted(said[kind].items())
+    ]
+    return found or [ok("pods", "all that have a port are the API server's, and the other way round")]
+
+
 def published(differences: Iterable[str]) -> list[Finding]:
     """differences: what peers publish that does not go with this node."""
     todo = "look again in a minute, since agents follow a change one after the other; then do what it says"

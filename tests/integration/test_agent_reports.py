@@ -1,9 +1,12 @@
-"""What an agent tells as Events of its Node: what it waits for, what peers do otherwise, and ranges that are full."""
+"""What an agent tells of its node: as Events what it waits for, what peers do otherwise, and ranges that are full; and
+ports and Pods that do not go together, where an operator looks."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,8 +14,9 @@ from typing import Any
 import pytest
 from api_agent_world import followed, nodes_of, notes, off_loop
 from cni_world import Cni, new_container, path
+from doctor_world import ask
 from lab_world import agent_log, eventually, ovsnet_json, running, tunnels
-from scripted_api import NODES
+from scripted_api import NODES, PODS, Api, pod
 from scripted_api import node as node_object
 
 from ovsnet.lab.lab import Lab
@@ -22,6 +26,12 @@ pytestmark = pytest.mark.slow
 
 TOLD = 30.0
 """Seconds within which what lasts is an Event: ten until it counts as that."""
+METRICS = 9479
+SCRAPE = """
+import sys, urllib.request
+print(urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/metrics").read().decode())
+"""
+LEFT = "is left over: the API server has no Pod of that name on this node"
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +129,69 @@ def exhaust(cni: Cni, lab: Lab, told: Callable[[], object]) -> None:
         cni.delete(pods[0][0])
         cni.add("last")
         assert not troubles(lab, "range exhausted")
+
+
+def figures(cni: Cni) -> list[float]:
+    """Of ports without a Pod, and of Pods without a port; none while nobody can say."""
+    lines = cni.tool(sys.executable, "-I", "-S", "-c", SCRAPE, str(METRICS)).splitlines()
+    found = dict(each.split(" ", 1) for each in lines if not each.startswith("#") and " " in each)
+    names = ("ovsnet_leftover_pods", "ovsnet_unattached_pods")
+    return [float(found[name]) for name in names if name in found]
+
+
+async def until_figures(api: Api, cni: Cni, wanted: list[float]) -> None:
+    """The server says meanwhile that there is nothing new."""
+    end = time.monotonic() + TOLD
+    while (found := await off_loop(figures, cni)) != wanted:
+        assert time.monotonic() < end, found
+        await api.bookmark(PODS, api.version)
+        await asyncio.sleep(0.1)
+
+
+async def attach(cni: Cni, name: str) -> list[str]:
+    """The addresses of the Pod of that name in the namespace default."""
+    variables = {"CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name}"}
+    answer = await off_loop(lambda: cni.add(name, variables=variables))
+    addresses: list[str] = answer.addresses
+    return addresses
+
+
+async def test_ports_without_a_pod_and_pods_without_a_port(lab: Lab) -> None:
+    node = lab.nodes[0]
+    cni, before = Cni(node), len(agent_log(node))
+    store = {"kubernetes": {"kubeconfig": "/etc/ovsnet/kubeconfig", "leftoverAfter": 1}}
+
+    def here(name: str, address: str) -> dict[str, Any]:
+        return {**pod(name, address), "spec": {"nodeName": node.name}}
+
+    with cni.namespaces("gone", "there"):
+        async with followed(lab, store=store, metrics={"port": METRICS}) as api:
+            await off_loop(node.await_agent, TOLD)
+            await api.put(PODS, here("there", ""))
+            await api.put(PODS, here("there", *await attach(cni, "there")))
+            # Its Pod was deleted by force, and DEL never came; and another network has attached one.
+            (address,) = await attach(cni, "gone")
+            await api.put(PODS, here("other", "198.51.100.7"))
+            await until_figures(api, cni, [1, 1])
+            shown = await off_loop(ask, node, "show", "-o", "json")
+            said = json.loads(shown.stdout)
+            left = {each["who"]: each["leftOver"] for each in said["ports"] if each["role"] == "pod"}
+            assert left == {"default/gone": True, "default/there": False}
+            gone, other = sorted(each for each in said["troubles"] if "pod default/" in each)
+            assert f" with {address} {LEFT}" in gone
+            assert other.startswith(
+                "pod default/other runs on this node with 198.51.100.7 by the API server's word"
+            )
+            # By hand, as the documents say.
+            await off_loop(lambda: cni.delete("gone", netns=""))
+            await api.remove(PODS, "default/other")
+            await until_figures(api, cni, [0, 0])
+            log = agent_log(node)[before:]
+            assert [log.count(each) for each in (LEFT, "pod default/other runs on", "in order again")] == [
+                1,
+                1,
+                2,
+            ]
+            # Nobody is accused by a server that is away.
+            await api.stop()
+            await until_figures(api, cni, [])

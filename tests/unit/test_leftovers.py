@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from lost_pods import TOPOLOGY, pod
@@ -16,8 +18,8 @@ from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.leftovers import Leftovers
 from ovsnet.agent.pods import Pods, key_of
 from ovsnet.config import Config
-from ovsnet.doctor.finding import Level
-from ovsnet.doctor.judge import agent
+from ovsnet.doctor import examine
+from ovsnet.doctor.finding import Finding, Level
 from ovsnet.leftovers import Strays, strays
 from ovsnet.model import OwnPod, Pod
 from ovsnet.rows import PortRow
@@ -209,17 +211,20 @@ def test_nobody_is_accused_before_the_rows_are_read() -> None:
     assert world.leftovers.figures() == {"leftover_pods": 0, "unattached_pods": 0}
 
 
-def test_what_the_doctor_makes_of_the_agents_word(world: World) -> None:
-    assert agent.pods(None) == agent.pods({"strays": None}) == []
+async def test_what_the_doctor_makes_of_the_agents_word(world: World) -> None:
+    async def findings(health: object) -> Sequence[Finding]:
+        return await examine.CHECKS["pods"](cast(Any, SimpleNamespace(health=health)))
+
+    assert await findings(None) == await findings({"strays": None}) == []
     assert world.own is not None
     world.pass_by(0)
-    (fine,) = agent.pods({"strays": world.leftovers.report()})
+    (fine,) = await findings({"strays": world.leftovers.report()})
     assert fine.level is Level.OK
     del world.own["default/p2"]
     world.own["default/p3"] = own(3)
     world.pass_by(PATIENCE)
     said = json.loads(json.dumps({"strays": world.leftovers.report()}))
-    port, without = agent.pods(said)
+    port, without = await findings(said)
     assert (port.level, without.level) == (Level.WARNING, Level.WARNING)
     assert f"port {pod(2).port} with 10.244.1.2 fd00::2 is left over" in port.seen
     assert "crictl rmp" in port.todo

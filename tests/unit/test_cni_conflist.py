@@ -49,4 +49,4 @@ def test_agent_and_executable_understand_it() -> None:
     ours = {"cniVersion": document["cniVersion"], "name": document["name"], **document["plugins"][0]}
     text = json.dumps(ours).encode()
     assert netconf.decode(text).name == "blue"
-    assert client._socket_path(text) == b"/run/a.sock"
+    assert client._socket_path(bytearray(text)) == b"/run/a.sock"

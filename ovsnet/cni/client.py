@@ -3,7 +3,7 @@
 
 Owns nothing but the way to the agent; what a call means, the agent decides. It alone answers VERSION, and
 calls that reach no agent: code 11, "try again later", and 50 for STATUS. Runtimes start it for every
-pod, so it is one file that imports C modules only (a start takes about 10 ms, most of it Python's own).
+pod, so it is one file that imports C modules only (a start takes about 7 ms, most of it Python's own).
 Where a C compiler is, client.c is installed, which is the same program: what changes here changes there.
 `executable` makes what is installed of either. The framing is described in ovsnet/cni/framing.py.
 

@@ -1,10 +1,10 @@
 """Makes the file that is installed as /opt/cni/bin/ovsnet: `client.c` compiled, or else `client`.
 
-A runtime starts it for every pod, and most of what the Python one takes is Python's own start. Static, the compiled
-one starts quickest and needs no library of the node's. A machine without a compiler gets the Python one: a
-script, which Python compiles at every start, a sixth of its processor time; so that file holds the compiled
-program, for the interpreter that made it, and its source for any other. The same compiler makes the same bytes.
-Called when a node is set up, never by the agent.
+A runtime starts it for every pod, and most of what the Python one takes is Python's own start: some 7 ms, where the
+compiled one takes less than 1 (docs/benchmarks.md). Static, that starts quickest and needs no library of the
+node's. A machine without a compiler gets the Python one: a script, which Python compiles at every start, a sixth
+of its processor time; so that file holds the compiled program, for the interpreter that made it, and its source
+for any other. The same compiler makes the same bytes. Called when a node is set up, never by the agent.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _made(path: str | None) -> Executable:
             return compiled(compiler)
         except HostFailure as error:
             failed.append(compiler)
-            log.warning("%s; without it a CNI call costs 10 ms more (%s)", error.message, error.hint)
+            log.warning("%s; without it a CNI call costs 7 ms more (%s)", error.message, error.hint)
     kind = f"in Python: {', '.join(failed)} can't make it" if failed else "in Python: no C compiler here"
     return Executable(interpreted(), kind)
 

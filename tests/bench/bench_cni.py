@@ -1,4 +1,7 @@
-"""CNI ADD and DEL against the reference plugins `bridge` and `host-local`, alone and many at once."""
+"""CNI ADD and DEL against the reference plugins `bridge` and `host-local`, alone and many at once.
+
+And what the executable in C saves against the one in Python, which is installed where no C compiler is.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,14 @@ from collections.abc import Callable, Iterator
 from bench_lab import Plugin, plugins, running, sandboxes
 from figures import Figure, figure, percentile
 
+from ovsnet.cni import executable
+from ovsnet.lab.node import Node
+
 ALONE, AT_ONCE = 30, 20
 ROUNDS = 8
 """Of AT_ONCE calls each."""
+PAIRS = {"VERSION": 100, "ADD": 60}
+"""Of calls by both executables."""
 PAUSE = 0.2
 """Seconds before each call or round of calls, so that none is measured with the work that another left behind."""
 _REFERENCE = "bridge"
@@ -32,6 +40,40 @@ def run(say: Callable[[str], None]) -> Iterator[Figure]:
         say(f"CNI: {AT_ONCE} at once")
         rounds(both, AT_ONCE, ROUNDS, samples)
         yield from judge(samples)
+        if executable.made().kind.startswith("in C"):
+            say("CNI: the executable in C and the one in Python")
+            yield from executables(lab.nodes[0], both[0])
+
+
+def executables(node: Node, in_c: Plugin) -> Iterator[Figure]:
+    """Both in turns on the same agent and in the same sandbox, who is first alternating."""
+    path = node.private("/opt/cni/bin/ovsnet-in-python")
+    path.write_bytes(executable.interpreted())
+    path.chmod(0o755)
+    in_python = in_c.instead("ovsnet-in-python", "/opt/cni/bin/ovsnet-in-python")
+    for command, pairs in PAIRS.items():
+        samples: dict[Plugin, list[float]] = {in_c: [], in_python: []}
+        for number in range(-1, pairs):
+            for plugin in samples if number % 2 else reversed(samples):
+                took = alone(plugin, command, sandboxes(in_c, 1))
+                if number >= 0:
+                    samples[plugin].append(took)
+        quick, slow = samples.values()
+        less = statistics.median(more - few for few, more in zip(quick, slow, strict=True))
+        note = f"{less:.1f} ms less, the median of pairs"
+        yield figure(f"CNI {command}, executable in C", "ms", quick, slow, "in Python", note=note)
+
+
+def alone(plugin: Plugin, command: str, names: list[str]) -> float:
+    """Milliseconds of VERSION, or of ADD, whose DEL follows."""
+    if command == "VERSION":
+        time.sleep(PAUSE / 10)
+        return plugin.version()
+    time.sleep(PAUSE)
+    (took,) = plugin.add(names)
+    time.sleep(PAUSE)
+    plugin.delete(names)
+    return took
 
 
 def rounds(both: tuple[Plugin, Plugin], count: int, repeat: int, samples: Samples) -> None:

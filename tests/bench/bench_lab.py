@@ -82,6 +82,15 @@ class Plugin:
         self._attached: dict[str, tuple[str, Any]] = {}
         self._numbers = itertools.count()
 
+    def instead(self, name: str, path: str) -> Plugin:
+        """Another executable with the same configuration, on the same node."""
+        return Plugin(name, path, self._config, self._helper)
+
+    def version(self) -> float:
+        """VERSION, which ovsnet's executable answers by itself; milliseconds."""
+        (answer,) = self._run([self._call("VERSION", "none", "none", self._config)])
+        return float(answer["ms"])
+
     def add(self, sandboxes: Sequence[str]) -> list[float]:
         """ADD for all at once; milliseconds of each. Raises RuntimeError with a plugin's words."""
         containers = [f"{self.name}-{next(self._numbers)}" for _ in sandboxes]

@@ -54,7 +54,8 @@ class Starting:
         if self._looked:
             return
         self._looked = True
-        self._known = any(row.role is not None for row in rows.values())
+        # The bridge's own port is there as soon as the bridge is.
+        self._known = any(row.role not in (None, names.ROLE_BRIDGE) for row in rows.values())
         self.earlier = self._remembered(rows, topo)
         told = changes.peers(self.earlier, topo)
         found = {

@@ -67,7 +67,8 @@ def everything(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_start_from_nothing_tells_the_peers_alone(caplog: pytest.LogCaptureFixture) -> None:
-    starting = started({}, topology(2))
+    bridge = PortRow(name="br-int", external_ids={names.OWNER: names.ROLE_BRIDGE})
+    starting = started({bridge.name: bridge}, topology(2))
     starting.heard(FlowChange(50, 7))
     starting.tell(1000)
     assert caplog.messages == []

@@ -24,7 +24,9 @@ async def appctl(remote: str, *arguments: str) -> str:
     finished = await command.run(argv)
     if finished.code == 0:
         return finished.out
-    words = f"{' '.join(arguments)}: {finished.err.strip()}"
+    # Of the two lines about a socket without a listener one is in the form of a log.
+    said = " ".join(line for line in finished.err.splitlines() if "|WARN|" not in line).strip()
+    words = f"{' '.join(arguments)}: {said}"
     if finished.code == -signal.SIGALRM or "cannot connect to" in finished.err:
         raise SwitchUnavailable(f"{words}; ovs-vswitchd does not answer", "is ovs-vswitchd running?")
     raise OvsnetError(words, "is ovs-vswitchd running?")

@@ -230,7 +230,7 @@ class Ovsdb:
             others = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
             raise SwitchUnavailable(
                 f"ovs-vswitchd did not take up port {waiting[0]}{others} within {patience:g} s",
-                "is it running?",
+                "is it running, and does ovsdb-server have room on its disk for the answer?",
             ) from None
 
     def _ofport(self, name: str) -> int | None:

@@ -18,7 +18,7 @@ from ovs_sandbox import Sandbox, sandbox
 from ovsnet import names
 from ovsnet.agent.drift import describe, remedy
 from ovsnet.errors import MeterRefused, OvsnetError, SwitchUnavailable
-from ovsnet.switch import monitor
+from ovsnet.switch import control, monitor
 from ovsnet.switch.openflow import OpenFlow, management_socket
 
 __all__ = ["sandbox"]
@@ -351,3 +351,13 @@ def ofctl_children() -> set[int]:
             if Path(f"/proc/{pid}/comm").read_text().strip() == "ovs-ofctl":
                 found.add(int(pid))
     return found
+
+
+async def test_commands_to_a_vswitchd_that_is_gone_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ovs-vswitchd.pid").write_text("7\n")
+    with pytest.raises(SwitchUnavailable) as caught:
+        await control.appctl(f"unix:{tmp_path}/db.sock", "version")
+    assert caught.value.message == (
+        f'version: ovs-appctl: cannot connect to "{tmp_path}/ovs-vswitchd.7.ctl" (No such file or directory); '
+        "ovs-vswitchd does not answer"
+    )

@@ -30,6 +30,7 @@ log = logging.getLogger("ovsnet.agent")
 
 _NEWS = 0.5
 """Seconds after everything was written within which vswitchd has told of it."""
+_SELF = "the node itself"
 _NAMED = 5
 """Names in a line."""
 
@@ -58,6 +59,8 @@ class Starting:
         self._known = any(row.role not in (None, names.ROLE_BRIDGE) for row in rows.values())
         self.earlier = self._remembered(rows, topo)
         told = changes.peers(self.earlier, topo)
+        if self.earlier is not None and self.earlier.mtu != topo.mtu:
+            told.add(_SELF)
         found = {
             name: who
             for name, who in _subjects(todo, rows)
@@ -137,7 +140,7 @@ def _subjects(todo: Iterable[RowChange], rows: Mapping[str, PortRow]) -> Iterabl
 def _owner(ids: Mapping[str, str]) -> str:
     """As peers are told of, by name."""
     if ids.get(names.OWNER) == names.ROLE_GATEWAY:
-        return "the node itself"
+        return _SELF
     return ids.get(names.KEY_PEER, "all peers")
 
 

@@ -90,7 +90,8 @@ class Upkeep:
             pods = [pod for key in wrong if (pod := self._pods.by_key.get(key)) and _differs(pod, rows)]
             alive = [pod for pod in pods if names.token_of(pod.port) in links]
             for pod in alive:
-                log.warning("pod %s: port %s was altered by someone else; restoring it", pod.title, pod.port)
+                what = "altered" if pod.port in rows else "deleted"
+                log.warning("pod %s: port %s was %s by someone else; restoring it", pod.title, pod.port, what)
             await self._ovsdb.apply([_restoration(pod, rows) for pod in alive])
             await self._release([pod for pod in pods if pod not in alive])
 

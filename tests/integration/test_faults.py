@@ -92,6 +92,12 @@ def test_ports_that_someone_deleted_or_altered_are_named(lab: Lab, cni: Cni) -> 
     eventually(lambda: f"port {tunnel} of peer node-b altered by someone else" in agent_log(cni.node)[mark:])
     cni.tool("ovs-vsctl", "del-port", "br-int", "ovsnet0")
     eventually(lambda: "port ovsnet0 of the node itself deleted by someone" in agent_log(cni.node)[mark:])
+    port = next(pod.port for pod in state.pods(cni.rows()) if pod.title == "default/a1")
+    cni.tool("ovs-vsctl", "del-port", "br-int", port)
+    eventually(lambda: f"default/a1: port {port} was deleted by someone else" in agent_log(cni.node)[mark:])
+    eventually(lambda: port in cni.rows())
+    cni.tool("ovs-vsctl", "set", "Port", port, "external_ids:ovsnet-pod=other")
+    eventually(lambda: f"default/a1: port {port} was altered by someone else" in agent_log(cni.node)[mark:])
     eventually(lambda: fetch(lab, "a1", lab.pod("b1").address(4)))
     eventually(lambda: lab.exec("a1", ["ping", "-c1", "-W2", "10.244.1.1"]).returncode == 0)
     assert "Traceback" not in agent_log(cni.node)[mark:]

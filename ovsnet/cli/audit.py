@@ -109,7 +109,8 @@ async def _repair(config: Config) -> None:
 
     if await view.ask(config, "audit") is None:
         raise SwitchUnavailable(
-            f"the agent at {config.cni_socket} does not answer", "start it: it repairs when it starts"
+            f"the agent at {config.cni_socket} does not answer",
+            "start it, or restart it if it runs: it repairs when it starts",
         )
 
 

@@ -11,6 +11,7 @@ from ovsnet.errors import OvsnetError
 from ovsnet.flowdump import Step, Trace
 from ovsnet.frontends import Frontend, ServiceObject
 from ovsnet.model import Encap, LocalNode, Peer, Pod
+from ovsnet.nodeports import NodePortAddresses
 from ovsnet.objects import Object
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import SliceObject
@@ -163,6 +164,31 @@ def test_a_service_is_a_target_with_a_hash_to_choose_by_and_says_its_endpoint() 
         tracing.translated(trace(translations=(masqueraded, ("dst", "10.244.2.5:8080")))) == "10.244.2.5:8080"
     )
     assert tracing.translated(trace(translations=(masqueraded,))) is None
+
+
+def test_a_node_port_is_asked_for_where_the_bridge_has_it_and_where_the_node_answers() -> None:
+    frontend = Frontend(address=pipeline.NODE_PORTS.ipv4, protocol=Protocol.TCP, port=30080)
+    local = Frontend(address=pipeline.LOCAL_NODE_PORTS.ipv4, protocol=Protocol.TCP, port=30081)
+    shop = ServiceObject(namespace="default", name="shop", frontends=(frontend, local), groups=())
+    objects = (*OBJECTS, shop)
+
+    def asked(source: str, target: str, port: int, networks: str = "0.0.0.0/0") -> str:
+        ends = [tracing.endpoint(name, objects) for name in (source, target)]
+        question = Packet(source=ends[0], target=ends[1], protocol="tcp", port=port)
+        answering = NodePortAddresses(networks=(ipaddress.ip_network(networks),))
+        past = tracing.past(question, objects, answering)
+        return past or tracing.packet(question, objects, answering).partition("nw_dst=")[2].partition(",")[0]
+
+    taken = "TAKEN by the kernel of node node-a, to which it is addressed: it does not come to the bridge"
+    for source in ("node-a", "198.51.100.7"):
+        assert asked(source, "node-a", 30080) == "169.254.77.3"
+        assert asked(source, "10.244.1.1", 30080) == "169.254.77.3"
+        assert asked(source, "node-a", 30080, "10.244.1.1/32") == taken
+        assert asked(source, "node-a", 30082) == taken
+    assert asked("198.51.100.7", "node-a", 30081) == "169.254.77.4"
+    assert asked("node-a", "node-a", 30081) == taken
+    # A pod's packet passes the bridge as it is, before the node's kernel has it.
+    assert asked("web", "node-a", 30080) == "192.0.2.11"
 
 
 def test_a_service_without_endpoints_refuses() -> None:

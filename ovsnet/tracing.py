@@ -111,6 +111,15 @@ def _local(objects: Sequence[Object]) -> LocalNode:
     return next(obj for obj in objects if isinstance(obj, LocalNode))
 
 
+def _by_underlay(question: Packet) -> bool:
+    """Whether a peer itself sends to this node, which no tunnel carries."""
+    source, target = question.source.obj, question.target.obj
+    src, dst = _pair(question)
+    if not (isinstance(source, Peer) and isinstance(target, LocalNode)):
+        return False
+    return src in source.addresses and dst in target.addresses
+
+
 def node_port(
     question: Packet, objects: Sequence[Object], answering: NodePortAddresses = _ANYWHERE
 ) -> tuple[ServiceObject, Frontend] | None:
@@ -120,7 +129,7 @@ def node_port(
     if not isinstance(question.target.obj, LocalNode) or not answering.include(dst):
         return None
     stand_ins = [pipeline.NODE_PORTS.of(dst.version)]
-    if question.source.obj is None:
+    if question.source.obj is None or _by_underlay(question):
         stand_ins.insert(0, pipeline.LOCAL_NODE_PORTS.of(dst.version))
     services = [obj for obj in objects if isinstance(obj, ServiceObject)]
     for stand_in in stand_ins:
@@ -142,7 +151,9 @@ def past(question: Packet, objects: Sequence[Object], answering: NodePortAddress
     _, dst = _pair(question)
     if isinstance(target, Pod) and target is question.source.obj:
         return f"KEPT by pod {target.title}, whose own address it is"
-    if isinstance(question.source.obj, Pod | Peer) or node_port(question, objects, answering) is not None:
+    if isinstance(question.source.obj, Pod | Peer) and not _by_underlay(question):
+        return None
+    if node_port(question, objects, answering) is not None:
         return None
     if isinstance(target, LocalNode):
         return f"TAKEN by the kernel of node {local.name}, to which it is addressed: it does not come to the bridge"
@@ -167,20 +178,22 @@ def packet(question: Packet, objects: Sequence[Object], answering: NodePortAddre
     chosen = question.target.obj is None or isinstance(question.target.obj, ServiceObject)
     if isinstance(source, Pod):
         port, mac, to_mac = source.ofport, source.mac, _next_hop(dst, local, objects)
-    elif isinstance(source, Peer):
+    elif isinstance(source, Peer) and not _by_underlay(question):
         port, mac, to_mac = source.ofport, pipeline.ROUTER.mac, pipeline.ROUTER.mac
     else:
         # This node, or the outside whose packets this node's kernel forwards.
         port, mac, to_mac = local.ofport, local.mac, pipeline.ROUTER.mac
         if (found := node_port(question, objects, answering)) is not None:
             dst, chosen = found[1].address, True
+            # Its kernel has the answer come back that way.
+            src = pipeline.PORT_CLIENT.of(dst.version) if isinstance(source, Peer) else src
     fields = [
         f"in_port={port}",
         f"dl_src={mac}",
         f"dl_dst={to_mac}",
         _protocol(question.protocol, src.version),
     ]
-    if isinstance(source, Peer) and source.by_flow:
+    if isinstance(source, Peer) and source.by_flow and not _by_underlay(question):
         prefix = "tun" if source.remote.version == 4 else "tun_ipv6"
         fields.append(f"{prefix}_src={source.remote}")
     layer = ("nw_src", "nw_dst") if src.version == 4 else ("ipv6_src", "ipv6_dst")

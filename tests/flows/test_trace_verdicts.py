@@ -85,6 +85,11 @@ def traced(serving: Bridge) -> Bridge:
         (OUTSIDE, "203.0.113.80", 80, True, TUNNEL),
         ("203.0.113.7", "203.0.113.80", 80, False, "DROPPED in table track: a load balancer's address, from a source"),
         ("10.244.2.5", "a1", 80, True, A1),
+        ("10.244.2.5", "node-a", 30023, True, f"{GATEWAY}, which sends it back for node port 30023 of service default"),
+        ("node-b", "node-a", 30023, True, A1),
+        ("node-d", "node-a", 30015, True, TUNNEL),
+        ("node-b", "node-a", 30024, True, TAKEN),
+        ("node-b", "10.244.1.1", 30024, True, GATEWAY),
     ],
 )  # fmt: skip
 def test_a_verdict(traced: Bridge, source: str, target: str, port: int, passes: bool, says: str) -> None:

@@ -4,6 +4,7 @@ away."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from scripted_api import (
     POLICIES,
     Api,
     Request,
-    cut,
     namespace,
     pod,
     policy,
@@ -140,11 +140,11 @@ async def test_before_a_complete_list_nobody_says(tmp_path: Path) -> None:
             await go.wait()
             await world.api._list(request)
 
-        world.api.once[PODS, "list"] = [cut, wait]
+        world.api.once[PODS, "list"] = [wait]
         async with running(world):
             # The snapshot does not wait for it.
             await world.until_services("web")
-            await world.until(lambda: world.api.count("list", PODS) == 2)
+            await world.until(lambda: world.api.count("list", PODS) == 1)
             assert world.store.own_pods() is None
             go.set()
             await world.until(lambda: world.store.own_pods() is not None)
@@ -164,10 +164,12 @@ async def test_a_watch_that_is_silent_is_no_word(tmp_path: Path) -> None:
     async with made(tmp_path, pods_of="node-a") as world:
         await furnish(world.api)
         world.api.always[PODS, "watch"] = silent
+        began = time.monotonic()
         async with running(world):
             await world.until_services("web")
             await world.until(lambda: own_watches(world.api) == 1)
             heard = own(world).heard
+            assert began < heard < time.monotonic()
             await asyncio.sleep(0.2)
             assert own(world).heard == heard
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from kube_world import NODES, Namespace, by_family, client_seen, curl, namespace, server
-from lab_world import eventually, ovsnet_json
+from lab_world import agent_log, eventually, ovsnet_json, reconfigure
 
 from ovsnet.lab.kubernetes.cluster import Cluster
+from ovsnet.lab.kubernetes.node import KUBELET, KubernetesNode
 
 PODS = {f"web-{node[-1]}{number}": node for node in NODES for number in (1, 2)}
 
@@ -142,3 +145,42 @@ def test_forty_pods_at_once(cluster: Cluster) -> None:
         crowd.start(*(server(name, arguments=["pause"]) for name in names), seconds=120)
         addresses = [address for name in names for address in crowd.addresses(name).values()]
         assert len({*addresses}) == 2 * len(names)
+
+
+@pytest.fixture
+def hasty(cluster: Cluster) -> Iterator[KubernetesNode]:
+    """A node whose agent tells after a second what does not go together."""
+    node = cluster.node("node-c")
+    store = yaml.safe_load(node.private("/etc/ovsnet/agent.yaml").read_text())["store"]
+    reconfigure(node, store={"kubernetes": {**store["kubernetes"], "leftoverAfter": 1}})
+    yield node
+    reconfigure(node, store=store)
+
+
+def test_a_pod_that_is_deleted_by_force_while_its_kubelet_is_away(
+    hasty: KubernetesNode, world: Namespace
+) -> None:
+    """Its agent tells of the port that is left over, of nobody else, and that it is over when the kubelet is back."""
+    node, numbers = hasty, itertools.count()
+    world.start(server("forced", node.name), server("stays", node.name))
+    before = len(agent_log(node))
+
+    def said(words: str) -> list[str]:
+        return [line for line in agent_log(node)[before:].splitlines() if words in line]
+
+    def told() -> bool:
+        # Or else the server has nothing to say for up to a minute.
+        world.kubectl("annotate", "--overwrite", "pod", "stays", f"n={next(numbers)}")
+        return bool(said(" is left over: "))
+
+    node.kill(KUBELET)
+    try:
+        world.kubectl("delete", "pod", "forced", "--force", "--grace-period=0", "--wait=false")
+        eventually(told, 20)
+    finally:
+        node.start(KUBELET)
+    eventually(lambda: said(": in order again"), 40)
+    (left,) = said(" is left over: ")
+    assert f"pod {world.name}/forced: port " in left
+    assert "the API server has no Pod of that name on this node; if its sandbox is there, crictl rmp" in left
+    assert not said("by the API server's word")

@@ -151,6 +151,49 @@ async def test_pods_come_get_an_address_and_end(cluster: Cluster) -> None:
     assert not cluster.now.problems
 
 
+async def test_the_pods_of_one_node(cluster: Cluster, kubeconfig: Path) -> None:
+    """One comes when it is bound; neither its end nor the start of its deletion is that it is gone."""
+    name = cluster.name
+    key, own = f"default/{name}", KubernetesStore(Source(str(kubeconfig)), pods_of=f"node-{name}")
+    task = asyncio.create_task(own.run())
+
+    def addresses() -> list[str] | None:
+        """None: it is not there."""
+        found = own.own_pods()
+        pod = found.pods.get(key) if found is not None else None
+        return [str(each) for each in pod.ips] if pod is not None else None
+
+    try:
+        await cluster.until(lambda: (found := own.own_pods()) is not None and not found.pods)
+        spec: dict[str, Any] = {
+            "schedulerName": "nobody",
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "c", "image": "i"}],
+        }
+        metadata = {"name": name, "finalizers": ["test.example/x"]}
+        await cluster.create(PODS, {"metadata": metadata, "spec": spec})
+        binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": f"node-{name}"}}
+        await cluster.create(f"{PODS}/{name}/binding", binding)
+        await cluster.until(lambda: addresses() == [])
+        requests = dict(own.requests)
+        running = {"phase": "Running", "podIP": "10.199.0.5", "podIPs": [{"ip": "10.199.0.5"}]}
+        await cluster.patch(f"{PODS}/{name}/status", {"status": running})
+        await cluster.until(lambda: addresses() == ["10.199.0.5"])
+        await cluster.delete(f"{PODS}/{name}")
+        await cluster.until(lambda: addresses() == [])
+        await cluster.patch(f"{PODS}/{name}/status", {"status": {"phase": "Failed"}})
+        await asyncio.sleep(0.1)
+        assert addresses() == []
+        await cluster.patch(f"{PODS}/{name}", {"metadata": {"finalizers": None}})
+        await cluster.admin.send("delete", "DELETE", f"{PODS}/{name}", {"gracePeriodSeconds": 0})
+        await cluster.until(lambda: addresses() is None)
+        assert own.requests == requests
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
 async def test_two_load_balancers_with_one_address(cluster: Cluster) -> None:
     name = cluster.name
     for each in (f"{name}-a", f"{name}-b"):

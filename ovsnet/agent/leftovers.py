@@ -71,10 +71,11 @@ class Leftovers:
             found = strays(self._pods.all(), own.pods)
             self._remember({**found.ports, **found.pods})
             self.told = Strays(ports=self._lasting(found.ports, own), pods=self._lasting(found.pods, own))
-        now = _all(self.told)
-        self._complaints.only("leftover", (each.words for each in now.values()), waits=True)
+        words = [each.words for each in _all(self.told).values()]
+        self._complaints.only("leftover", words, waits=True)
         if own is not None:
-            for name in _all(before).keys() - now.keys():
+            # What is not right in another way has to last anew.
+            for name in _all(before).keys() - self._since.keys():
                 log.info("%s: in order again", _all(before)[name].subject)
 
     def _remember(self, found: Mapping[str, Stray]) -> None:

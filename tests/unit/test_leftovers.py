@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import pytest
 from lost_pods import TOPOLOGY, pod
 from msgspec.structs import replace
 
-from ovsnet import state
+from ovsnet import config, state
 from ovsnet.agent.complaints import Complaints
 from ovsnet.agent.leftovers import Leftovers
 from ovsnet.agent.pods import Pods, key_of
@@ -23,7 +24,7 @@ from ovsnet.doctor.finding import Finding, Level
 from ovsnet.leftovers import Strays, strays
 from ovsnet.model import OwnPod, Pod
 from ovsnet.rows import PortRow
-from ovsnet.store import OwnPods
+from ovsnet.store import OwnPods, choice
 
 PATIENCE = 60.0
 
@@ -152,6 +153,22 @@ def test_what_lasts_is_told_once_and_taken_back(world: World, caplog: pytest.Log
     assert world.leftovers.figures() == {"leftover_pods": 0, "unattached_pods": 0}
 
 
+def test_what_is_left_over_for_another_reason_is_not_in_order(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Pod of that name is made anew, with a sandbox of its own."""
+    assert world.own is not None
+    del world.own["default/p2"]
+    world.pass_by(PATIENCE)
+    again = replace(pod(3), name="p2")
+    world.pods.by_key[key_of(again)] = again
+    world.own["default/p2"] = OwnPod(namespace="default", name="p2", ips=again.ips)
+    assert world.pass_by(PATIENCE - 1) == []
+    (said,) = world.pass_by(2)
+    assert "the Pod's sandbox is another one, with 10.244.1.3" in said
+    assert caplog.messages[1:] == [said]
+
+
 def test_a_pod_without_a_port_is_told_and_taken_back(world: World, caplog: pytest.LogCaptureFixture) -> None:
     assert world.own is not None
     world.own["default/p3"] = own(3)
@@ -230,3 +247,8 @@ async def test_what_the_doctor_makes_of_the_agents_word(world: World) -> None:
     assert "crictl rmp" in port.todo
     assert "pod default/p3 runs on this node" in without.seen
     assert "delete the pod" in without.todo
+
+
+def test_a_folder_says_nothing_of_the_nodes_pods(tmp_path: Path) -> None:
+    store = choice.make(config.Store(file=str(tmp_path)), "node-a")
+    assert choice.own_pods(store)() is None

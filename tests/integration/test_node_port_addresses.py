@@ -34,7 +34,8 @@ Answers = dict[tuple[str, int, int, str], str]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with cluster_of(nodes=1, pods=1, agent={"nodePortAddresses": ["primary"]}) as cluster:
+    limits = {"nodePortAddresses": ["primary"], "nodePortRange": f"{SHARED}-32767"}
+    with cluster_of(nodes=1, pods=1, agent=limits) as cluster:
         # Else the kernel tells a client of no more than six refused datagrams, and then of one each second.
         settings = ["net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"]
         cluster.lab.node(NODE).run(["sysctl", "-q", "-w", *settings], check=True)

@@ -95,7 +95,6 @@ def test_on_an_underlay_of_ipv6_tunnels_stay_as_well() -> None:
         assert_green(lab)
 
 
-@KERNEL
 def test_what_is_a_pods_or_a_nodes_is_no_services_address_and_stays_where_it_is(cluster: Cluster) -> None:
     """As if nobody had asked; all else of the Service works, and others are not disturbed."""
     node, pod, b = cluster.lab.node("node-a"), cluster.address("b1", 4), cluster.address("node-b", 4)

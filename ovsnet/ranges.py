@@ -1,11 +1,13 @@
 """Which ranges of addresses pods can have, and which addresses nobody can.
 
-Pure. Called for the configuration and for manifests, so that both are held to the same rules.
+Pure. Called for the configuration and for manifests, so that both are held to the same rules, and for routes.
 """
 
 from __future__ import annotations
 
+import bisect
 import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
 
 from ovsnet.model import IPAddress, IPNetwork
 
@@ -50,6 +52,27 @@ def too_small(network: IPNetwork) -> str | None:
         return None
     longest = network.max_prefixlen - (MIN_ADDRESSES - 1).bit_length()
     return f"is too small for pods; /{longest} is the smallest range"
+
+
+def without(networks: Iterable[IPNetwork], addresses: Iterable[IPAddress]) -> Iterator[IPNetwork]:
+    """The networks, those that have some of these addresses as the largest parts that have none."""
+    numbers: dict[int, list[int]] = {4: [], 6: []}
+    for address in addresses:
+        numbers[address.version].append(int(address))
+    for found in numbers.values():
+        found.sort()
+    for network in networks:
+        yield from _parts(network, numbers[network.version])
+
+
+def _parts(network: IPNetwork, numbers: Sequence[int]) -> Iterator[IPNetwork]:
+    first, last = int(network.network_address), int(network.broadcast_address)
+    index = bisect.bisect_left(numbers, first)
+    if index == len(numbers) or numbers[index] > last:
+        yield network
+    elif first < last:
+        for half in network.subnets():
+            yield from _parts(half, numbers)
 
 
 def _touched(version: int, first: int, last: int) -> str | None:

@@ -11,7 +11,7 @@ import ipaddress
 import logging
 from collections.abc import Collection, Iterable
 
-from ovsnet import config, names, nodeports, pipeline
+from ovsnet import config, names, nodeports, pipeline, ranges
 from ovsnet.errors import ConfigError, HostFailure
 from ovsnet.host import datapath, gateway, uplink
 from ovsnet.host.nft import Ruleset
@@ -137,8 +137,10 @@ def gateway_spec(topo: Topology, reach: Reach) -> GatewaySpec:
     source = {address.version: address for address in reversed(topo.gateways)}
     hop: dict[int, IPAddress] = {4: pipeline.ROUTER.ipv4, 6: pipeline.ROUTER.ipv6}
     steered = sorted({address.version for address, _, _ in reach.external if address.version in source})
+    # ClusterIPs around nodes' addresses must not draw in these: neither packets for them nor tunnels would arrive.
+    nodes = (*topo.addresses, *(address for peer in topo.peers for address in peer.addresses))
     uses: dict[IPNetwork, str] = {
-        **dict.fromkeys(reach.networks, "ClusterIPs of Services"),
+        **dict.fromkeys(ranges.without(reach.networks, nodes), "ClusterIPs of Services"),
         **dict.fromkeys(_TRANSLATED, "what is translated for Services"),
         **{cidr: f"pods of node {peer.name}" for peer in topo.peers for cidr in peer.cidrs},
     }

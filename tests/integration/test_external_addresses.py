@@ -14,6 +14,7 @@ KERNEL = pytest.mark.kernel
 VERSIONS = pytest.mark.parametrize("version", FAMILIES)
 NUMBER, TAKEN = 30, 8443
 """Of the Service; its port, which is nobody's else: the lab's probes have 80."""
+AROUND = ("192.0.2.8", "192.0.2.15")
 PLACES = ("node-a", "a1", "b1")
 
 
@@ -102,13 +103,17 @@ def test_what_is_a_pods_or_a_nodes_is_no_services_address_and_stays_where_it_is(
     document["spec"]["ports"][0]["port"] = TAKEN
     thief = service("thief", NUMBER, ("",), ("TCP",), node_port=22, clusterIP=b, clusterIPs=[b])
     slices = [cluster.slice_of(name, ["a1"], {"": PORT}, 4) for name in ("greedy", "thief")]
+    # One network with both of these has the nodes' addresses as well, and is longer than that on the uplink.
+    around = [service(f"around-{at}", 40 + at, clusterIP=ip, clusterIPs=[ip]) for at, ip in enumerate(AROUND)]
     before = ovsnet_json(node, "show", "services")
-    cluster.write("greedy", [document, thief, *slices])
+    cluster.write("greedy", [document, thief, *around, *slices])
     try:
         eventually(lambda: cluster.names("a2", vip(NUMBER, 4), TAKEN, 1) == {"a1"})
         eventually(lambda: cluster.names("outside", cluster.address("node-a", 4), 30031, 1) == {"a1"})
         # A node's address is usual outside.
         eventually(lambda: cluster.names("node-a", b, TAKEN, 1) == {"a1"})
+        eventually(lambda: f"{AROUND[0]}/" in node.run(["ip", "route"], check=True).stdout)
+        node.run(["ovs-appctl", "dpctl/del-flows"], check=True)
         for source in ("a1", "node-a"):
             assert cluster.names(source, pod, PORT, 1) == {"b1"}
             assert cluster.names(source, b, PORT, 1) == {"node-b"}
@@ -120,7 +125,9 @@ def test_what_is_a_pods_or_a_nodes_is_no_services_address_and_stays_where_it_is(
         ):
             assert any(words in line for line in lines), lines
         shown = {each["name"]: each["frontends"] for each in ovsnet_json(node, "show", "services")}
-        assert set(shown) - {each["name"] for each in before} == {"default/greedy"}
+        assert set(shown) - {each["name"] for each in before} == {
+            *("default/greedy", "default/around-0", "default/around-1")
+        }
         assert pod not in {each["address"] for each in shown["default/greedy"]}
         assert_clean(cluster.lab)
     finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ovsnet.policyobjects import (
 from ovsnet.servicemodel import Protocol
 from ovsnet.services import SliceObject
 
-Lines = tuple[str, ...]
+Lines = Collection[str]
 Rendered = Mapping[int, Lines]
 """Flow lines by cookie."""
 
@@ -119,6 +119,35 @@ class Switch:
     def meter(self) -> str:
         """The meter in these actions."""
         return pipeline.denied_meter(self.told_a_second)
+
+
+class _Flows(Collection[str]):
+    """Lines of one cookie as a single text, without that. There may be hundreds of thousands, of some hundred bytes:
+    each as a text of its own takes half as much again. Equal to a tuple of the same lines too."""
+
+    __slots__ = ("_cookie", "_text")
+
+    def __init__(self, cookie: int, lines: Iterable[str]) -> None:
+        """lines: without cookie."""
+        self._cookie = cookie
+        self._text = "\n".join(lines)
+
+    def __len__(self) -> int:
+        return self._text.count("\n") + 1 if self._text else 0
+
+    def __iter__(self) -> Iterator[str]:
+        head = f"cookie=0x{self._cookie:x},"
+        return (head + line for line in self._text.splitlines())
+
+    def __contains__(self, line: object) -> bool:
+        return line in tuple(self)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, _Flows):
+            return self._text == other._text and self._cookie == other._cookie
+        return tuple(self) == other
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 _CLAUSE = "conjunction("
@@ -226,11 +255,14 @@ class Renderer:
     def lines(self, obj: Object) -> Lines:
         """The same, of what is rendered once."""
         cookie = cookie_of(obj)
-        return tuple(
-            f"cookie=0x{cookie:x},{where}{line}"
-            for where, macro in self._macros[kind_of(obj)]
-            for whole in filter(None, map(str.strip, macro(obj).splitlines()))
-            for line in _parts(whole)
+        return _Flows(
+            cookie,
+            (
+                where + line
+                for where, macro in self._macros[kind_of(obj)]
+                for whole in filter(None, map(str.strip, macro(obj).splitlines()))
+                for line in _parts(whole)
+            ),
         )
 
     @property

@@ -40,7 +40,7 @@ async def write(file: int, lines: Iterable[str]) -> int:
     """Puts lines into a `file`, with other work of the loop after every few thousand; how many there were."""
     count = 0
     for part in _parts(iter(lines)):
-        _write(file, ("\n".join(part) + "\n").encode())
+        _write_lines(file, part)
         count += len(part)
         await asyncio.sleep(0)
     return count
@@ -52,16 +52,17 @@ def _parts(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 async def run(
-    argv: Sequence[str], text: str = "", *, append: int | None = None, keep: Sequence[int] = ()
+    argv: Sequence[str], lines: Iterable[str] = (), *, append: int | None = None, keep: Sequence[int] = ()
 ) -> Finished:
     """Runs to the end; a cancelled call kills its process. Raises SwitchUnavailable if it is not installed.
 
-    append: a `file` that gets the output; then `out` is empty. keep: those that it may read.
+    lines: of its input. append: a `file` that gets the output; then `out` is empty. keep: those that it may read.
     """
     files: list[int] = []
     try:
         files += [os.memfd_create(name) for name in ("in", "out", "err")]
-        _write(files[0], text.encode())
+        for part in _parts(iter(lines)):
+            _write_lines(files[0], part)
         os.lseek(files[0], 0, os.SEEK_SET)
         process = _start(argv, [files[0], files[1] if append is None else append, files[2]], keep)
         try:
@@ -106,8 +107,8 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _write(file: int, data: bytes) -> None:
-    view = memoryview(data)
+def _write_lines(file: int, lines: Iterable[str]) -> None:
+    view = memoryview(("\n".join(lines) + "\n").encode())
     while view:
         view = view[os.write(file, view) :]
 

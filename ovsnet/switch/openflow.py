@@ -305,7 +305,7 @@ class OpenFlow:
             self._check(finished, [line])
 
     async def _send(self, lines: list[str], *arguments: str) -> None:
-        finished = await command.run([*self._ofctl, *arguments], "\n".join(lines) + "\n")
+        finished = await command.run([*self._ofctl, *arguments], lines)
         self._check(finished, lines)
 
     def _check(self, finished: command.Finished, lines: list[str]) -> None:

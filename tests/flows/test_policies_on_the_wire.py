@@ -338,7 +338,7 @@ def test_what_has_been_cut_passes_neither_way_and_nothing_else_is_dropped(
     (entry,) = filter(None, map(known, world.known))
     body = b"" if protocol == TCP else b"answer"
     world.passes("a1", got.answer(SYN_ACK, body))
-    lines = world.policed.renderer.lines(policycuts.cut(entry))
+    lines = [*world.policed.renderer.lines(policycuts.cut(entry))]
     assert all("_timeout=" in line for line in lines)
     ovs = world.wire.bridge.ovs
     ovs.ofctl("bundle", ovs.mgmt("br-wire"), "-", stdin="".join(f"flow add {line}\n" for line in lines))

@@ -11,12 +11,11 @@ import pytest
 from ovsnet import flowplan
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import MeterRefused, OvsnetError
-from ovsnet.render import Lines
 
 __all__ = ["installer", "switch"]
 
 
-def flow(cookie: int, match: str = "", actions: str = "drop") -> Lines:
+def flow(cookie: int, match: str = "", actions: str = "drop") -> tuple[str, ...]:
     return (f"cookie=0x{cookie:x},table=0,{match or f'in_port={cookie}'} actions={actions}",)
 
 

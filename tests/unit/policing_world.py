@@ -21,7 +21,7 @@ from ovsnet.policymodel import (
     Requirement,
     Selector,
 )
-from ovsnet.render import Renderer
+from ovsnet.render import Lines, Renderer
 from ovsnet.store import Snapshot
 
 APP = Selector(requirements=(Requirement(key="app", operator=Operator.IN, values=frozenset({"web"})),))
@@ -59,7 +59,7 @@ class World:
         """lines: flows of an earlier agent. said: what it noted on the Bridge row."""
         self.pods: list[Pod] = []
         self.rows = Rows(said)
-        self.installed: dict[int, tuple[str, ...]] = {}
+        self.installed: dict[int, Lines] = {}
         self.policing = Policing(
             cast(Any, OpenFlow(*lines)),
             Renderer(resources.flows_dir()),
@@ -71,7 +71,7 @@ class World:
 
     async def tell(
         self, *policies: NetworkPolicy, pods: Iterable[LabelledPod] = (), version: int = 1
-    ) -> dict[int, tuple[str, ...]]:
+    ) -> dict[int, Lines]:
         snapshot = Snapshot(
             nodes={},
             problems={},
@@ -91,7 +91,7 @@ class Installer:
 
     def __init__(self, meanwhile: Callable[[], object]) -> None:
         self.meanwhile = meanwhile
-        self.served: list[dict[int, tuple[str, ...]]] = []
+        self.served: list[dict[int, Lines]] = []
         self.ended: list[int] = []
         self.fails = False
 
@@ -105,7 +105,7 @@ class Installer:
             raise SwitchUnavailable("away")
         self.ended += cookies
 
-    async def serve(self, changed: dict[int, tuple[str, ...]]) -> None:
+    async def serve(self, changed: dict[int, Lines]) -> None:
         self.served.append(dict(changed))
 
 

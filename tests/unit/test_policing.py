@@ -24,7 +24,7 @@ from ovsnet.policymodel import (
     Tier,
 )
 from ovsnet.policynodes import NodeAddresses
-from ovsnet.render import cookie_of
+from ovsnet.render import Lines, cookie_of
 from ovsnet.store import Snapshot
 from ovsnet.store.clusterpolicies import EVERYBODY
 
@@ -228,7 +228,7 @@ async def test_who_is_isolated_is_noted_before_its_flows_and_taken_away_later() 
     noted: list[str | None] = []
 
     class Looking(Installer):
-        async def serve(self, changed: dict[int, tuple[str, ...]]) -> None:
+        async def serve(self, changed: dict[int, Lines]) -> None:
             noted.append(world.rows.says(pod))
 
     installer = cast(Any, Looking(lambda: None))

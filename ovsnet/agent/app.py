@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import functools
 import gc
 import logging
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import ovsnet
 from ovsnet import recall, resources
-from ovsnet.agent import logs
+from ovsnet.agent import logs, memory
 from ovsnet.agent.agent import Agent
 from ovsnet.agent.alone import alone
 from ovsnet.agent.attachments import Attachments
@@ -56,26 +55,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ovsnet.agent")
 
-_M_MMAP_THRESHOLD = -3
-"""Of mallopt(3)."""
-_LARGE = 128 * 1024
-"""Bytes of a block of memory that goes back to the system as soon as it is freed."""
-
 
 def main(config: Config) -> None:
     """Runs the agent until SIGTERM or SIGINT. Pods keep their network when it stops."""
     logs.set_up(config.log)
     # Objects of a cluster live long: looking for garbage among them every few hundred takes a good part of the start.
     gc.set_threshold(50_000, 20, 50)
-    _free_large_blocks()
+    memory.set_up()
     asyncio.run(run(config))
-
-
-def _free_large_blocks() -> None:
-    """All flows of a large cluster are some 40 MB of text, for a moment, in several forms. If nobody says otherwise the
-    C library takes blocks as large as any that was freed before out of its heap, and keeps there what is free."""
-    with contextlib.suppress(AttributeError):  # not every C library has it
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 async def run(config: Config) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from ovsnet import flowplan, names
+from ovsnet.agent import memory
 from ovsnet.agent.drift import Drift, Echo, cookie_in, group_in, remedy
 from ovsnet.errors import MeterRefused, OvsnetError, SwitchUnavailable
 from ovsnet.render import Lines, Rendered
@@ -171,6 +172,7 @@ class Installer:
             return None
         installed, self._audited = [*self.installed.values()], self._losses
         found = await self._switch.differences(line for lines in installed for line in lines)
+        memory.give_back()
         return found if self._audited == self._losses else None
 
     def settled(self, drift: Drift) -> bool:
@@ -232,6 +234,7 @@ class Installer:
                     self.echo.answered()
             self.installed, self.refused = dict(desired), {}
             self._replaced = losses
+            memory.give_back()
             self.on_policies()
         finally:
             held, self._held = self._held, None

@@ -229,7 +229,7 @@ class Installer:
             async with self._applying:
                 self.echo.replacing()
                 try:
-                    await self._replace_all([line for lines in desired.values() for line in lines])
+                    await self._replace_all([*desired.values()])
                 finally:
                     self.echo.answered()
             self.installed, self.refused = dict(desired), {}
@@ -244,12 +244,12 @@ class Installer:
                 else:
                     self._queue(changed, waiter)
 
-    async def _replace_all(self, lines: list[str]) -> None:
+    async def _replace_all(self, desired: list[Lines]) -> None:
         try:
-            await self._switch.replace(lines)
+            await self._switch.replace(line for lines in desired for line in lines)
         except MeterRefused:
             try:
-                await self._switch.replace(lines)
+                await self._switch.replace(line for lines in desired for line in lines)
             except MeterRefused as error:
                 self.on_meter_refused(error)
                 raise

@@ -72,7 +72,7 @@ async def run(
             raise
         finally:
             process.wait()
-        return Finished(process.returncode, _read(files[1]), _read(files[2]))
+        return Finished(process.returncode, read(files[1]), read(files[2]))
     except OSError as error:
         raise SwitchUnavailable(
             f"cannot run {argv[0]}: {error.strerror}", "is the node out of processes or descriptors?"
@@ -113,6 +113,7 @@ def _write_lines(file: int, lines: Iterable[str]) -> None:
         view = view[os.write(file, view) :]
 
 
-def _read(file: int) -> str:
+def read(file: int) -> str:
+    """All that is in a `file`."""
     size = os.fstat(file).st_size
     return os.pread(file, size, 0).decode(errors="replace")

@@ -30,7 +30,7 @@ _AWAY = re.compile(
     r"|end of file",
     re.IGNORECASE,
 )
-_LINE = re.compile(r"-:(\d+):")
+_LINE = re.compile(r"(?:-|/dev/fd/\d+):(\d+):")
 _SET_METER, _NO_SUCH_METER = "meter set ", "OFPMMFC_UNKNOWN_METER"
 _ABOUT_METERS = re.compile(r"OFPMMFC_\w+")
 """A meter is refused, or a flow for want of one (OFPMMFC_INVALID_METER)."""
@@ -95,16 +95,20 @@ class OpenFlow:
 
         Flows change in one bundle, groups and meters before and after it: none is missed meanwhile.
         """
-        lines = list(lines)
-        flows, groups = flowplan.split(lines)
-        meters, meters_before = flowplan.meters(lines), await self.meters()
-        await self._change_meters(flowplan.meter_changes(meters_before, meters))
-        for kind in names.UNRENDERED:
-            flows += await self.flows_of(kind)
-        installed = await self.groups()
-        if changes := flowplan.group_changes(installed, groups):
-            await self.bundle(changes)
-        await self._send(flows, "--bundle", "replace-flows", self._target, "-")
+        groups: dict[int, str] = {}
+        meters: dict[int, str] = {}
+        with command.file() as wanted:
+            await command.write(wanted, _flows(lines, groups, meters))
+            meters_before = await self.meters()
+            await self._change_meters(flowplan.meter_changes(meters_before, meters))
+            for kind in names.UNRENDERED:
+                await command.write(wanted, await self.flows_of(kind))
+            installed = await self.groups()
+            if changes := flowplan.group_changes(installed, groups):
+                await self.bundle(changes)
+            argv = [*self._ofctl, "--bundle", "replace-flows", self._target, f"/dev/fd/{wanted}"]
+            finished = await command.run(argv, keep=[wanted])
+            self._check(finished, command.read(wanted).splitlines() if finished.code else [])
         if deletions := flowplan.group_deletions(installed, groups):
             await self.bundle(deletions)
         await self._change_meters(flowplan.meter_deletions(meters_before, meters))

@@ -12,7 +12,7 @@ import pytest
 from ovsnet import names, pipeline, resources
 from ovsnet.errors import OvsnetError
 from ovsnet.model import Encap, LocalNode, Peer, Pod
-from ovsnet.render import Renderer, cookie_of, kind_of
+from ovsnet.render import Lines, Renderer, cookie_of, kind_of
 
 NODE = LocalNode(
     name="node-a",
@@ -77,6 +77,23 @@ def test_each_line_has_cookie_and_table(tmp_path: Path) -> None:
     )
     assert renderer.object(NODE) == (f"cookie=0x{cookie_of(NODE):x},table=90,actions=1",)
     assert renderer.object(PEER) == ()
+
+
+def test_lines_are_equal_to_others_that_say_the_same(tmp_path: Path) -> None:
+    """Whoever has read them back from the switch has them as a tuple."""
+    renderer = Renderer(
+        folder(tmp_path, t10_first="{% macro pod(pod) %}a\nin_port={{ pod.ofport }}{% endmacro %}")
+    )
+    lines = renderer.object(pod(5))
+    read: Lines = tuple(lines)
+    nothing: Lines = ()
+    assert len(lines) == len(read) == 2
+    assert lines == read == lines == renderer.lines(pod(5))
+    for other in (nothing, tuple(lines)[:1], renderer.lines(pod(5, ofport=7)), renderer.lines(pod(6))):
+        assert lines != other
+        assert other != lines
+    assert renderer.object(NODE) == nothing == renderer.object(NODE)
+    assert not renderer.object(NODE)
 
 
 def test_filters_know_both_families(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
+
+import pytest
 
 from ovsnet.store.kubernetes.client import Refused
 from ovsnet.store.kubernetes.events import Events
@@ -73,3 +76,29 @@ async def test_what_others_do_wrong_takes_nothing_from_what_is_wrong_here() -> N
     await events.write()
     assert server.made[-1]["note"] == "no IPv4 address is free"
     assert server.made[-1]["regarding"]["name"] == "node-a"
+
+
+SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+"""What the API server takes for a name, of at most 253 characters."""
+
+
+@pytest.mark.parametrize("cut", ["", "-", "--", "."])
+@pytest.mark.parametrize("whose", ["node", "other", "policy"])
+async def test_names_and_notes_at_their_limits(whose: str, cut: str) -> None:
+    """cut: what stands where 200 characters end."""
+    long = ("n" * (200 - len(cut)) + cut).ljust(253, "x")
+    node = long if whose == "node" else "node-a"
+    about = {"node": "", "other": f"Node {long}: ", "policy": f"NetworkPolicy {'s' * 63}/{long}: "}[whose]
+    for wrong in (about + "é" * 600, about + "x" + "é" * 600):
+        server = Server()
+        events = Events(cast(Any, server), node, lambda: [wrong], clock=lambda: server.now)  # noqa: B023
+        events.look()
+        await events.write()
+        (made,) = server.made
+        assert SUBDOMAIN.fullmatch(made["metadata"]["name"]), made["metadata"]["name"]
+        assert len(made["metadata"]["name"]) <= 253
+        assert made["metadata"]["namespace"] == ("s" * 63 if whose == "policy" else "default")
+        assert made["regarding"]["name"] == long
+        assert 1022 < len(made["note"].encode()) <= 1024
+        assert wrong.startswith(made["note"])
+        assert len(made["reportingInstance"]) <= 128

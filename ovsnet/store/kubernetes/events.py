@@ -39,6 +39,8 @@ _MOST = 200
 """Problems that are kept in mind; whoever has more has them in the log."""
 _NOTE = 1024
 """Bytes that the API takes for a note."""
+_STEM = 200
+"""Characters of an object's name that an Event's begins with: what follows makes it no longer than 253."""
 _NOT_FOUND, _EXISTS = 404, 409
 
 
@@ -61,11 +63,16 @@ def _regarding(namespace: str | None, kind: str | None, name: str) -> dict[str, 
     }
 
 
+def _named(name: str, ending: str) -> str:
+    """An Event's name, a DNS subdomain as the object's: that may be cut where no part of one ends."""
+    return f"{name[:_STEM].rstrip('.-')}.{ending}"
+
+
 class _Series:
     def __init__(self, node: str, note: str, now: float) -> None:
         shared = _SHARED.match(note)
         self.shared = shared is not None
-        self.name = f"{node[:200]}.{os.urandom(8).hex()}"
+        self.name = _named(node, os.urandom(8).hex())
         """Of the Event: the same however often it is tried, so that a lost answer makes no second one."""
         self.namespace = "default"
         """Where those of objects without a namespace are kept."""
@@ -74,7 +81,7 @@ class _Series:
             namespace, kind, name = shared.groups()
             self.namespace = namespace or self.namespace
             digest = hashlib.blake2b(note.encode(), digest_size=8).hexdigest()
-            self.name = f"{name[:200]}.{digest}"
+            self.name = _named(name, digest)
             self.regarding = _regarding(namespace, kind, name)
         self.exists = False
         self.count = 1

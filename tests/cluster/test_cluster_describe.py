@@ -10,7 +10,8 @@ from lab_world import eventually
 
 from ovsnet.lab.kubernetes.cluster import Cluster
 
-NAME, KEY = "pigeons", "ovsnet.io/encapsulation"
+NAME, KEY = f"pigeons.{'p' * 191}.{'p' * 53}", "ovsnet.io/encapsulation"
+"""The longest name that there is; after 200 characters of it, those of the Event's own, stands a dot."""
 
 
 @pytest.fixture

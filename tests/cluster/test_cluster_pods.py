@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kube_services import Called
 from kube_world import NODES, Namespace, by_family, client_seen, curl, namespace, server
 from lab_world import agent_log, eventually, ovsnet_json, reconfigure
 
@@ -136,6 +137,34 @@ def test_a_pod_that_goes_leaves_nothing(cluster: Cluster) -> None:
         assert attached() - before == {f"{passing.name}/passing"}
         passing.kubectl("delete", "pod", "passing")
     eventually(lambda: attached() <= before)
+
+
+def test_names_at_their_limits(cluster: Cluster) -> None:
+    """Of a namespace, a Service, a port, a zone; of a Pod as long as a kubelet can make its folder of logs, which is
+    called NAMESPACE_NAME_UID."""
+    label, port = "l" * 63, "port-of-fifteen"
+    node = cluster.node("node-b")
+    with namespace(cluster, "n" * 56) as long:
+        pod = ("p" * 50 + ".").ljust(255 - len(long.name) - len("__") - 36, "p")
+        cluster.kubectl("label", "nodes", "--all", f"topology.kubernetes.io/zone={label}")
+        try:
+            named = [{"name": port, "containerPort": 8080}]
+            long.start(server(pod, "node-b", labels={"app": label}, ports=named))
+            ports = {"name": label, "port": 80, "targetPort": port}
+            called = Called(long)
+            address = called.make(label, {"app": label}, ports, trafficDistribution="PreferClose")[6]
+            called.await_names(address, {pod[:63]}, sources=["node-a", pod], count=2)
+            hints = [each["hints"] for found in called.slices(label) for each in found["endpoints"]]
+            assert [each["forZones"] for each in hints] == [[{"name": label}]] * 2
+        finally:
+            cluster.kubectl("label", "nodes", "--all", "topology.kubernetes.io/zone-")
+        argv = ["curl", "-s", "-m5", f"http://{label}/hostname"]
+        eventually(lambda: long.kubectl("exec", pod, "--", *argv) == pod[:63])
+        assert f"{long.name}/{pod}" in {each["who"] for each in ovsnet_json(node, "show")["ports"]}
+        assert f"{long.name}/{label}" in {each["name"] for each in ovsnet_json(node, "show", "services")}
+        known = node.run(["ovs-vsctl", "--columns=external_ids", "list", "port"], check=True).stdout
+        assert pod in known
+        assert long.name in known
 
 
 def test_forty_pods_at_once(cluster: Cluster) -> None:

@@ -135,6 +135,12 @@ class Called:
         listed = self.world.kubectl("get", kind, f"--selector={selector}", "--output=json")
         return list(json.loads(listed)["items"])
 
+    def canonical(self, name: str) -> str:
+        """What the cluster's DNS says to a pod that a name is an alias of; nothing if it is none."""
+        asked = f"nslookup -type=cname {name}.{self.world.name}.svc.cluster.local 10.96.0.10; :"
+        said = self.world.kubectl("exec", "client-a", "--", "sh", "-c", asked)
+        return said.partition("canonical name = ")[2].partition("\n")[0].strip().rstrip(".")
+
     # clients
 
     def place(self, source: str) -> str:
@@ -144,6 +150,8 @@ class Called:
 
     def command(self, source: str, do: str, host: str, port: int, **options: Any) -> list[str]:
         options = {"text": "hostname", "seconds": 3.0, **options}
+        if options["text"] is None:  # the server is a `service_server`
+            del options["text"]
         options["seconds"] *= SLOWER
         asked = json.dumps({"do": do, "host": host, "port": port, **options})
         return self.cluster.command(
@@ -228,10 +236,12 @@ class Called:
             raise AssertionError(f"wanted {answer} from {missing}, found {last}") from error
 
     @contextlib.contextmanager
-    def going(self, source: str, host: str, port: int = 80, **options: Any) -> Iterator[Load]:
-        """New connections, one after the other, until `stop`."""
+    def going(
+        self, source: str, host: str, port: int = 80, *, do: str = "load", **options: Any
+    ) -> Iterator[Load]:
+        """By default new connections, one after the other, until `stop`."""
         process = subprocess.Popen(
-            self.command(source, "load", host, port, **{"gap": 0.02, **options}),
+            self.command(source, do, host, port, **{"gap": 0.02, **options}),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
@@ -241,11 +251,37 @@ class Called:
             process.wait()
 
     @contextlib.contextmanager
-    def unfailing(self, *targets: tuple[str, str, int]) -> Iterator[None]:
-        """Meanwhile new connections from sources to addresses and ports, of which not one fails."""
+    def unfailing(self, *targets: tuple[str, str, int], gap: float = 0.02) -> Iterator[None]:
+        """Meanwhile new connections from sources to addresses and ports, of which not one fails. gap: seconds between
+        two of a source."""
         with contextlib.ExitStack() as stack:
-            loads = {each: stack.enter_context(self.going(*each)) for each in targets}
+            loads = {each: stack.enter_context(self.going(*each, gap=gap)) for each in targets}
             yield
             results = {each: load.stop() for each, load in loads.items()}
         assert all(each["good"] > 20 for each in results.values()), results
         assert not any(each["failed"] for each in results.values()), results
+
+    @contextlib.contextmanager
+    def lasting(
+        self, streams: Sequence[tuple[str, Sequence[str], int]], held: Sequence[tuple[str, str, int]]
+    ) -> Iterator[None]:
+        """Meanwhile datagrams of flows that stay, from sources to some hosts, and connections of TCP that stay; of
+        neither is anything lost. The servers are `service_server`s."""
+        options: dict[str, Any] = {"text": None, "seconds": 10.0, "gap": 0.05}
+        with contextlib.ExitStack() as stack:
+            flows = [
+                self.going(source, hosts[0], port, do="stream", hosts=hosts, protocol="udp", **options)
+                for source, hosts, port in streams
+            ]
+            connections = [self.going(*each, do="hold", **options) for each in held]
+            loads = [stack.enter_context(each) for each in (*flows, *connections)]
+            yield
+            for load in loads:
+                load.end()
+            results = [load.stop() for load in loads]
+        for (_, hosts, _), done in zip(streams, results, strict=False):
+            assert done["lost"] == dict.fromkeys(hosts, 0), done
+            assert {*done["names"]} == {*hosts}, done
+        for done in results[len(streams) :]:
+            assert "error" not in done, done
+            assert done["count"] > 20, done

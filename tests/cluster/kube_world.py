@@ -212,12 +212,12 @@ def traffic(world: Namespace, source: str, *targets: str) -> Iterator[Loss]:
 
 
 @contextlib.contextmanager
-def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process that has said that it is ready; ended afterwards."""
+def started(command: list[str], word: str = "ready", **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that has said that it is ready; ended afterwards. word: how it says so."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == f"{word}\n"
         yield process
     finally:
         process.kill()

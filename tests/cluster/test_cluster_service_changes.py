@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import service_server
 from kube_services import AGE, EVERYWHERE, PROBE, SERVERS, TCP, UDP, Called, workload
-from kube_world import server
+from kube_world import Object, server, started
 from lab_world import SLOWER, eventually
 from services_world import FAMILIES, assert_clean
 
@@ -23,6 +25,8 @@ WEB = {"group": "web"}
 ALL = {*SERVERS}
 API_AWAY = 60.0
 """Seconds."""
+LASTING = 9010
+"""A port."""
 DRAINING = {"preStop": {"sleep": {"seconds": 4}}}
 """A pod serves on until every node has heard that it goes: what any Deployment without failures needs."""
 
@@ -124,12 +128,34 @@ def test_an_agent_that_missed_changes_follows_them(cluster: Cluster, called: Cal
     eventually(lambda: "error" in called.one("client-a", gone[4], seconds=1.0))
 
 
-def test_the_api_server_is_away_for_a_minute_under_load(cluster: Cluster, called: Called) -> None:
-    called.make("alone", WEB, type="NodePort")
+@pytest.fixture
+def lasting_servers(called: Called) -> Iterator[tuple[Object, Object]]:
+    """Servers beside the web servers, which answer what stays for long; ports for them."""
+    with contextlib.ExitStack() as stack:
+        for name in SERVERS:
+            argv = [sys.executable, "-I", "-S", service_server.__file__, str(LASTING), name]
+            command = called.cluster.command(called.place(name), argv)
+            stack.enter_context(started(command, service_server.READY))
+        port = {"port": 81, "targetPort": LASTING}
+        yield {**port, "name": "held"}, {**port, "name": "stream", "protocol": "UDP"}
+
+
+def test_the_api_server_is_away_for_a_minute_under_load(
+    cluster: Cluster, called: Called, lasting_servers: tuple[Object, Object]
+) -> None:
+    """Not one new connection fails, nor one that is there, and not one datagram is lost."""
+    inner = called.make("alone", WEB, TCP, *lasting_servers, type="NodePort")
     targets = callers(cluster, called, "alone")
     await_all(called, targets, ALL)
+    hosts = {version: str(cluster.node("node-a").node.address(version)) for version in FAMILIES}
+    streams = [
+        (source, [*each.values()], called.node_port("alone", "stream") if source == "outside" else 81)
+        for source, each in (("client-a", inner), ("node-c", inner), ("outside", hosts))
+    ]
+    held = [("client-a", inner[6], 81), ("node-b", inner[4], 81)]
+    held += [("outside", host, called.node_port("alone", "held")) for host in hosts.values()]
     try:
-        with called.unfailing(*targets):
+        with called.unfailing(*targets, gap=0.05), called.lasting(streams, held):
             cluster.control.kill(plan.APISERVER)
             time.sleep(API_AWAY)
             cluster.control.start(plan.APISERVER)
@@ -220,24 +246,26 @@ def test_servers_that_are_not_ready_are_published(called: Called) -> None:
 
 
 def test_datagrams_from_one_port_find_the_next_server(cluster: Cluster, called: Called) -> None:
-    """Connections of UDP don't end by themselves as long as their client sends."""
-    address = called.make("cycled", {"some": "cycled"}, type="NodePort")[4]
-    called.world.start(server("first", "node-b", labels={"some": "cycled"}))
-    port, host = called.node_port("cycled", "udp"), str(cluster.node("node-a").node.address(4))
-    targets = [("client-a", address, 80), ("node-c", address, 80), ("outside", host, port)]
-    for source, to, number in targets:
-        called.await_names(to, {"first"}, number, [source], protocol="udp")
-    options: dict[str, Any] = {"protocol": "udp", "bind": ["0.0.0.0", 40404], "seconds": 0.5}  # a client's
-    with contextlib.ExitStack() as stack:
-        loads = [stack.enter_context(called.going(*each, **options)) for each in targets]
-        time.sleep(1.0)
-        called.world.kubectl("delete", "pod", "first", "--grace-period=0", "--force")
-        called.world.start(server("second", "node-c", labels={"some": "cycled"}))
-        for source, to, number in targets:
-            called.await_names(to, {"second"}, number, [source], protocol="udp")
-        time.sleep(2.0)
-        results = [load.stop() for load in loads]
-    assert [each["names"] for each in results] == [["first", "second"]] * len(targets), results
+    """Connections of UDP don't end by themselves as long as their client sends; this one does before anybody serves."""
+    addresses = called.make("cycled", {"some": "cycled"}, type="NodePort")
+    port, node = called.node_port("cycled", "udp"), cluster.node("node-a").node
+    targets = [(source, addresses[4], 80) for source in ("client-a", "node-c")]
+    targets += [("client-b", addresses[6], 80)]
+    targets += [("outside", str(node.address(version)), port) for version in FAMILIES]
+    options: dict[str, Any] = {
+        "do": "nag",
+        "protocol": "udp",
+        "bind": ["", 40404],
+        "seconds": 0.5,
+        "gap": 0.1,
+    }
+    for name, place in (("first", "node-b"), ("second", "node-c")):
+        with contextlib.ExitStack() as stack:
+            loads = [stack.enter_context(called.going(*each, until=name, **options)) for each in targets]
+            called.world.kubectl("delete", "pod", "--selector=some=cycled", "--grace-period=0", "--force")
+            called.world.start(server(name, place, labels={"some": "cycled"}))
+            eventually(lambda: all(load.over for load in loads), AGE)  # noqa: B023
+            assert [load.stop()["heard"][-1] for load in loads] == [name] * len(targets)
 
 
 # session affinity

@@ -5,10 +5,10 @@
            used before may be of a connection that conntrack remembers; how many had no answer, and when
     stream datagrams to each of "hosts" in turn until standard input ends, each from one port all the time, whether
            others are answered or not; how many were not, by host
-    nag    datagrams from one socket until standard input ends, one each "gap": who answered, or what went wrong,
-           whenever that was something else than before; without those that nobody answered
-    probe  one connection to each of "targets" (host, port, protocol, and the client's own port if that matters), all at
-           once
+    nag    datagrams from one socket until standard input ends, or "until" has answered, one each "gap": who answered,
+           or what went wrong, whenever that was something else than before; without those that nobody answered
+    probe  one connection to each of "targets" (host, port, protocol, and the client's own port or address if that
+           matters), all at once
     knock  new TCP connections until standard input ends, one each "gap" whether others are answered or not; how many
            there were, and when those began that were accepted within "seconds"
     late   one connection whose server is to answer after "delay" seconds, and then at once
@@ -48,10 +48,13 @@ class Client:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
         self.target = (options["host"], options["port"])
-        self.family = socket.AF_INET6 if ":" in options["host"] else socket.AF_INET
         self.up, self.down = options.get("up", 0), options.get("down", 0)
         self.udp = options.get("protocol") == "udp"
         self.protocol = socket.IPPROTO_SCTP if options.get("protocol") == "sctp" else 0
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if ":" in self.target[0] else socket.AF_INET
 
     def connect(self) -> socket.socket:
         kind = socket.SOCK_DGRAM if self.udp else socket.SOCK_STREAM
@@ -202,6 +205,8 @@ class Client:
                     word = WORDS.get(error.errno or 0, str(error))
                 if heard[-1:] != [word]:
                     heard.append(word)
+                if word == self.options.get("until"):
+                    break
         return {"heard": heard}
 
     def stream(self) -> Answer:
@@ -238,11 +243,16 @@ def ended(seconds: float) -> bool:
     return bool(select.select([sys.stdin], [], [], seconds)[0])
 
 
+def bound(own: int | str = 0) -> dict[str, Any]:
+    """The option for a port or address of the client's own."""
+    return {"bind": [own, 0] if isinstance(own, str) else ["", own]} if own else {}
+
+
 def main(options: dict[str, Any]) -> object:
     client = Client(options)
     if options["do"] == "probe":
         each = [
-            {**options, "host": host, "port": port, "protocol": name, **({"bind": ["", *own]} if own else {})}
+            {**options, "host": host, "port": port, "protocol": name, **bound(*own)}
             for host, port, name, *own in options["targets"]
         ]
         with ThreadPoolExecutor(len(each)) as pool:

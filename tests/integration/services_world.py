@@ -56,6 +56,11 @@ class Load:
         words = process.stdout.readline()
         assert words == "ready\n", words
 
+    @property
+    def over(self) -> bool:
+        """It has ended by itself."""
+        return self._process.poll() is not None
+
     def end(self) -> None:
         """Tell it to end, without waiting: where there are many they all wind down at once."""
         if self._process.stdin is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from kube_services import AGE, BY_OUTSIDE, EVERYWHERE, SERVERS, TCP, UDP, Called
+from kube_services import AGE, BY_OUTSIDE, EVERYWHERE, PROBE, SERVERS, TCP, UDP, Called
 from kube_world import NODES, Object, server
 from lab_world import eventually
 from services_world import FAMILIES, assert_clean, outer
@@ -110,6 +110,37 @@ def test_a_pod_that_is_not_ready_gets_nothing(called: Called) -> None:
     called.await_served(addresses, {"late-a", "late-b"})
     ready("late-b", "rm")
     called.await_served(addresses, {"late-a"})
+
+
+def test_servers_that_terminate_are_a_nodes_last_resort(cluster: Cluster, called: Called) -> None:
+    """Policy Local for clients within: a node's own serve while they end, though others are ready (KEP-1669)."""
+    world, label = called.world, {"some": "inner"}
+    lasting = server(
+        "inner-ending",
+        "node-a",
+        labels=label,
+        arguments=["netexec", "--delay-shutdown=60"],
+        readinessProbe=PROBE,
+    )
+    lasting["spec"]["terminationGracePeriodSeconds"] = 60
+    world.start(lasting, server("inner-ready", "node-b", labels=label, readinessProbe=PROBE))
+    addresses = called.make("inner", label, type="NodePort", internalTrafficPolicy="Local")
+    port, hosts = called.node_port("inner"), [str(node.node.address(4)) for node in cluster.nodes]
+
+    def await_local(on_a: str) -> None:
+        for address, protocol in zip(addresses.values(), PROTOCOLS, strict=True):
+            called.await_names(address, {on_a}, sources=["client-a", "node-a"], protocol=protocol, count=4)
+            called.await_names(address, {"inner-ready"}, sources=["client-b"], protocol=protocol, count=4)
+
+    await_local("inner-ending")
+    world.kubectl("delete", "pod", "inner-ending", "--wait=false")
+    for host in hosts:  # policy Cluster: only those that are ready
+        called.await_names(host, {"inner-ready"}, port, ["outside"])
+    await_local("inner-ending")
+    world.apply(server("inner-next", "node-a", labels=label, readinessProbe=PROBE))
+    await_local("inner-next")
+    called.await_names(addresses[4], {"timeout"}, sources=["client-c"], count=1)
+    world.kubectl("delete", "pod", "inner-ending", "--grace-period=0", "--force")
 
 
 def test_traffic_stays_where_it_is_cheap(cluster: Cluster, called: Called) -> None:

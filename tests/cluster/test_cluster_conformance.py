@@ -25,9 +25,9 @@ HOST_PORT = 18082
 OFCTL = ("ovs-ofctl", "-O", "OpenFlow15")
 
 
-@pytest.fixture(autouse=True)
-def clean(cluster: Cluster) -> Iterator[None]:
-    """Whatever a test does, afterwards all nodes are as their agents want them."""
+@pytest.fixture(scope="module", autouse=True)
+def clean(cluster: Cluster, called: Called) -> Iterator[None]:
+    """Whatever tests do, afterwards all nodes are as their agents want them."""
     yield
     assert_clean(cluster)
 

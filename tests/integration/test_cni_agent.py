@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from cni_node import addresses_in, cni, inside, nothing_leaks
 from cni_world import Answer, Cni, launch_agent, path
-from lab_world import eventually
+from lab_world import eventually, ovsnet_json
 
+from ovsnet import state
 from ovsnet.lab.node import AGENT
 from ovsnet.lab.state import write_atomically
 
@@ -160,6 +161,19 @@ def test_an_interface_name_that_is_none(cni: Cni, ifname: str) -> None:
 def test_an_interface_name_of_15_characters_works(cni: Cni) -> None:
     with cni.pod(ifname="fifteenletters0") as (container, answer):
         assert addresses_in(cni, container, "fifteenletters0") == set(answer.addresses)
+
+
+def test_the_longest_names_that_kubernetes_has(cni: Cni) -> None:
+    """With these kubelets come to grief before they ask for a network: a folder's name has at most 255 bytes."""
+    space, name = "s" * 63, f"{'p' * 200}.{'q' * 52}"
+    args = {"CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={space};K8S_POD_NAME={name}"}
+    with cni.pod("c" * 64, variables=args) as (container, answer):
+        assert addresses_in(cni, container) == set(answer.addresses)
+        assert cni.check(container, answer.document, variables=args).code == 0
+        assert {pod.name for pod in state.pods(cni.rows()) if pod.namespace == space} == {name}
+        assert f"{space}/{name}" in {port["who"] for port in ovsnet_json(cni.node, "show")["ports"]}
+        cni.delete(container, variables=args)
+        assert not cni.attached()
 
 
 @pytest.mark.parametrize("container", ["-c", "a/b", "a b", "../x"])

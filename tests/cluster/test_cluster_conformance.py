@@ -93,26 +93,28 @@ def test_an_external_name_is_an_alias(called: Called) -> None:
     eventually(lambda: called.world.kubectl("exec", "client-c", "--", *argv) in ALL, AGE)
 
 
-def test_an_external_name_becomes_every_other_type(cluster: Cluster, called: Called) -> None:
-    target = "elsewhere.example.org"
-    called.world.apply(alias("turned", target))
+def test_a_service_turns_from_each_type_into_each(cluster: Cluster, called: Called) -> None:
+    name = {"type": "ExternalName", "externalName": "elsewhere.example.org"}
+    called.world.apply(alias("turning", name["externalName"]))
     spec = {"selector": WEB, "ports": [TCP], "externalName": None, "ipFamilyPolicy": "RequireDualStack"}
-    hosts = [str(cluster.node("node-a").node.address(version)) for version in FAMILIES]
-    for kind in ("ClusterIP", "NodePort"):
-        called.patch("turned", {"spec": {**spec, "type": kind}})
-        addresses = called.addresses("turned").values()
-        port = called.node_port("turned") if kind == "NodePort" else 0
-        for address in addresses:
-            called.await_names(address, ALL)
-        for host in hosts if port else ():
-            called.await_names(host, ALL, port, ["outside"])
-        called.patch("turned", {"spec": {"type": "ExternalName", "externalName": target}})
-        assert not called.addresses("turned")
-        for address in addresses:
-            eventually(lambda: "error" in called.one("client-a", address, seconds=1.0), AGE)  # noqa: B023
-        for host in hosts if port else ():
+    host, port, addresses = str(cluster.node("node-a").node.address(4)), 0, dict[int, str]()
+    for kind in ("ClusterIP", "NodePort", "ExternalName", "NodePort", "ClusterIP", "ExternalName"):
+        called.patch("turning", {"spec": name if kind == "ExternalName" else {**spec, "type": kind}})
+        now = called.addresses("turning")
+        assert {*now} == set(() if kind == "ExternalName" else FAMILIES)
+        for version in FAMILIES:
+            if now:
+                called.await_names(now[version], ALL, sources=["client-b", "node-c"])
+            else:
+                gone = addresses[version]
+                eventually(lambda: "error" in called.one("client-a", gone, seconds=1.0), AGE)  # noqa: B023
+        if kind == "NodePort":
+            port = called.node_port("turning")
+            called.await_names(host, ALL, port, ["outside", "client-b", "node-c"])
+        elif port:
             called.await_names(host, {"refused"}, port, ["outside"], count=1)
-    eventually(lambda: called.canonical("turned") == target, AGE)
+        addresses = now
+    eventually(lambda: called.canonical("turning") == name["externalName"], AGE)
 
 
 def test_the_api_server_is_a_proxy_to_services(cluster: Cluster, called: Called) -> None:

@@ -172,26 +172,6 @@ def test_the_api_server_is_away_for_a_minute_under_load(
 # other Services
 
 
-def test_a_service_changes_its_type(cluster: Cluster, called: Called) -> None:
-    address = called.make("turning", WEB)[4]
-    called.await_names(address, ALL)
-    called.patch("turning", {"spec": {"type": "NodePort"}})
-    port, host = called.node_port("turning"), str(cluster.node("node-a").node.address(4))
-    called.await_names(host, ALL, port, ["outside", "client-b", "node-c"])
-    called.await_names(address, ALL)
-    called.patch(
-        "turning", {"spec": {"type": "ExternalName", "externalName": "kubernetes.default.svc.cluster.local"}}
-    )
-    assert called.addresses("turning") == {}
-    eventually(lambda: "error" in called.one("client-a", address, seconds=1.0), AGE)
-    eventually(lambda: called.one("outside", host, port, seconds=1.0).get("error") == "refused", AGE)
-    called.patch(
-        "turning", {"spec": {"type": "ClusterIP", "externalName": None, "ipFamilyPolicy": "RequireDualStack"}}
-    )
-    for renewed in called.addresses("turning").values():
-        called.await_names(renewed, ALL)
-
-
 def test_a_service_changes_its_ports(called: Called) -> None:
     addresses = called.make("ported", WEB)
     for address in addresses.values():

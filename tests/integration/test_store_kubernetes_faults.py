@@ -201,6 +201,29 @@ async def test_a_backup_that_was_restored(tmp_path: Path) -> None:
         assert world.api.count("list") == 2 * len(ALWAYS)
 
 
+async def test_a_backup_that_has_come_past_the_versions_of_some_kinds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is undone is undone for all of them: one that is higher shows it."""
+    async with following(tmp_path) as world:
+        api = world.api
+        restored = {path: dict(api.objects[path]) for path in ALWAYS}
+        await api.remove(NODES, "/node-b")
+        await world.until(lambda: "node-b" not in world.now.nodes)
+        api.version += 100
+        await works(world)
+        await api.stop()
+        api.objects |= restored
+        api.version -= 50
+        await api.start()
+        await world.until(lambda: "node-b" in world.now.nodes and "default/new" not in world.now.services)
+        await world.watching(2)
+        await api.remove(NODES, "/node-a")
+        await world.until(lambda: set(world.now.nodes) == {"node-b"})
+        assert all(api.count("list", path) in (2, 3) for path in ALWAYS)
+        assert caplog.text.count("was restored from a backup") == 1
+
+
 async def test_events_twice_and_late(tmp_path: Path) -> None:
     async with following(tmp_path) as world:
         await works(world)

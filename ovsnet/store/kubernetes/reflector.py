@@ -2,8 +2,8 @@
 
 Owns what it knows of its kind: nothing is withdrawn before a list is complete, and an object that can't be read keeps
 what was good. Resumes where it was after every interruption, so that the server's work and ours follow what changes;
-lists again when the server says that this is too long ago (410), or when its resourceVersion is lower than ours: then
-it was restored from a backup. Never publishes: `store` does, which calls it.
+lists again when the server says that this is too long ago (410), or when its resourceVersion is lower than ours, or
+than that of another kind: then it was restored from a backup. Never publishes: `store` does, which calls it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from ovsnet.model import Frozen
 from ovsnet.store.kubernetes.answers import Event, Identified, Identity, Page, Status
 from ovsnet.store.kubernetes.backoff import Backoff
 from ovsnet.store.kubernetes.client import Client, Gone, Malformed, Params, Refused, Unreachable
+from ovsnet.store.kubernetes.turn import Turn
 from ovsnet.store.reading import Readable, Reader
 
 _LENGTH = (300, 600)
 """Seconds of a watch, as client-go: the server ends it, somewhere in between, so that not all nodes come at once."""
 SILENCE = 150.0
 """Seconds without a byte after which a watch is opened anew: the server sends a bookmark a minute."""
-_SLICE = 0.005
-"""Seconds after which others get their turn."""
 _BROKEN_TRIES = 3
 """Watches that broke off at one version before everything is listed again: it may be an event that can't be read."""
 _AWAY = 300.0
@@ -72,7 +71,8 @@ class _Found:
 
 
 class Reflector:
-    """One kind. `changed` is told of objects that are new or different, or gone (None), and of problems too."""
+    """One kind. `changed` is told of objects that are new or different, or gone (None), and of problems too; `restored`
+    of a server that knows less than we do: all kinds are to be listed `anew`, also one whose version it has passed."""
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Reflector:
         resource: Resource,
         changed: Callable[[Reflector, Changes], None],
         trouble: Callable[[Reflector, StoreError | None], None],
+        restored: Callable[[Reflector], None],
         silence: float = SILENCE,
     ) -> None:
         self.resource = resource
@@ -88,6 +89,7 @@ class Reflector:
         self._client = client
         self._changed = changed
         self._trouble = trouble
+        self._restored = restored
         self._silence = silence
         self._decoder = msgspec.json.Decoder(resource.reader.shape)
         self._known = _Found()
@@ -105,6 +107,7 @@ class Reflector:
         self._unreachable = False
         """The last attempt found no server."""
         self._retry = asyncio.Event()
+        self._watching: asyncio.Timeout | None = None
 
     @property
     def objects(self) -> Mapping[str, Readable]:
@@ -119,6 +122,12 @@ class Reflector:
         """The server is there for others: don't wait until the pause is over."""
         self._retry.set()
 
+    def anew(self) -> None:
+        """What is known may be of a past that was undone: list it again, whatever its version."""
+        self._version = ""
+        if self._watching is not None:
+            self._watching.reschedule(0)
+
     async def run(self) -> None:
         """Follows the kind until cancelled."""
         while True:
@@ -126,7 +135,7 @@ class Reflector:
                 if not self._version:
                     await self.list()
                 if self._version:
-                    await self._watch()
+                    await self._watch_until_anew()
                 else:
                     pause = _ABSENT if self.complete else _ABSENT_AT_FIRST
                     await asyncio.sleep(random.uniform(*pause))  # noqa: S311 - no secret
@@ -202,7 +211,7 @@ class Reflector:
     async def _pages(self, limit: int) -> tuple[_Found, str]:
         """All objects, and the version that they are of."""
         found = _Found()
-        turn = _Turn()
+        turn = Turn()
         token = ""
         while True:
             params: Params = {**self._selected(), **({"limit": limit} if limit else {})}
@@ -224,6 +233,16 @@ class Reflector:
             raise self._malformed("a list without resourceVersion")
         return page
 
+    async def _watch_until_anew(self) -> None:
+        """As `_watch`."""
+        try:
+            async with asyncio.timeout(None) as self._watching:
+                await self._watch()
+        except TimeoutError:
+            self._version = ""
+        finally:
+            self._watching = None
+
     async def _watch(self) -> None:
         """Follows changes until the server ends the stream. Raises Gone when they are lost."""
         if time.monotonic() - self._contact > _AWAY:
@@ -243,7 +262,7 @@ class Reflector:
             async with self._client.watch(self.resource.path, params, self._silence) as lines:
                 opened, reached = time.monotonic(), True
                 self._trouble(self, None)
-                turn = _Turn()
+                turn = Turn()
                 async for line in lines:
                     self._event(line)
                     seen, self._breaks, self.heard = True, 0, time.monotonic()
@@ -279,6 +298,7 @@ class Reflector:
         page = await self._page({"limit": 1})
         now, known = page.metadata.resource_version, self._version
         if now.isdigit() and known.isdigit() and int(now) < int(known):
+            self._restored(self)
             raise Gone(
                 f"{self._client.title}: {self.resource.plural} are of version {now}, ours {known}", 410
             )
@@ -364,18 +384,6 @@ class Reflector:
 
     def _malformed(self, what: str) -> Malformed:
         return Malformed(f"{self._client.title}: {self.resource.path}: {what}", "who answers there?")
-
-
-class _Turn:
-    """Lets others have the loop from time to time."""
-
-    def __init__(self) -> None:
-        self._end = time.perf_counter() + _SLICE
-
-    async def over(self) -> None:
-        if time.perf_counter() > self._end:
-            await asyncio.sleep(0)
-            self._end = time.perf_counter() + _SLICE
 
 
 def _key(identity: Identity) -> str:

@@ -128,7 +128,8 @@ class KubernetesStore:
         self._started = time.monotonic()
 
     def _made(self, resources: Iterable[Resource], silence: float) -> tuple[Reflector, ...]:
-        return tuple(Reflector(self.client, each, self._note, self._trouble, silence) for each in resources)
+        told = (self._note, self._trouble, self._restored)
+        return tuple(Reflector(self.client, each, *told, silence) for each in resources)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         self._subscribers.append(callback)
@@ -240,6 +241,13 @@ class KubernetesStore:
             changed = not self._troubles and self._absence.back(f"{self.client.title} is there")
         if changed:
             self._dirty.set()
+
+    def _restored(self, found: Reflector) -> None:
+        """The version of one kind shows it; the server's may have passed those of others again."""
+        log.info("%s was restored from a backup: everything is listed again", self.client.title)
+        for each in self._reflectors:
+            if each is not found:
+                each.anew()
 
     async def _publish_changes(self) -> None:
         while True:

@@ -4,6 +4,7 @@
     client      one connection pool: requests, watches, and what they cost
     answers     what the server says, undecoded as far as it can be
     reflector   all objects of one kind, followed
+    turn        its long work, in which others get their turn
     store       the store made of seven of these
     writer      what the agent publishes on its own Node
     events      what it tells as Events, however often it happens in few writes

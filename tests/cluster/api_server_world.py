@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import itertools
 import json
@@ -158,13 +157,19 @@ async def answered(
             await asyncio.sleep(0.1)
 
 
-async def compact() -> None:
-    """Has etcd forget all that was before now."""
+async def advance(revisions: int, forget: bool = False) -> int:
+    """Has etcd write something that is no object so many times; its revision after that.
+
+    forget: what was before that one can't be asked for any more. Keys and values are base64 to etcd's JSON gateway.
+    """
     async with httpx.AsyncClient(base_url=plan.ETCD_CLIENTS, trust_env=False) as etcd:
-        found = await etcd.post("/v3/kv/range", json={"key": base64.b64encode(b"/").decode()})
-        revision = int(found.json()["header"]["revision"])
-        done = await etcd.post("/v3/kv/compaction", json={"revision": revision, "physical": True})
-        assert done.status_code == 200, done.text
+        for _ in range(revisions):
+            written = await etcd.post("/v3/kv/put", json={"key": "dGVzdA==", "value": ""})
+        revision = int(written.json()["header"]["revision"])
+        if forget:
+            done = await etcd.post("/v3/kv/compaction", json={"revision": revision, "physical": True})
+            assert done.status_code == 200, done.text
+    return revision
 
 
 class World(Cluster):

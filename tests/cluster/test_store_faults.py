@@ -14,12 +14,11 @@ from api_server_world import (
     KINDS,
     TIERS,
     ApiServer,
-    World,
     admin,
+    advance,
     agent_account,
     answered,
     api_server,
-    compact,
     following,
     token_of,
 )
@@ -27,12 +26,11 @@ from api_store_world import NODES, PODS, POLICIES, SERVICES, SLICES, Cluster, se
 from api_wire import HOST, PORT
 
 from ovsnet.store.kubernetes import reflector
-from ovsnet.store.kubernetes.client import Gone, Refused
+from ovsnet.store.kubernetes.client import Gone
 from ovsnet.store.kubernetes.reflector import Reflector
 from ovsnet.store.kubernetes.store import RESOURCES, SELECTED
 
 __all__ = ["admin"]
-MAPS = "/api/v1/namespaces/default/configmaps"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 FLOWS = "/apis/flowcontrol.apiserver.k8s.io/v1"
 kubernetes = api_server
@@ -47,17 +45,6 @@ async def agent(kubernetes: ApiServer, admin: Cluster) -> str:
     return token
 
 
-async def advance(world: World, writes: int) -> int:
-    """So many writes of what nobody follows; the version after them."""
-    name = f"{MAPS}/{world.name}"
-    with contextlib.suppress(Refused):
-        await world.create(MAPS, {"metadata": {"name": world.name}})
-    for start in range(0, writes, 20):
-        some = range(start, min(start + 20, writes))
-        await asyncio.gather(*(world.patch(name, {"data": {"n": str(each)}}) for each in some))
-    return int((await world.get(name))["metadata"]["resourceVersion"])
-
-
 async def test_what_the_server_has_forgotten_is_listed_anew(
     kubernetes: ApiServer, kubeconfig: Path, tmp_path: Path, agent: str
 ) -> None:
@@ -68,7 +55,7 @@ async def test_what_the_server_has_forgotten_is_listed_anew(
         await world.wire.close()
         await world.create(SERVICES, service(f"{world.name}-new"))
         await world.delete(f"{SLICES}/{world.name}-x")
-        await compact()
+        await advance(1, forget=True)
         assert not any(map(world.lacks, world.published))
         kubernetes.stop()
         since, published = len(world.wire.asked), len(world.published)
@@ -94,7 +81,7 @@ async def test_bookmarks_are_where_a_watch_goes_on(
     monkeypatch.setattr(reflector, "_LENGTH", (3, 3))
     async with following(kubernetes, kubeconfig, tmp_path) as world:
         wire, reflectors = world.wire, world.store._reflectors
-        now = await advance(world, 5)
+        now = await advance(5)
         for resource in (*RESOURCES, *SELECTED):
             # A list has the server's cache come as far.
             await world.get(resource.path)
@@ -121,13 +108,13 @@ async def test_a_backup_is_restored(
     async with following(kubernetes, kubeconfig, tmp_path, agent) as world:
         kubernetes.back_up(tmp_path / "etcd")
         # So much the server itself may write at its start.
-        await advance(world, 100)
+        await advance(50)
         undone = {"nodes", "networkpolicies", "clusternetworkpolicies", "pods", "endpointslices"}
         for path in (NODES, POLICIES, TIERS, PODS, SLICES):
             name = f"{world.name}-x" if path == SLICES else world.name
             await world.admin.send("delete", "DELETE", f"{path}/{name}", {})
         await world.until(lambda: world.lacks(world.now) == undone)
-        await advance(world, 300)
+        await advance(200)
         await world.create(SERVICES, service(f"{world.name}-new"))
         await world.point(81)
         known, published = int(world.store._services._version), len(world.published)
@@ -135,7 +122,7 @@ async def test_a_backup_is_restored(
         kubernetes.restore(tmp_path / "etcd")
         await world.wire.close()
         await kubernetes.resume()
-        assert 0 < await advance(world, 150) < known
+        assert 0 < await advance(100) < known
         since = len(world.wire.asked)
         await world.wire.open()
         for each in world.store._reflectors:

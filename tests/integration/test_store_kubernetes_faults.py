@@ -105,6 +105,21 @@ async def test_a_past_that_is_forgotten_is_listed_again(tmp_path: Path, behaviou
         assert all(each.services for each in world.published)
 
 
+async def test_who_was_away_for_long_does_not_wait_for_as_long_to_list_again(tmp_path: Path) -> None:
+    async with following(tmp_path) as world:
+        await world.api.stop()
+        await world.until(lambda: len(world.store._troubles) == len(ALWAYS))
+        for each in world.store._always:
+            each._backoff._next = 60
+        world.api.objects[SERVICES]["default/dns"] = service("dns", 5)
+        world.api.once[SERVICES, "watch"] = [failing_watch(410, "Expired")]
+        await world.api.start()
+        for each in world.store._always:
+            each.retry()
+        await world.until_services("web", "dns")
+        assert world.api.count("list", SERVICES) == 2
+
+
 async def test_a_list_that_breaks_off_withdraws_nothing(tmp_path: Path) -> None:
     async with following(tmp_path) as world:
         before = world.now

@@ -139,20 +139,18 @@ class Reflector:
                 else:
                     pause = _ABSENT if self.complete else _ABSENT_AT_FIRST
                     await asyncio.sleep(random.uniform(*pause))  # noqa: S311 - no secret
-            except Gone:
-                self._version = ""
-                await asyncio.sleep(self._backoff.next())
             except StoreError as error:
-                if self._is_absent(error):
+                found, self._unreachable = self._unreachable, isinstance(error, Unreachable)
+                if found and isinstance(error, Refused):
+                    # It is there again, and has forgotten, or refuses while it starts: how long it was away says
+                    # nothing of that.
+                    self._backoff.reset()
+                if isinstance(error, Gone) or self._is_absent(error):
                     self._version = ""
                     await asyncio.sleep(self._backoff.next())
                     continue
                 self._trouble(self, error)
-                found, self._unreachable = self._unreachable, isinstance(error, Unreachable)
                 if isinstance(error, Refused):
-                    if found:
-                        # It is there again, and refuses while it starts: how long it was away says nothing of that.
-                        self._backoff.reset()
                     await asyncio.sleep(self._backoff.next(error.retry_after))
                 else:
                     await self._pause()

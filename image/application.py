@@ -88,7 +88,8 @@ def compile_modules(*folders: Path) -> None:
     """
     for folder in folders:
         options = ["-q", "-f", "-s", str(folder), "-p", "/", "--invalidation-mode", "unchecked-hash"]
-        command = [sys.executable, "-m", "compileall", *options, str(folder)]
+        # Isolated: PYTHONPYCACHEPREFIX would put it elsewhere.
+        command = [sys.executable, "-I", "-m", "compileall", *options, str(folder)]
         # Some packages ship templates that are no Python; that they don't compile is no fault.
         subprocess.run(command, capture_output=True, check=False)
 

@@ -7,9 +7,11 @@ read-only root and seccomp's default profile come from what `ovsnet manifest` pr
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
+import tarfile
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +26,8 @@ from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
 
 TREE = Path(__file__).parents[2]
 NAME = "localhost/ovsnet:test"
+MOST = 150e6
+"""Bytes of the archive, in which layers are compressed."""
 SOCKET = "/run/containerd/containerd.sock"
 _DEFAULT_CAPABILITIES = (
     *(
@@ -50,6 +54,22 @@ def made(folder: Path) -> Path:
     path = folder / "ovsnet.tar"
     subprocess.run([sys.executable, "-m", "image", str(path), "--name", NAME], cwd=TREE, check=True)
     return path
+
+
+def files(archive: Path) -> dict[str, tarfile.TarInfo]:
+    """What is in the layers of an archive as `docker save` makes them, by path."""
+    found: dict[str, tarfile.TarInfo] = {}
+    with tarfile.open(archive) as tar:
+        for name in json.load(tar.extractfile("manifest.json"))[0]["Layers"]:  # type: ignore[arg-type]
+            with tarfile.open(fileobj=tar.extractfile(name)) as layer:
+                found |= {entry.name: entry for entry in layer}
+    return found
+
+
+def bytecode(module: str) -> str:
+    """Where a module's bytecode is."""
+    folder, _, name = module.rpartition("/")
+    return f"{folder}/__pycache__/{name.removesuffix('.py')}.{sys.implementation.cache_tag}.pyc"
 
 
 class Machine:

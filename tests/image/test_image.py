@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from image_world import Machine, Pod, made, pods
+from image_world import MOST, Machine, Pod, bytecode, files, made, pods
 from lab_world import assert_green, eventually, running
 
 import ovsnet
 
 pytestmark = pytest.mark.slow
-MOST = 150e6
-"""Bytes of the archive, in which layers are compressed."""
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +59,12 @@ def test_it_is_small(archive: Path) -> None:
 def test_it_is_what_it_says(archive: Path) -> None:
     """An OCI layout in which everything has its digest, and what `docker load` looks for."""
     with tarfile.open(archive) as tar:
-        files = {
+        digests = {
             entry.name: hashlib.sha256(content.read()).hexdigest()
             for entry in tar
             if (content := tar.extractfile(entry)) is not None
         }
-        blobs = {name: digest for name, digest in files.items() if name.startswith("blobs/")}
+        blobs = {name: digest for name, digest in digests.items() if name.startswith("blobs/")}
         assert blobs
         assert all(name == f"blobs/sha256/{digest}" for name, digest in blobs.items())
         index = json.load(tar.extractfile("index.json"))  # type: ignore[arg-type]
@@ -76,13 +75,18 @@ def test_it_is_what_it_says(archive: Path) -> None:
 
 
 def test_nothing_in_it_is_somebodys_or_gives_rights(archive: Path) -> None:
-    with tarfile.open(archive) as tar:
-        layers = json.load(tar.extractfile("manifest.json"))[0]["Layers"]  # type: ignore[arg-type]
-        for name in layers:
-            with tarfile.open(fileobj=tar.extractfile(name)) as layer:
-                for entry in layer:
-                    assert (entry.uid, entry.gid, entry.mtime) == (0, 0, 0), entry.name
-                    assert not entry.mode & 0o6000, entry.name
+    for entry in files(archive).values():
+        assert (entry.uid, entry.gid, entry.mtime) == (0, 0, 0), entry.name
+        assert not entry.mode & 0o6000, entry.name
+
+
+def test_its_modules_are_compiled(archive: Path) -> None:
+    """Wherever whoever made it keeps bytecode: nothing can be written in a container."""
+    names = set(files(archive))
+    modules = [name for name in names if re.search(r"/(ovsnet|click|asyncio|encodings)/.*\.py$", name)]
+    assert len(modules) > 300
+    missing = [name for name in modules if bytecode(name) not in names]
+    assert not missing
 
 
 @pytest.mark.parametrize(

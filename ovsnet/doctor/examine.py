@@ -68,7 +68,7 @@ async def guarded(title: str, check: Check, base: Base, seconds: float = LIMIT) 
     except OvsnetError as error:
         why = error.message
     except Exception as error:  # a fault of one check must not hide what the others see
-        why = f"{type(error).__name__}: {error}"
+        why = tools.why(error)
     return [warning(title, f"not checked: {why}", _BY_HAND)]
 
 
@@ -262,10 +262,12 @@ async def _peers(base: Base, only: Collection[str]) -> Sequence[Finding]:
 
 
 def _process(base: Base, daemon: str) -> int | None:
+    """None also where the number is that of another process: the daemon runs in a container, or this does."""
     try:
-        return control.process(base.config.ovsdb, daemon)
+        process = control.process(base.config.ovsdb, daemon)
     except OvsnetError:
         return None
+    return process if kernels.is_called(process, daemon) else None
 
 
 CHECKS: dict[str, Check] = {

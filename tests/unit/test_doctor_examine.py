@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +51,25 @@ async def test_a_check_that_fails_is_a_warning_that_says_so(check: object, words
     assert finding.level is Level.WARNING
     assert finding.title == "title"
     assert words in finding.seen
+
+
+async def test_what_a_container_may_not_do_is_told_as_such() -> None:
+    async def confined(_base: Base) -> Sequence[Finding]:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    async def hidden(_base: Base) -> Sequence[Finding]:
+        raise PermissionError(errno.EACCES, "Permission denied", "/a/file")
+
+    assert "CAP_NET_RAW" in (await guarded("title", confined, NO_BASE))[0].seen
+    assert "CAP_NET_RAW" not in (await guarded("title", hidden, NO_BASE))[0].seen
+
+
+def test_a_process_of_another_program_is_not_the_daemons() -> None:
+    """A number from a file may be that of a process in another container."""
+    own = Path("/proc/self/comm").read_text().rstrip("\n")
+    assert kernel.is_called(os.getpid(), own)
+    assert not kernel.is_called(os.getpid(), "ovs-vswitchd")
+    assert not kernel.is_called(2**22, "ovs-vswitchd")
 
 
 async def test_what_could_not_be_found_has_its_reason() -> None:

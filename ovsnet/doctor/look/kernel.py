@@ -95,6 +95,14 @@ def database_file(process: int | None) -> str:
     return next((place for place in places if os.path.exists(place)), places[0])
 
 
+def is_called(process: int, name: str) -> bool:
+    """Whether the process is there and runs the program of that name, of which 15 characters count (proc(5))."""
+    try:
+        return Path(f"/proc/{process}/comm").read_text(errors="replace").rstrip("\n") == name[:15]
+    except OSError:
+        return False
+
+
 def files_of(who: str, process: int) -> Files | None:
     """Open files of a process and its limit (proc(5), /proc/PID/limits); None if it is gone."""
     try:

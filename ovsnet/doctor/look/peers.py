@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from ovsnet.doctor.judge.peers import Echo, PeerLook, Tcp
+from ovsnet.doctor.look import tools
 from ovsnet.doctor.look.echo import echo
 from ovsnet.doctor.look.tcp import tcp
 from ovsnet.errors import HostFailure
@@ -29,7 +30,7 @@ async def look(
             try:
                 return await _peer(topo, here, peer)
             except Exception as error:  # the other peers are looked at all the same
-                failed[peer.name] = f"{type(error).__name__}: {error}"
+                failed[peer.name] = tools.why(error)
                 return None
 
     tasks = [asyncio.create_task(one(peer)) for peer in wanted]

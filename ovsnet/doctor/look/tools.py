@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,15 @@ class Answer(NamedTuple):
     code: int | None
     out: str
     err: str
+
+
+def why(error: Exception) -> str:
+    """Why a look failed that nobody expected to."""
+    said = f"{type(error).__name__}: {error}"
+    # A file that is not for everybody has its name in it, and is EACCES.
+    if isinstance(error, OSError) and error.errno == errno.EPERM and error.filename is None:
+        return f"{said}; packets of one's own take CAP_NET_RAW, which ovsnet's containers have not"
+    return said
 
 
 async def run(argv: Sequence[str], seconds: float) -> Answer:

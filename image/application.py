@@ -98,7 +98,9 @@ def compile_templates(own: Path, dependencies: Path) -> None:
     """What templates compile to, beside them, for the same reason. Raises Failure."""
     environment = {**os.environ, "PYTHONPATH": f"{own}:{dependencies}", "PYTHONDONTWRITEBYTECODE": ""}
     environment.pop("PYTHONPYCACHEPREFIX", None)
-    program = "from ovsnet import render, resources; render.Renderer(resources.flows_dir())"
+    # By a relative path: it becomes part of the bytecode, and this folder has another name each time.
+    program = "import os, pathlib; from ovsnet import render, resources; "
+    program += "render.Renderer(pathlib.Path(os.path.relpath(resources.flows_dir())))"
     command = [sys.executable, "-P", "-S", "-c", program]
     done = subprocess.run(command, env=environment, cwd=own, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -87,6 +88,14 @@ def test_its_modules_are_compiled(archive: Path) -> None:
     assert len(modules) > 300
     missing = [name for name in modules if bytecode(name) not in names]
     assert not missing
+
+
+def test_nothing_in_it_tells_where_it_was_made(archive: Path) -> None:
+    """That folder has another name each time, and the same input makes the same bytes."""
+    with tarfile.open(archive) as tar:
+        _, *ours = json.load(tar.extractfile("manifest.json"))[0]["Layers"]  # type: ignore[arg-type]
+        for name in ours:
+            assert b"/ovsnet-image-" not in gzip.decompress(tar.extractfile(name).read())  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Types of the configuration's fields that several fields share, each with its notation, and what sections are.
 
-Pure. Called by `config` and `configaddresses` only.
+Pure. Called by `config`, `configaddresses` and `configstore` only.
 """
 
 from __future__ import annotations

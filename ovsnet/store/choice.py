@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovsnet.config import Config
-from ovsnet.config import Store as Settings
+from ovsnet.configstore import Store as Settings
 from ovsnet.errors import StoreError
 from ovsnet.store import Facts, OwnPods, Snapshot, Store
 from ovsnet.store.file import FileStore, Memory, read_folder

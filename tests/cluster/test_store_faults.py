@@ -51,7 +51,7 @@ async def test_what_the_server_has_forgotten_is_listed_anew(
     """Where a watch was, and the moment of a list's first page. The store asks all the time while the server starts."""
     async with following(kubernetes, kubeconfig, tmp_path, agent) as world:
         pages = Reflector(world.admin, RESOURCES[1], *(3 * (lambda *_: None,)))
-        page = await pages._page(1)
+        page = await pages._page({"limit": 1})
         await world.wire.close()
         await world.create(SERVICES, service(f"{world.name}-new"))
         await world.delete(f"{SLICES}/{world.name}-x")
@@ -62,7 +62,7 @@ async def test_what_the_server_has_forgotten_is_listed_anew(
         await world.wire.open()
         await kubernetes.resume()
         with pytest.raises(Gone, match="The provided continue parameter is too old"):
-            await pages._page(1, page.metadata.continue_)
+            await pages._page({"limit": 1, "continue": page.metadata.continue_})
         await world.until(lambda: world.watching(since), 60)
         watches = [each for each in world.wire.asked[since:] if each.verb == "watch"]
         gone = Counter(each.kind for each in watches for error in each.told("ERROR") if error["code"] == 410)

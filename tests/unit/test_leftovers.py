@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from ovsnet.config import Config
 from ovsnet.doctor import examine
 from ovsnet.doctor.finding import Finding, Level
 from ovsnet.leftovers import Strays, strays
-from ovsnet.model import OwnPod, Pod
+from ovsnet.model import Node, OwnPod, Pod
 from ovsnet.rows import PortRow
 from ovsnet.store import OwnPods, choice
 
@@ -249,6 +249,10 @@ async def test_what_the_doctor_makes_of_the_agents_word(world: World) -> None:
     assert "delete the pod" in without.todo
 
 
+async def nobody() -> Mapping[str, Node]:
+    return {}
+
+
 def test_a_folder_says_nothing_of_the_nodes_pods(tmp_path: Path) -> None:
-    store = choice.make(config.Store(file=str(tmp_path)), "node-a")
+    store = choice.make(config.parse(f"store: {{file: {tmp_path}}}"), "node-a", nobody)
     assert choice.own_pods(store)() is None

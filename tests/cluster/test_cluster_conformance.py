@@ -160,19 +160,20 @@ def test_affinity_of_clients_outside_ends(cluster: Cluster, called: Called, clie
         lines = node.run([*OFCTL, "dump-flows", "br-int", "table=37"], check=True).stdout.splitlines()
         return any(f"reg12={int(ip_address(each)):#x}," in line for line in lines for each in CLIENTS_OUTSIDE)
 
+    before: list[str] = []
+
     def stayed() -> bool:
         """False too if the machine stood still meanwhile."""
-        begun, first = time.monotonic(), servers()
-        second, third = servers(), servers()
+        begun, (first, second, third) = time.monotonic(), [servers() for _ in range(3)]
+        known = remembered()
         if time.monotonic() - begun > TIMEOUT:
             return False
         assert {*first} <= ALL
         assert first == second == third
-        return True
+        before[:] = third
+        return known
 
     eventually(stayed, 60)
-    before = servers()
-    assert remembered()
     eventually(lambda: not remembered(), TIMEOUT + AGE)
     after = servers()
     assert {*after} <= ALL

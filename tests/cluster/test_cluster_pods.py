@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from kube_services import Called
-from kube_world import NODES, Namespace, by_family, client_seen, curl, namespace, server
+from kube_world import NODES, Namespace, Object, by_family, client_seen, curl, namespace, server
 from lab_world import agent_log, eventually, ovsnet_json, reconfigure
 
 from ovsnet.lab.kubernetes.cluster import Cluster
@@ -154,8 +154,12 @@ def test_names_at_their_limits(cluster: Cluster) -> None:
             called = Called(long)
             address = called.make(label, {"app": label}, ports, trafficDistribution="PreferClose")[6]
             called.await_names(address, {pod[:63]}, sources=["node-a", pod], count=2)
-            hints = [each["hints"] for found in called.slices(label) for each in found["endpoints"]]
-            assert [each["forZones"] for each in hints] == [[{"name": label}]] * 2
+            zones = [{"name": label}]
+
+            def hints() -> list[Object]:
+                return [each["hints"] for found in called.slices(label) for each in found["endpoints"]]
+
+            eventually(lambda: [each["forZones"] for each in hints()] == [zones] * 2)
         finally:
             cluster.kubectl("label", "nodes", "--all", "topology.kubernetes.io/zone-")
         argv = ["curl", "-s", "-m5", f"http://{label}/hostname"]

@@ -234,7 +234,7 @@ async def running(world: World) -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await world.wire.close()
+        await world.wire.leave()
         await world.clean()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -56,7 +57,11 @@ class Wire:
         self.asked: list[Asked] = []
         self.before: Callable[[Asked], Awaitable[None]] | None = None
         """Is awaited before a request goes on."""
-        self.port = 0
+        self._place = socket.socket()
+        """Bound and never listening: nobody else gets the port while the wire is closed."""
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind((HOST, 0))
+        self.port: int = self._place.getsockname()[1]
         self._upstream = upstream
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,7 +73,6 @@ class Wire:
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._serve, HOST, self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         """End all connections; new ones are as welcome as before."""
@@ -82,6 +86,11 @@ class Wire:
         if self._server is not None:
             self._server.close()
         await self.cut()
+
+    async def leave(self) -> None:
+        """For good."""
+        await self.close()
+        self._place.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

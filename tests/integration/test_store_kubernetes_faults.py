@@ -219,9 +219,15 @@ async def test_a_backup_that_was_restored(tmp_path: Path) -> None:
 async def test_a_backup_that_has_come_past_the_versions_of_some_kinds(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is undone is undone for all of them: one that is higher shows it."""
+    """What is undone is undone for all of them: one that is higher shows it, also to those that watch again already."""
     async with following(tmp_path) as world:
         api = world.api
+
+        async def late(request: Request) -> None:
+            await world.until(lambda: api.count("watch", NODES) == 2)
+            await asyncio.sleep(0.05)
+            await api._list(request)
+
         restored = {path: dict(api.objects[path]) for path in ALWAYS}
         await api.remove(NODES, "/node-b")
         await world.until(lambda: "node-b" not in world.now.nodes)
@@ -230,6 +236,7 @@ async def test_a_backup_that_has_come_past_the_versions_of_some_kinds(
         await api.stop()
         api.objects |= restored
         api.version -= 50
+        api.once[SERVICES, "check"] = [late]
         await api.start()
         await world.until(lambda: "node-b" in world.now.nodes and "default/new" not in world.now.services)
         await world.watching(2)

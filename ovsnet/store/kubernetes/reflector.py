@@ -125,7 +125,7 @@ class Reflector:
     def anew(self) -> None:
         """What is known may be of a past that was undone: list it again, whatever its version."""
         self._version = ""
-        if self._watching is not None:
+        if self._watching is not None and self._watching.when() is None:
             self._watching.reschedule(0)
 
     async def run(self) -> None:
@@ -233,13 +233,16 @@ class Reflector:
 
     async def _watch_until_anew(self) -> None:
         """As `_watch`."""
+        limit = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as self._watching:
-                await self._watch()
-        except TimeoutError:
-            self._version = ""
+            with contextlib.suppress(TimeoutError):
+                async with limit as self._watching:
+                    await self._watch()
         finally:
             self._watching = None
+            if limit.when() is not None:
+                # An event may have come in between.
+                self._version = ""
 
     async def _watch(self) -> None:
         """Follows changes until the server ends the stream. Raises Gone when they are lost."""

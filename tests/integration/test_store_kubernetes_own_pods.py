@@ -15,12 +15,14 @@ from scripted_api import (
     NAMESPACES,
     PODS,
     POLICIES,
+    SERVICES,
     Api,
     Request,
     namespace,
     pod,
     policy,
     refuse,
+    service,
     silent,
 )
 from store_kubernetes_world import World, following, made, running
@@ -158,6 +160,24 @@ async def test_a_server_that_is_away_says_nothing(world: World) -> None:
     await world.api.start()
     await world.until(lambda: world.store.own_pods() is not None, 40)
     assert addresses(world) == known
+
+
+async def test_a_backup_that_has_come_past_their_version(world: World) -> None:
+    """The version of another kind shows it: whose deletion was undone is there again, and its port not left over."""
+    api = world.api
+    restored = dict(api.objects[PODS])
+    await api.remove(PODS, "default/web")
+    await world.until(lambda: "default/web" not in own(world).pods)
+    api.version += 100
+    await api.put(SERVICES, service("new", 7))
+    await world.until_services("web", "new")
+    await api.stop()
+    api.objects[PODS] = restored
+    del api.objects[SERVICES]["default/new"]
+    api.version -= 50
+    await api.start()
+    await world.until_services("web")
+    await world.until(lambda: (now := world.store.own_pods()) is not None and "default/web" in now.pods)
 
 
 async def test_a_watch_that_is_silent_is_no_word(tmp_path: Path) -> None:

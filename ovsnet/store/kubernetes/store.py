@@ -167,7 +167,7 @@ class KubernetesStore:
         self._started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as tasks:
-                for reflector in (*self._always, *filter(None, [self._own])):
+                for reflector in filter(None, (*self._always, self._own)):
                     tasks.create_task(reflector.run())
                 tasks.create_task(self._follow_selected())
                 tasks.create_task(self._publish_changes())
@@ -245,7 +245,7 @@ class KubernetesStore:
     def _restored(self, found: Reflector) -> None:
         """The version of one kind shows it; the server's may have passed those of others again."""
         log.info("%s was restored from a backup: everything is listed again", self.client.title)
-        for each in self._reflectors:
+        for each in filter(None, (*self._reflectors, self._own)):
             if each is not found:
                 each.anew()
 

@@ -233,11 +233,12 @@ def verdict(
     tables: Mapping[int, str],
     reasons: Mapping[tuple[int, int], str],
     question: Packet | None = None,
+    answering: NodePortAddresses = _ANYWHERE,
 ) -> tuple[bool, str]:
     """Whether the packet arrives or leaves, and where, or what dropped or refuses it.
 
     reasons: why a flow drops, by table and priority. question: what was asked, to tell what the node's kernel does
-    with a packet that it gets.
+    with a packet that it gets. answering: where node ports do.
     """
     by_port = {obj.ofport: obj for obj in objects if isinstance(obj, Attached)}
     if answer.failure:
@@ -258,7 +259,7 @@ def verdict(
         return True, f"SENT to node {obj.name} by {obj.encap.value} tunnel {obj.port} ({answer.output})"
     if isinstance(obj, LocalNode):
         words = f"HANDED to the kernel of node {obj.name} by the gateway port ({answer.output})"
-        if question is not None and (found := node_port(question, objects)) is not None:
+        if question is not None and (found := node_port(question, objects, answering)) is not None:
             words += f", which sends it back for node port {question.port} of service {found[0].title}"
         return True, words
     return True, f"SENT out of port {answer.output}, which is no port of ovsnet's"

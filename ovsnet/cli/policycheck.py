@@ -176,7 +176,7 @@ async def _proof(
     view: View, ends: tuple[End, End], connection: Connection, sides: tuple[Side, Side]
 ) -> dict[str, Any] | None:
     """What this node's flows do with the first packet; None: it does not come here, or never to the switch."""
-    from ovsnet import flowdump, policyjudge, policywords, tracing
+    from ovsnet import flowdump, nodeports, policyjudge, policywords, tracing
     from ovsnet.cli.trace import denial, reasons
     from ovsnet.switch import trace as switch
 
@@ -186,18 +186,20 @@ async def _proof(
         return None
     if ends[0].node == ends[1].node and not (ends[0].pod or ends[1].pod):
         return None
-    _ = view.known
+    answering = nodeports.chosen(view.config.node_port_addresses, view.known.internal)
     question = tracing.Packet(
         source=tracing.endpoint(str(connection.source), view.objects),
         target=tracing.endpoint(str(connection.target), view.objects),
         protocol=connection.protocol.value.lower() if connection.protocol else "icmp",
         port=connection.port,
     )
-    if tracing.past(question, view.objects) is not None:
+    if tracing.past(question, view.objects, answering) is not None:
         return None
-    packet = tracing.packet(question, view.objects)
+    packet = tracing.packet(question, view.objects, answering)
     answer = flowdump.trace(await switch.trace(view.config.ovsdb, view.config.bridge, packet))
-    passes, words = tracing.verdict(answer, view.objects, view.tables, reasons(view, answer), question)
+    passes, words = tracing.verdict(
+        answer, view.objects, view.tables, reasons(view, answer), question, answering
+    )
     # Of a pod on another node only that node's flows can tell.
     denials = {policywords.side(each) for each in policyjudge.here(sides, view.name) if not each.allowed}
     elsewhere = not passes and _is_elsewhere(view, answer)

@@ -55,7 +55,9 @@ def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None
     flow = tracing.packet(question, view.objects, answering)
     text = asyncio.run(switch.trace(view.config.ovsdb, view.config.bridge, flow))
     answer = flowdump.trace(text)
-    passes, verdict = tracing.verdict(answer, view.objects, view.tables, reasons(view, answer), question)
+    passes, verdict = tracing.verdict(
+        answer, view.objects, view.tables, reasons(view, answer), question, answering
+    )
     output.console(sys.stdout).print(
         f"{question.source.title} -> {question.target.title}: {verdict}",
         style="green" if passes else "red",

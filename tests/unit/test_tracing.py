@@ -189,6 +189,18 @@ def test_a_node_port_is_asked_for_where_the_bridge_has_it_and_where_the_node_ans
     assert asked("node-a", "node-a", 30081) == taken
     # A pod's packet passes the bridge as it is, before the node's kernel has it.
     assert asked("web", "node-a", 30080) == "192.0.2.11"
+    question = Packet(
+        source=tracing.endpoint("web", objects),
+        target=tracing.endpoint("node-a", objects),
+        protocol="tcp",
+        port=30080,
+    )
+    for networks, back in (("0.0.0.0/0", True), ("10.244.1.1/32", False)):
+        answering = NodePortAddresses(networks=(ipaddress.ip_network(networks),))
+        _, said = tracing.verdict(trace(output=1), objects, {}, {}, question, answering)
+        assert said.endswith(", which sends it back for node port 30080 of service default/shop") is back, (
+            said
+        )
 
 
 def test_a_service_without_endpoints_refuses() -> None:

@@ -25,6 +25,9 @@ log = logging.getLogger("ovsnet.pods")
 
 _PERIOD = 5.0
 """Seconds between two looks."""
+_MANY = 10
+"""Ports, and Pods, that are told one by one. Of more a line says that they are many, as where another network was on
+the node before: each would be an Event."""
 
 
 class _Since(NamedTuple):
@@ -71,8 +74,7 @@ class Leftovers:
             found = strays(self._pods.all(), own.pods)
             self._remember({**found.ports, **found.pods})
             self.told = Strays(ports=self._lasting(found.ports, own), pods=self._lasting(found.pods, own))
-        words = [each.words for each in _all(self.told).values()]
-        self._complaints.only("leftover", words, waits=True)
+        self._complaints.only("leftover", _words(self.told), waits=True)
         if own is not None:
             # What is not right in another way has to last anew.
             for name in _all(before).keys() - self._since.keys():
@@ -100,6 +102,21 @@ class Leftovers:
     def report(self) -> object:
         """For `ovsnet show` and the doctor, as plain data; None while nobody can say."""
         return msgspec.to_builtins(self.told)
+
+
+def _words(told: Strays | None) -> list[str]:
+    """What is told of them; of many always the same, however many they are."""
+    if told is None:
+        return []
+    ports, pods = ([each.words for each in found.values()] for found in (told.ports, told.pods))
+    if len(ports) > _MANY:
+        ports = ["many pods' ports are left over; ovsnet doctor names them, with what to do"]
+    if len(pods) > _MANY:
+        pods = [
+            "many pods run on this node by the API server's word without a port here; ovsnet doctor names them, with "
+            "what to do"
+        ]
+    return [*ports, *pods]
 
 
 def _all(told: Strays | None) -> dict[str, Stray]:

@@ -181,6 +181,27 @@ def test_a_pod_without_a_port_is_told_and_taken_back(world: World, caplog: pytes
     assert caplog.messages == [said, "pod default/p3: in order again"]
 
 
+def test_many_are_told_in_a_line_of_each_kind(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A node that another network was on has a hundred, and each line is an Event."""
+    assert world.own is not None
+    del world.own["default/p2"]
+    world.own |= {each.key: each for each in map(own, range(10, 20))}
+    assert len(world.pass_by(PATIENCE)) == 11
+    world.own |= {each.key: each for each in map(own, range(20, 30))}
+    caplog.clear()
+    left, many = world.pass_by(PATIENCE)
+    assert (left.startswith("pod default/p2: port "), many.startswith("many pods run on this node ")) == (
+        True,
+        True,
+    )
+    assert caplog.messages == [many]
+    assert world.leftovers.figures() == {"leftover_pods": 1, "unattached_pods": 20}
+    assert len(cast(Any, world.leftovers.report())["pods"]) == 20
+    del world.own["default/p29"]
+    assert world.pass_by(0) == [left, many]
+    assert caplog.messages[1:] == ["pod default/p29: in order again"]
+
+
 def test_what_passes_is_not_told(world: World) -> None:
     """DEL comes after the object is gone, ADD before it is heard of; each again and again."""
     assert world.own is not None

@@ -43,7 +43,7 @@ class _Call(NamedTuple):
 
 
 class LinkWorker:
-    """`Links` in a child process, in the network namespace where `open` was called.
+    """`Links` in a child process, in the network namespace that the agent is in.
 
     A method that is cancelled is carried out all the same, before whatever is asked for next.
     """

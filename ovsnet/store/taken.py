@@ -70,6 +70,8 @@ class Taken:
 
     def __init__(self, limits: Limits) -> None:
         self._nodes: Mapping[str, Node] = {}
+        self._spans: dict[str, tuple[Span, ...]] = {}
+        """What each of them has: to make all anew for each node that comes would stop the loop in a large cluster."""
         self._own = [
             *(_span(each, f"lies in podCIDRs {each} {_CONFIGURED}") for each in limits.pod_cidrs),
             *(_at(each, f"is nodeAddress {_CONFIGURED}") for each in limits.addresses),
@@ -82,9 +84,13 @@ class Taken:
     def follow(self, nodes: Mapping[str, Node]) -> Spans:
         """Takes in the nodes that there are now, whose ranges lie apart; the addresses that are others' than before."""
         before, self._nodes = self._nodes, nodes
-        changed = different(before, nodes)
-        were = {span for name in changed if name in before for span in _spans(before[name])}
-        are = {span for name in changed if name in nodes for span in _spans(nodes[name])}
+        were: set[Span] = set()
+        are: set[Span] = set()
+        for name in different(before, nodes):
+            were.update(self._spans.pop(name, ()))
+            if (node := nodes.get(name)) is not None:
+                are.update(found := tuple(_spans(node)))
+                self._spans[name] = found
         if were != are:
             self._sort()
         return Spans(were ^ are)
@@ -104,7 +110,7 @@ class Taken:
         return None if outside else self._addresses.get((family, number))
 
     def _sort(self) -> None:
-        spans = [span for node in self._nodes.values() for span in _spans(node)]
+        spans = [span for name in self._nodes for span in self._spans[name]]
         for family in self._ranges:
             found = sorted(span for span in spans if span.of_pods and span.family == family)
             self._ranges[family], self._firsts[family] = found, [span.first for span in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 import msgspec
@@ -14,6 +15,7 @@ from ovsnet import pipeline, ranges
 from ovsnet.model import Node
 from ovsnet.nodeports import PortRange
 from ovsnet.servicemodel import ServicePort
+from ovsnet.store import taken
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.taken import Limits
 
@@ -122,6 +124,19 @@ def test_nodes_that_come_and_go_are_followed() -> None:
     moved = msgspec.structs.replace(B, pod_cidrs=(ip_network("10.244.3.0/24"),))
     assert found.follow({"a": A, "b": moved})
     assert (found.services, found.problems) == ({"n/web": web, "n/other": other}, {})
+
+
+def test_a_node_that_comes_costs_what_it_has_and_not_what_all_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, made, spans = followed(), [], taken._spans
+
+    def counted(node: Node) -> Iterator[taken.Span]:
+        made.append(node.name)
+        return spans(node)
+
+    monkeypatch.setattr(taken, "_spans", counted)
+    found.follow({**NODES, "c": msgspec.structs.replace(B, name="c", pod_cidrs=(), addresses=())})
+    found.follow({"a": A})
+    assert made == ["c"]
 
 
 numbers = st.integers(0, 7)

@@ -49,6 +49,7 @@ def _limits(config: Config) -> Limits:
         pod_cidrs=config.pod_cidrs,
         addresses=() if address is None else (address,),
         node_ports=config.node_port_range if config.store.kubernetes is None else None,
+        given=config.store.kubernetes is not None,
     )
 
 

@@ -2,10 +2,11 @@
 
 Pure. The API server gives no ClusterIP of these out, but a folder of manifests may, and anybody who may make a Service
 names any external address (CVE-2020-8554). A Service that had a pod's address would take what is for that pod; so it
-has none of a range of pods, neither as ClusterIP nor outside. The address of a node is a ClusterIP of nobody; as an
-external or load balancer's address it is usual, and takes the Service's ports alone. Addresses that nobody can have
-(loopback, link-local, multicast) never come so far: the reader leaves them out. One question is one search in a sorted
-list, and a change of nodes tells which addresses it concerns. Called by `frontends`.
+has none of a range of pods, neither as ClusterIP nor outside. The address of a node is a ClusterIP of nobody in a
+folder; of the API server's Nodes each kubelet writes its own, and one in wrong hands must not take a ClusterIP that the
+server gave. As an external or load balancer's address it is usual, and takes the Service's ports alone. Addresses that
+nobody can have (loopback, link-local, multicast) never come so far: the reader leaves them out. One question is one
+search in a sorted list, and a change of nodes tells which addresses it concerns. Called by `frontends`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Limits(Frozen):
     addresses: tuple[IPAddress, ...] = ()
     node_ports: PortRange | None = None
     """None: any, as the API server has looked at them already."""
+    given: bool = False
+    """ClusterIPs are the API server's: they go before what Nodes have as addresses."""
 
 
 NO_LIMITS = Limits()
@@ -72,6 +75,7 @@ class Taken:
         self._nodes: Mapping[str, Node] = {}
         self._spans: dict[str, tuple[Span, ...]] = {}
         """What each of them has: to make all anew for each node that comes would stop the loop in a large cluster."""
+        self._given = limits.given
         self._own = [
             *(_span(each, f"lies in podCIDRs {each} {_CONFIGURED}") for each in limits.pod_cidrs),
             *(_at(each, f"is nodeAddress {_CONFIGURED}") for each in limits.addresses),
@@ -107,7 +111,7 @@ class Taken:
         for own in self._own:
             if own.family == family and own.first <= number <= own.last and (own.of_pods or not outside):
                 return own.words
-        return None if outside else self._addresses.get((family, number))
+        return None if outside or self._given else self._addresses.get((family, number))
 
     def _sort(self) -> None:
         spans = [span for name in self._nodes for span in self._spans[name]]

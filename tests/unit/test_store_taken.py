@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_store_frontends import service
 
-from ovsnet import pipeline, ranges
+from ovsnet import config, pipeline, ranges
 from ovsnet.model import Node
 from ovsnet.nodeports import PortRange
 from ovsnet.servicemodel import ServicePort
-from ovsnet.store import taken
+from ovsnet.store import choice, taken
 from ovsnet.store.frontends import Frontends
 from ovsnet.store.taken import Limits
 
@@ -63,6 +63,17 @@ def test_a_cluster_ip_that_is_a_pods_or_a_nodes_is_refused_with_both_named(addre
     assert found.services["n/good"] is good
     kept = found.services["n/bad"]
     assert (kept.inner_ips, kept.ports) == ((), bad.ports)
+
+
+@pytest.mark.parametrize(("store", "kept"), [("kubernetes: {}", "192.0.2.12"), ("file: /folder", None)])
+def test_a_cluster_ip_of_the_api_server_goes_before_what_kubelets_write(store: str, kept: str | None) -> None:
+    """Not before pods' ranges, nor what the node's configuration says."""
+    text = f"store: {{{store}}}\nnodeAddress: {{address: 198.51.100.7}}"
+    found = followed(limits=choice._limits(config.parse(text)))
+    asked = [service(f"s{at}", ip) for at, ip in enumerate(("192.0.2.12", "10.244.2.7", "198.51.100.7"))]
+    found.replace({each.key: each for each in asked})
+    assert [str(ip) for each in found.services.values() for ip in each.inner_ips] == ([kept] if kept else [])
+    assert len(found.problems) == (2 if kept else 3)
 
 
 def test_of_two_cluster_ips_the_other_stays() -> None:

@@ -24,7 +24,8 @@ from ovsnet.store import OwnPods
 log = logging.getLogger("ovsnet.pods")
 
 _PERIOD = 5.0
-"""Seconds between two looks."""
+"""Seconds between two looks, of a patience that is shorter no fewer than the next."""
+_LEAST = 0.1
 _MANY = 10
 """Ports, and Pods, that are told one by one. Of more a line says that they are many, as where another network was on
 the node before: each would be an Event."""
@@ -61,7 +62,7 @@ class Leftovers:
         """Looks until cancelled."""
         while True:
             self.look()
-            await asyncio.sleep(min(_PERIOD, self._patience))
+            await asyncio.sleep(min(_PERIOD, max(self._patience, _LEAST)))
 
     def look(self) -> None:
         """Compares, and tells what has lasted, and what is over."""

@@ -103,7 +103,7 @@ class Starting:
         if 10 * count >= 9 * total:
             log.info("nearly all of %d flows were missing, or not as they are to be, and were written", total)
             return
-        words = self._by_table() + ([f"{len(self._groups)} groups"] if self._groups else [])
+        words = self._by_table() + ([f"{len(self._groups)} of groups"] if self._groups else [])
         log.info(
             "flows or groups that were missing, not as they are to be, or nobody's: %s; of %s",
             _some(words, 2 * _NAMED),

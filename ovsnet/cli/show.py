@@ -33,6 +33,8 @@ def show(path: Path, output: str, what: str | None, everything: bool) -> None:
     Works with the agent stopped, and with the store away: node and peers are then as OVSDB remembers them. Exits with 1
     when the agent is not ready, this node can't be what the store says, or a port does not work.
     """
+    if everything and what != "services":
+        raise click.UsageError("--all is for `ovsnet show services`")
     view = options.view_of(path)
     if what == "services":
         _show_services(view, output, everything)

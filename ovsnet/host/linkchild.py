@@ -22,12 +22,18 @@ from ovsnet.host.types import AttachSpec
 
 LARGEST = 1 << 20
 """Bytes of a request or an answer."""
+IGNORED = (signal.SIGTERM, signal.SIGINT)
+"""Signals, blocked where the child starts."""
 
 
 def main(descriptor: int, agent: int) -> None:
     # The agent ends when it has answered what is under way, and needs this process until then.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
+    # What the agent itself was started with may be inherited as well.
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
     with socket.socket(fileno=descriptor) as requests:
         links = Links()
         while os.getppid() == agent and _serve(requests, links):

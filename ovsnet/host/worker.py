@@ -158,7 +158,10 @@ class LinkWorker:
             # It finds modules where we do, whichever way we were started.
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
             try:
-                self._child = os.posix_spawn(sys.executable, program, environment)
+                # Until the child ignores them: a terminal's and a service manager's signals are for all processes.
+                self._child = os.posix_spawn(
+                    sys.executable, program, environment, setsigmask=linkchild.IGNORED
+                )
             except OSError:
                 ours.close()
                 raise

@@ -199,7 +199,9 @@ def test_a_pod_that_is_deleted_by_force_while_its_kubelet_is_away(
     before = len(agent_log(node))
 
     def said(words: str) -> list[str]:
-        return [line for line in agent_log(node)[before:].splitlines() if words in line]
+        lines = agent_log(node)[before:].splitlines()
+        # Pods of other tests come to their end beside it.
+        return [line for line in lines if words in line and f"{world.name}/" in line]
 
     def told() -> bool:
         # Or else the server has nothing to say for up to a minute.

@@ -296,7 +296,7 @@ async def test_a_child_that_can_not_be_started_fails_what_was_asked_for_and_noth
     """Without processes or descriptors left there is an error at once; what was refused is not done later."""
     netns, links = world.add("pod"), LinkWorker()
 
-    def refused(*_: object) -> int:
+    def refused(*_: object, **__: object) -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     with monkeypatch.context() as exhausted:
@@ -335,6 +335,18 @@ async def test_a_namespace_that_its_owner_has_closed_is_still_the_one_meant(
     os.close(mine)
     assert await links.inspect(netns, "eth0") is not None
     assert await links.inspect(other, "eth0") is None
+
+
+async def test_a_child_that_is_about_to_start_outlives_its_agents_signals(world: World) -> None:
+    before = set(children())
+    links = LinkWorker()
+    links.start()
+    (child,) = set(children()) - before
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(child, number)
+    assert await links.list_ours() == {}
+    assert set(children()) - before == {child}
+    links.close()
 
 
 async def test_closing_ends_the_child(world: World) -> None:

@@ -127,7 +127,10 @@ async def test_who_may_not_list_them_has_a_snapshot_all_the_same(tmp_path: Path)
             await world.until_services("web")
             await world.until(lambda: bool(world.now.problems))
             assert world.store.own_pods() is None
-            assert any("403 pods is forbidden" in each for each in world.now.problems.values())
+            (problem,) = world.now.problems.items()
+            assert problem[0] == "Pods of this node"
+            assert "403 pods is forbidden" in problem[1]
+            assert not world.store.figures()["store_away"], "everything else is known"
             del world.api.always[PODS, "list"]
             await world.until(lambda: world.store.own_pods() is not None, 40)
             await world.until(lambda: not world.now.problems)

@@ -126,7 +126,7 @@ def test_flows_and_groups_are_counted_by_table_and_named_by_their_objects(
     starting.tell(1000)
     assert caplog.messages == [
         "flows or groups that were missing, not as they are to be, or nobody's: 4 in table route, 1 in table 99, "
-        "1 groups; of peer node-2, nobody"
+        "1 of groups; of peer node-2, nobody"
     ]
     starting.heard(GroupChange(6))
     starting.tell(1000)

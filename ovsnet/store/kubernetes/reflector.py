@@ -125,8 +125,9 @@ class Reflector:
     def anew(self) -> None:
         """What is known may be of a past that was undone: list it again, whatever its version."""
         self._version = ""
-        if self._watching is not None and self._watching.when() is None:
-            self._watching.reschedule(0)
+        watching = self._watching
+        if watching is not None and watching.when() is None and not watching.expired():
+            watching.reschedule(0)
 
     async def run(self) -> None:
         """Follows the kind until cancelled."""

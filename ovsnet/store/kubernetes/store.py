@@ -223,6 +223,7 @@ class KubernetesStore:
 
     def _trouble(self, reflector: Reflector, error: StoreError | None) -> None:
         """error: None when all is well."""
+        refused = self._refused
         if error is not None:
             self._troubles[reflector] = error
             if isinstance(error, Unreachable):
@@ -230,17 +231,30 @@ class KubernetesStore:
                 self._troubles |= {
                     each: error for each, other in self._troubles.items() if isinstance(other, Unreachable)
                 }
-            text = "; ".join(sorted({str(each) for each in self._troubles.values()}))
-            kept = f"{counted(self._snapshot)} stay as they are" if self._snapshot else "waiting for it"
-            changed = self._absence.away(text, kept)
         else:
             self._troubles.pop(reflector, None)
             for other, trouble in self._troubles.items():
                 if isinstance(trouble, Unreachable):
                     other.retry()
-            changed = not self._troubles and self._absence.back(f"{self.client.title} is there")
-        if changed:
+        found = {
+            str(each) for other, each in self._troubles.items() if other is not self._own or not self._refused
+        }
+        if not found:
+            changed = self._absence.back(f"{self.client.title} is there")
+        elif error is not None:
+            kept = f"{counted(self._snapshot)} stay as they are" if self._snapshot else "waiting for it"
+            changed = self._absence.away("; ".join(sorted(found)), kept)
+        else:
+            changed = False
+        if changed or refused != self._refused:
             self._dirty.set()
+
+    @property
+    def _refused(self) -> str:
+        """Why the node's own Pods can't be had from a server that is there, as one whose role is from before they were
+        asked for: nothing else is less known for it."""
+        error = self._troubles.get(self._own) if self._own is not None else None
+        return "" if error is None or isinstance(error, Unreachable) else str(error)
 
     def _restored(self, found: Reflector) -> None:
         """The version of one kind shows it; the server's may have passed those of others again."""
@@ -343,6 +357,8 @@ class KubernetesStore:
             found[source] = "; ".join(filter(None, (found.get(source), text)))
         if self._absence.reason:
             found[self.client.title] = self._absence.reason
+        if self._refused:
+            found["Pods of this node"] = f"{self._refused}; ports are not compared with them"
         return found
 
 

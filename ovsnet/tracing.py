@@ -144,6 +144,14 @@ def _is(frontend: Frontend, question: Packet) -> bool:
     return (frontend.protocol.value.lower(), frontend.port) == (question.protocol, question.port)
 
 
+def _claimed(question: Packet, dst: IPAddress, objects: Sequence[Object]) -> bool:
+    """Whether a Service has this address and port, of a node for one, as an external address."""
+    services = (obj for obj in objects if isinstance(obj, ServiceObject))
+    return any(
+        each.address == dst and _is(each, question) for service in services for each in service.frontends
+    )
+
+
 def past(question: Packet, objects: Sequence[Object], answering: NodePortAddresses = _ANYWHERE) -> str | None:
     """What becomes of a packet that never comes to the bridge, as it is between the node's kernel and something that
     is no pod's and no Service's, in words; None: it comes. Raises as `packet` does."""
@@ -163,6 +171,7 @@ def past(question: Packet, objects: Sequence[Object], answering: NodePortAddress
     else:
         ranges = target.cidrs if isinstance(target, Peer) else local.cidrs
         comes = isinstance(target, Pod) or any(dst in cidr for cidr in ranges if cidr.version == dst.version)
+        comes = comes or _claimed(question, dst, objects)
     return None if comes else f"SENT by the kernel of node {local.name}, by its own routes, past the bridge"
 
 
@@ -176,6 +185,7 @@ def packet(question: Packet, objects: Sequence[Object], answering: NodePortAddre
     source = question.source.obj
     # What is nobody's here may be the address of a Service that is not known, because the store can't be read.
     chosen = question.target.obj is None or isinstance(question.target.obj, ServiceObject)
+    chosen = chosen or _claimed(question, dst, objects)
     if isinstance(source, Pod):
         port, mac, to_mac = source.ofport, source.mac, _next_hop(dst, local, objects)
     elif isinstance(source, Peer) and not _by_underlay(question):

@@ -203,6 +203,29 @@ def test_a_node_port_is_asked_for_where_the_bridge_has_it_and_where_the_node_ans
         )
 
 
+def test_a_node_whose_address_and_port_a_service_has_is_reached_as_that_service() -> None:
+    frontends = tuple(
+        Frontend(address=ipaddress.ip_address(text), protocol=Protocol.TCP, port=80, external=True)
+        for text in ("192.0.2.11", "192.0.2.12")
+    )
+    shop = ServiceObject(namespace="default", name="shop", frontends=frontends, groups=())
+    objects = (*OBJECTS, shop)
+
+    def asked(source: str, target: str, port: int) -> str:
+        ends = [tracing.endpoint(name, objects) for name in (source, target)]
+        question = Packet(source=ends[0], target=ends[1], protocol="tcp", port=port)
+        return tracing.past(question, objects) or tracing.packet(question, objects).rpartition(",")[2]
+
+    for target in ("node-a", "node-b"):
+        assert asked("web", target, 80) == "dp_hash=1"
+        assert asked("web", target, 81) == "tcp_flags=syn"
+    for source in ("node-a", "198.51.100.7"):
+        assert asked(source, "node-b", 80) == "dp_hash=1"
+        assert asked(source, "node-b", 81).startswith("SENT by the kernel")
+        # What an interface of the node has is the node's own.
+        assert asked(source, "node-a", 80).startswith("TAKEN by the kernel")
+
+
 def test_a_service_without_endpoints_refuses() -> None:
     answer = trace(steps=(Step(table=40, priority=100, cookie=1),), output=1)
     assert tracing.verdict(answer, OBJECTS, {40: "refuse"}, {}) == (

@@ -241,6 +241,8 @@ class Agent:
                 self.complaints.only("interface", await self.upkeep.look())
             except OvsnetError as error:
                 self.complaints.about("interfaces", str(error))
+            else:
+                self.complaints.over("interfaces", "pods' interfaces can be looked at again")
 
     async def _await_store(self) -> None:
         """Gives the store a moment: what the rows remember is for when it is really away."""

@@ -66,11 +66,7 @@ def prepare(folder: str, job: dict[str, Any]) -> None:
     mount("none", SHARED, "hostfs", data=folder)
     for path in job["copies"]:
         copy(path)
-    for path in job["targets"]:
-        if not os.path.isdir(path):
-            if not os.access(nearest_folder(path), os.W_OK):
-                shallow(nearest_folder(path))
-            os.makedirs(path)
+    make_targets(job["targets"])
     loopback_up()
 
 
@@ -92,6 +88,28 @@ def shallow(path: str) -> None:
     mount("tmpfs", path, "tmpfs", data="mode=755")
     for entry in entries:
         os.symlink(f"{MACHINE}{path}/{entry.name}", f"{path}/{entry.name}")
+
+
+def make_targets(paths: list[str]) -> None:
+    for path in paths:
+        if not os.path.isdir(path):
+            if not os.access(nearest_folder(path), os.W_OK):
+                shallow(nearest_folder(path))
+            os.makedirs(path)
+    for path in paths:
+        unlink(Path(path), MACHINE)
+
+
+def unlink(path: Path, machine: str) -> None:
+    """Folders instead of `shallow`'s links on the way to this one: who looks at the root of another process by /proc is
+    led by a link into their own."""
+    for folder in (*reversed(path.parents), path):
+        if folder.is_symlink() and (target := os.readlink(folder)).startswith(f"{machine}/"):
+            names = os.listdir(folder)
+            folder.unlink()
+            folder.mkdir()
+            for name in names:
+                (folder / name).symlink_to(f"{target}/{name}")
 
 
 def run(job: dict[str, Any]) -> int:

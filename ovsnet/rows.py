@@ -127,6 +127,10 @@ class SetRestoreWait(Frozen):
     wait: bool
 
 
+class Confirm(Frozen):
+    """Have vswitchd say when it has seen the transaction, see `Ovsdb.wait_configured`."""
+
+
 class KeepDevices(Frozen):
     """Have vswitchd, at its next start, keep these devices in the kernel's datapath; none: nothing but its own."""
 
@@ -142,5 +146,6 @@ Change = (
     | SetReleased
     | SetPolicies
     | SetRestoreWait
+    | Confirm
     | KeepDevices
 )

@@ -23,6 +23,7 @@ from ovsnet.agent.cutting import Cutting
 from ovsnet.agent.deniallog import DenialLog
 from ovsnet.agent.departed import Departed
 from ovsnet.agent.deriving import Deriving
+from ovsnet.agent.devices import Devices
 from ovsnet.agent.hostside import HostSide
 from ovsnet.agent.installer import Installer
 from ovsnet.agent.leftovers import Leftovers
@@ -94,6 +95,7 @@ class Agent:
         self._adopted = False
         self._bridge = Bridge(self.config, ovsdb=self.ovsdb, openflow=self.openflow, host=self.host)
         self._bridge.on_datapath = self._use_datapath
+        self._devices = Devices(self.ovsdb)
         self._wake = asyncio.Event()
         self._due = True
         """More may be different than the store tells of."""
@@ -139,7 +141,7 @@ class Agent:
                 f"ovs-vswitchd does not serve bridge {self.config.bridge}, or its flows are being written again",
                 "is ovs-vswitchd running?",
             )
-        return None
+        return self._devices.trouble()
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -343,11 +345,14 @@ class Agent:
             self.complaints.over("conntrack")
 
     async def _sync_host(self, topo: Topology) -> None:
-        await self.ovsdb.wait_ofports([names.GATEWAY], 10.0)
+        renewed = await self._devices.ensure()
+        self.auditor.tell("port", renewed)
         reach = self.serving.reach
         try:
             done = await self.host.reconcile(topo, self.config, reach)
             known, self._reach = (self.topology, self._reach) == (topo, reach), reach
+            if renewed:
+                done = []  # It went with the interface.
             if known:
                 self.auditor.tell("host", [f"changed by someone else; {words}" for words in done])
             else:
@@ -379,12 +384,7 @@ class Agent:
         ]
         if self._adopted and self.upkeep.refresh(self._rows, changed):
             self.wake()
-        roles = {
-            row.role
-            for name in changed
-            for rows in (before, self._rows)
-            if (row := rows.get(name)) is not None
-        }
+        roles = {row.role for name in changed for rows in (before, self._rows) if (row := rows.get(name))}
         if roles - {names.ROLE_POD} or self.ovsdb.bridge() is None:
             self.wake()
 

@@ -18,6 +18,7 @@ from ovsnet.rows import (
     AddPort,
     BridgeSpec,
     Change,
+    Confirm,
     DeletePort,
     KeepDevices,
     PortRow,
@@ -75,7 +76,7 @@ class _Builder:
         self._move_ports()
         return [*self._guards.values(), *self._operations] if self._operations else []
 
-    def _remember(self, change: SetReleased | SetPolicies | SetRestoreWait | KeepDevices) -> None:
+    def _remember(self, change: SetReleased | SetPolicies | SetRestoreWait | Confirm | KeepDevices) -> None:
         """What is for later: the next agent or the next vswitchd."""
         match change:
             case SetReleased(value=value):
@@ -84,6 +85,8 @@ class _Builder:
                 self._set_policies(policies, ports)
             case SetRestoreWait(wait=wait):
                 self._set_restore_wait(wait)
+            case Confirm():
+                self._confirm()
             case KeepDevices(devices=devices):
                 self._keep_devices(devices)
 
@@ -233,10 +236,15 @@ class _Builder:
         mutations: list[list[Any]] = [["other_config", "delete", ["set", [RESTORE_WAIT]]]]
         if wait:
             mutations.append(["other_config", "insert", _map({RESTORE_WAIT: "true"})])
-        else:
-            # vswitchd answers in cur_cfg when it has seen this.
-            mutations.append(["next_cfg", "+=", 1])
         self._mutate("Open_vSwitch", _by_uuid(root), mutations)
+        if not wait:
+            self._confirm()
+
+    def _confirm(self) -> None:
+        """vswitchd answers in cur_cfg when it has seen this."""
+        root = self._cache.root()
+        if root is not None:
+            self._mutate("Open_vSwitch", _by_uuid(root), [["next_cfg", "+=", 1]])
 
     def _keep_devices(self, devices: frozenset[str]) -> None:
         """The names as those of Interfaces, in a bridge that vswitchd ignores for its own name's sake.

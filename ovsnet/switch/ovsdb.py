@@ -3,7 +3,7 @@
 Owns the IDL and drives it on the asyncio loop, without threads and without polling. Knows rows and
 changes as plain data (`ovsnet.rows`); what they are for is the callers' business. Never waits for
 ovs-vswitchd except in `wait_ofports` and `wait_configured`, and touches the counter that tells vswitchd to answer
-(next_cfg) only where that is wanted (SetRestoreWait). Called by the agent and by the inspection commands.
+(next_cfg) only where that is wanted (SetRestoreWait, Confirm). Called by the agent and by the inspection commands.
 """
 
 from __future__ import annotations

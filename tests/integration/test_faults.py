@@ -104,6 +104,27 @@ def test_ports_that_someone_deleted_or_altered_are_named(lab: Lab, cni: Cni) -> 
     assert "Traceback" not in agent_log(cni.node)[mark:]
 
 
+def test_the_gateways_interface_that_someone_deleted_is_made_again(lab: Lab, cni: Cni) -> None:
+    """ovs-vswitchd goes on with a descriptor that leads nowhere, and would never make another interface."""
+    if lab.state.datapath != "netdev":
+        pytest.skip("the kernel deletes no port of its own datapath")
+    before, rows, flows = host_side(cni), cni.rows(), dump(cni.node)
+    mac = cni.tool("cat", "/sys/class/net/ovsnet0/address")
+    mark = len(agent_log(cni.node))
+    cni.tool("ip", "link", "del", "ovsnet0")
+    eventually(lambda: "interface ovsnet0 deleted by someone else" in agent_log(cni.node)[mark:])
+    eventually(lambda: "ovsnet0" in cni.links() and host_side(cni) == before)
+    eventually(lambda: cni.call("STATUS").status == 0)
+    assert cni.tool("cat", "/sys/class/net/ovsnet0/address") == mac
+    assert cni.rows() == rows
+    assert dump(cni.node) == flows
+    assert lab.exec("a1", ["ping", "-c1", "-W2", "10.244.1.1"]).returncode == 0
+    assert fetch(lab, "node-a", lab.pod("b1").address(6))["name"] == "b1"
+    said = agent_log(cni.node)[mark:]
+    assert said.count("interface ovsnet0 deleted by someone else") == 1
+    assert said.count("there is no interface ovsnet0") == 1
+
+
 def test_a_start_tells_what_it_found_otherwise_and_nothing_else(cni: Cni) -> None:
     def restart(*damages: list[str]) -> int:
         """Where the log of it begins."""

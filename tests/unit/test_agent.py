@@ -137,12 +137,13 @@ class Database:
     def __init__(self) -> None:
         self.meanwhile: Callable[[], None] = lambda: None
         self.applied = 0
+        self.rows: dict[str, PortRow] = {}
 
     def bridge(self) -> BridgeRow:
         return BRIDGE
 
     def ports(self) -> dict[str, PortRow]:
-        return {}
+        return self.rows
 
     def subscribe(self, callback: Callable[[], None]) -> None: ...
 
@@ -288,6 +289,15 @@ async def test_what_conntrack_can_not_forget_keeps_no_node_from_being_ready(
     await world.until(lambda: world.agent.topology is not None)
     assert world.agent.trouble() is None
     assert ["OFPBRC_BAD_TYPE" in words for words in world.agent.complaints.current()] == [True]
+
+
+async def test_a_node_whose_gateway_has_no_interface_is_not_ready(world: World) -> None:
+    await world.until(lambda: world.agent.trouble() is None and world.agent.topology is not None)
+    ids = {names.OWNER: names.ROLE_GATEWAY}
+    world.database.rows = {"gone0": PortRow(name="gone0", type="internal", ofport=1, external_ids=ids)}
+    world.agent.wake()
+    await world.until(lambda: "there is no interface gone0" in str(world.agent.trouble()))
+    await world.until(lambda: any("gone0" in words for words in world.agent.complaints.current()))
 
 
 async def test_policies_come_into_force_whatever_else_is_wrong(world: World) -> None:

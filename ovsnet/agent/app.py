@@ -27,6 +27,7 @@ from ovsnet.agent.attachments import Attachments
 from ovsnet.agent.cutting import Cutting
 from ovsnet.agent.deniallog import DenialLog
 from ovsnet.agent.departed import Departed
+from ovsnet.agent.detaching import Detaching
 from ovsnet.agent.entries import Entries
 from ovsnet.agent.healthz import Healthz
 from ovsnet.agent.hostside import HostSide
@@ -140,6 +141,9 @@ def _compose(
         installer=installer,
         renderer=renderer,
         policing=policing,
+        detaching=Detaching(
+            config, pods, ovsdb=ovsdb, links=links, wiring=wiring, installer=installer, read=resultcache.pods
+        ),
     )
     departed = Departed(
         openflow,

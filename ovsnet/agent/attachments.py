@@ -11,15 +11,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
 from ovsnet import ipam, names, state
 from ovsnet.agent import checking, requests
 from ovsnet.agent.complaints import Complaints
+from ovsnet.agent.detaching import Detaching
 from ovsnet.agent.installer import Installer
-from ovsnet.agent.pods import Pods, Serving, key_of
+from ovsnet.agent.pods import Key, Pods, Serving, key_of
 from ovsnet.agent.policing import Policing
 from ovsnet.agent.wiring import Wiring
 from ovsnet.cni.protocol import Request
@@ -59,8 +60,10 @@ class Attachments:
         installer: Installer,
         renderer: Renderer,
         policing: Policing,
+        detaching: Detaching,
     ) -> None:
         self._config = config
+        self._detaching = detaching
         self._policing = policing
         self._pods = pods
         self._ovsdb = ovsdb
@@ -153,15 +156,7 @@ class Attachments:
         """Detaches; a container that is not attached is fine, and so is a namespace that is gone."""
         key = request.container, request.ifname
         async with self._pods.alone(key):
-            pod = self._pods.by_key.get(key)
-            if pod is not None:
-                await self._remove(pod)
-            elif not self._pods.known:
-                # "Not here" may only be said when the rows have been read.
-                self._ready()
-            else:
-                # An earlier request may have left something.
-                await self._wiring.clear_up()
+            await self._detach(key)
 
     async def check(self, request: Request) -> None:
         """Raises AttachmentBroken with the first difference between what is and what shall be."""
@@ -183,19 +178,19 @@ class Attachments:
 
     async def gc(self, request: Request) -> None:
         """Removes this network's attachments that the runtime does not list."""
-        self._ready()
+        self._require_database()
         valid = {(each.container, each.ifname) for each in request.valid}
         failures: list[OvsnetError] = []
-        for key, pod in list(self._pods.by_key.items()):
+        for key, pod in list(self._attached().items()):
             # What has a request under way is newer than the list.
             if pod.network != request.network or key in valid or self._pods.busy(key):
                 continue
             async with self._pods.alone(key):
-                if self._pods.by_key.get(key) is not pod:
+                if self._attached().get(key) != pod:
                     continue
                 log.info("pod %s: the runtime does not know it any more; removing it", pod.title)
                 try:
-                    await self._remove(pod)
+                    await self._detach(key)
                 except OvsnetError as error:
                     failures.append(error)
         if failures:
@@ -215,16 +210,34 @@ class Attachments:
 
     # --- shared --------------------------------------------------------------------------------
 
+    def _attached(self) -> Mapping[Key, Pod]:
+        return self._pods.by_key if self._pods.known else self._detaching.attached()
+
+    async def _detach(self, key: Key) -> None:
+        """Needs rows and nothing else of this node: pods end on one that has no ranges, too. Raises like `_remove`."""
+        if not self._pods.known:
+            await self._detaching.remove(key)
+        # The loop may have read the rows meanwhile.
+        pod = self._pods.by_key.get(key)
+        if pod is not None:
+            await self._remove(pod)
+        else:
+            # An earlier request may have left something.
+            await self._wiring.clear_up()
+
+    def _require_database(self) -> None:
+        if not self._ovsdb.connected:
+            raise SwitchUnavailable(
+                f"ovsdb-server at {self._config.ovsdb} does not answer", "repeat the request"
+            )
+
     async def _remove(self, pod: Pod) -> None:
         """Takes back flows, row, interface, and then addresses.
 
         Raises SwitchUnavailable if OVSDB is away, and then nothing has been done; if it goes in the
         middle the pod is still listed, and a repeated DEL does the rest.
         """
-        if not self._ovsdb.connected:
-            raise SwitchUnavailable(
-                f"ovsdb-server at {self._config.ovsdb} does not answer", "repeat the request"
-            )
+        self._require_database()
         cookie = cookie_of(pod)
         self._pods.leave(pod)
         # Its policies stay until its port is gone: a packet that conntrack hands back after they went would be taken

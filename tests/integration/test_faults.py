@@ -9,19 +9,20 @@ import time
 from typing import Any
 
 import pytest
-from cni_world import Cni, cni, lab
+from cni_world import Cni, cni, lab, launch_agent, new_container
 from lab_world import (
     agent_log,
     assert_green,
     dump,
     eventually,
     fetch,
+    manifest,
 )
 
 from ovsnet import names, state
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT
-from ovsnet.lab.state import wait_for
+from ovsnet.lab.state import wait_for, write_atomically
 
 __all__ = ["cni", "lab"]
 
@@ -123,6 +124,39 @@ def test_the_gateways_interface_that_someone_deleted_is_made_again(lab: Lab, cni
     said = agent_log(cni.node)[mark:]
     assert said.count("interface ovsnet0 deleted by someone else") == 1
     assert said.count("there is no interface ovsnet0") == 1
+
+
+def test_pods_end_on_a_node_whose_object_is_gone(lab: Lab, cni: Cni) -> None:
+    """DEL and GC need rows and no ranges; what is left when the object is there again goes on."""
+    file, flows = manifest(lab, "node-a"), dump(cni.node)
+    before = file.read_text()
+    with contextlib.ExitStack() as stack:
+        (gone, first), (stray, second), (kept, third) = (stack.enter_context(cni.pod()) for _ in range(3))
+        cni.node.kill(AGENT)
+        file.unlink()
+        launch_agent(cni.node)
+        try:
+            eventually(lambda: "has no pod ranges" in cni.call("STATUS").words, 20)
+            cni.delete(gone)
+            cni.delete(gone)
+            cni.delete(new_container())
+            valid = [
+                {"containerID": each, "ifname": name} for each, name in cni.attached() - {(stray, "eth0")}
+            ]
+            assert cni.call("GC", config={"cni.dev/valid-attachments": valid}).status == 0
+            assert {gone, stray, kept} & {container for container, _ in cni.attached()} == {kept}
+            cni.assert_nothing_leaked()
+            refused = cni.call("ADD", new_container(), netns="/run/netns/" + gone)
+            assert refused.code == 11
+            assert "has no pod ranges" in refused.words
+        finally:
+            write_atomically(file, before)
+        eventually(lambda: cni.call("STATUS").status == 0, 20)
+        assert cni.check(kept, third.document).code == 0
+        with cni.pod() as (_, new):
+            assert not {*new.addresses} & {*first.addresses, *second.addresses}, "an address without its rest"
+    eventually(lambda: dump(cni.node) == flows)
+    assert_green(lab)
 
 
 def test_a_start_tells_what_it_found_otherwise_and_nothing_else(cni: Cni) -> None:

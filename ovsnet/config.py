@@ -3,15 +3,17 @@
 Owns what may stand in agent.yaml; `docs/configuration.md` is generated from the annotations here and in
 `configaddresses`, so a field is described there and nowhere else. Never looks at the machine: what is to be found out
 there (host name, node address, ranges) stays None or empty and the agent resolves it. `load` is for
-the agent, `check` for whoever wants every mistake as data.
+the agent, `check` for whoever wants every mistake as data, `digest` for whoever asks which one an agent runs with.
 """
 
 from __future__ import annotations
 
 import enum
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, field
 
 from ovsnet import configcheck, configrules, nodeports, strictyaml
@@ -31,6 +33,10 @@ from ovsnet.configstore import Store
 from ovsnet.errors import ConfigError
 from ovsnet.model import Encap, Tunnels
 from ovsnet.strictyaml import Problem
+
+OUTDATED = "the configuration has changed since the agent started, which goes by the earlier one"
+RESTART = "restart the agent (systemctl restart ovsnet) to have what the file says come into force"
+"""For people, of an agent whose `digest` is another than the file's: what is so, and what to do."""
 
 
 class Datapath(str, enum.Enum):
@@ -322,6 +328,22 @@ def load(path: Path) -> Config:
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text at byte {error.start}", "is this a YAML file?") from error
+
+
+def digest(config: Config) -> str:
+    """The same for all files that mean the same, as far as they differ from the defaults: in hexadecimal."""
+    said = msgspec.json.encode(_chosen(config), enc_hook=str, order="sorted")
+    return hashlib.sha256(said).hexdigest()[:16]
+
+
+def _chosen(section: Section) -> dict[str, object]:
+    """What is not as by default; in `store`, that Kubernetes is chosen counts even if nothing in it is."""
+    usual = type(section)()
+    return {
+        name: _chosen(value) if isinstance(value, Section) else value
+        for name in section.__struct_fields__
+        if (value := getattr(section, name)) != getattr(usual, name)
+    }
 
 
 def _read(text: str) -> tuple[Config, list[Problem]]:

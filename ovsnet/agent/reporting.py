@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from ovsnet import config as configuration
 from ovsnet.agent.agent import Agent
 from ovsnet.agent.complaints import Lasting
 
@@ -22,6 +23,7 @@ def report(agent: Agent) -> dict[str, object]:
     trouble = agent.trouble()
     return {
         "node": agent.name,
+        "configuration": configuration.digest(agent.config),
         "ready": trouble is None,
         "trouble": str(trouble) if trouble else "",
         "complaints": agent.complaints.current(),

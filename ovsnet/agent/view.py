@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from ovsnet import config as configuration
 from ovsnet import pipeline, plan, policies, recall, resources, state
 from ovsnet.agent.hostside import HostSide
 from ovsnet.cni import framing
@@ -73,8 +74,15 @@ class View(Frozen):
             raise self.trouble or NotReady(f"nothing is known of node {self.name}", "ovsnet doctor")
         return self.topology
 
+    @property
+    def outdated(self) -> bool:
+        """Whether the agent runs with another configuration than this."""
+        return outdated(self.config, self.health)
+
     def warnings(self) -> Iterator[tuple[str, str, str]]:
         """What of the answer is not as usual: why, what is therefore missing, what to do."""
+        if self.outdated:
+            yield f"{configuration.OUTDATED}: {configuration.RESTART}", "", ""
         peers = 0 if self.topology is None else len(self.topology.peers)
         remembered = (
             "of node and peers nothing is known, of pods what the ports of {bridge} say"
@@ -211,6 +219,12 @@ async def _database(config: Config) -> tuple[BridgeRow | None, dict[str, PortRow
         driver.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await driver
+
+
+def outdated(config: Config, said: Mapping[str, object] | None) -> bool:
+    """Whether the agent runs with another configuration than this one. said: its health; False if nobody can tell."""
+    runs_with = (said or {}).get("configuration")
+    return runs_with is not None and runs_with != configuration.digest(config)
 
 
 async def health(config: Config) -> dict[str, object] | None:

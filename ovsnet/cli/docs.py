@@ -32,7 +32,10 @@ def configuration() -> str:
         "The agent reads one YAML file, `/etc/ovsnet/agent.yaml` unless `--config` names another. Every key may be\n"
         "left out. Anything unknown, of the wrong type or out of range is refused at the start; all mistakes are\n"
         "told at once:\n\n    ovsnet agent --check-config --config FILE\n\n"
-        "Anchors, aliases and tags are refused, and so is a key that stands twice.\n",
+        "Anchors, aliases and tags are refused, and so is a key that stands twice.\n\n"
+        "An agent reads it once: restart it after a change (`systemctl restart ovsnet`; on Kubernetes apply\n"
+        "`ovsnet manifest --config FILE ...` anew). `ovsnet show`, `audit`, `doctor` and the other commands go by the\n"
+        "file; they say so first when the agent that runs has started with another one.\n",
     ]
     sections: list[str] = []
     for field in msgspec.structs.fields(Config):

@@ -52,23 +52,6 @@ def summarise(view: View) -> dict[str, Any]:
     topo = view.topology
     peers = topo.peers if topo else ()
     ports = [_port(view, row) for row in sorted(view.rows.values(), key=lambda row: row.number or 0)]
-    missing = sorted(
-        {peer.name for peer in peers} - {port["who"] for port in ports if port["role"] == "tunnel"}
-    )
-    shared = view.config.tunnels.value == "flow"
-    troubles = [str(error) for error in (view.unread, view.trouble) if error is not None]
-    troubles += [
-        *(topo.problems if topo else ()),
-        *(f"{file}: {text}" for file, text in view.problems.items()),
-    ]
-    if view.health is None:
-        troubles.append(f"the agent does not answer on {view.config.cni_socket}")
-    elif not view.health.get("ready"):
-        troubles.append(str(view.health.get("trouble")))
-    troubles += _complaints(view)
-    if missing and not shared:
-        troubles.append(f"no tunnel port yet for {', '.join(missing)}")
-    troubles += [f"port {port['name']}: {port['error']}" for port in ports if port["error"]]
     return {
         "node": view.name,
         "addresses": [str(address) for address in topo.addresses] if topo else [],
@@ -91,12 +74,34 @@ def summarise(view: View) -> dict[str, Any]:
         ],
         "agent": view.health,
         "storeRead": view.unread is None,
-        "troubles": list(dict.fromkeys(troubles)),
+        "troubles": list(dict.fromkeys(_troubles(view, ports))),
         "healthy": view.trouble is None
         and view.health is not None
         and bool(view.health.get("ready"))
         and not any(p["error"] for p in ports),
     }
+
+
+def _troubles(view: View, ports: list[dict[str, Any]]) -> list[str]:
+    from ovsnet.config import OUTDATED, RESTART
+
+    topo = view.topology
+    troubles = [f"{OUTDATED}: {RESTART}"] if view.outdated else []
+    troubles += [str(error) for error in (view.unread, view.trouble) if error is not None]
+    troubles += [
+        *(topo.problems if topo else ()),
+        *(f"{file}: {text}" for file, text in view.problems.items()),
+    ]
+    if view.health is None:
+        troubles.append(f"the agent does not answer on {view.config.cni_socket}")
+    elif not view.health.get("ready"):
+        troubles.append(str(view.health.get("trouble")))
+    troubles += _complaints(view)
+    peers = {peer.name for peer in topo.peers} if topo else set()
+    missing = sorted(peers - {port["who"] for port in ports if port["role"] == "tunnel"})
+    if missing and view.config.tunnels.value != "flow":
+        troubles.append(f"no tunnel port yet for {', '.join(missing)}")
+    return troubles + [f"port {port['name']}: {port['error']}" for port in ports if port["error"]]
 
 
 def _complaints(view: View) -> list[str]:

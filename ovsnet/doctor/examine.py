@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 from ovsnet import encap, names, state
+from ovsnet.agent.view import outdated
 from ovsnet.doctor import base as bases
 from ovsnet.doctor.base import Base
 from ovsnet.doctor.finding import Finding, ok, warning
@@ -73,7 +74,8 @@ async def guarded(title: str, check: Check, base: Base, seconds: float = LIMIT) 
 
 
 async def _configuration(base: Base) -> Sequence[Finding]:
-    found = [agent.configuration(base.path, base.config_error, base.config_problems)]
+    old = outdated(base.config, base.health)
+    found = [agent.configuration(base.path, base.config_error, base.config_problems, old)]
     nodes, topo = base.nodes, base.topology
     problems = topo.problems if topo else ()
     if nodes is None:

@@ -97,6 +97,33 @@ def test_show_tells_a_port_that_does_not_work(live: Node) -> None:
     eventually(lambda: ask(live, "show").returncode == 0)
 
 
+def test_a_configuration_that_changed_since_the_agent_started_is_told_first(live: Node) -> None:
+    """Else all that follows, by the file, would look like what the agent fails to do."""
+    path = live.private("/etc/ovsnet/agent.yaml")
+    before = path.read_text()
+    changed = "the configuration has changed since the agent started"
+    path.write_text(f"{before}# read again, and the same\n")
+    try:
+        assert changed not in ask(live, "show").stderr
+        path.write_text(yaml.safe_dump({**yaml.safe_load(before), "mtu": 1300}))
+        # As with other complaints of an agent that is ready, `show` exits with 0.
+        for arguments, code in ((["show"], 0), (["show", "services"], 0), (["audit"], 1)):
+            done = ask(live, *arguments)
+            assert done.returncode == code, done.stdout
+            (line,) = done.stderr.splitlines()
+            assert line.startswith(f"warning: {changed}")
+            assert "restart the agent" in line
+        assert answer(live, "show")["troubles"][0].startswith(changed)
+        findings = answer(live, "doctor", "--peer", "nobody")["findings"]
+        (found,) = (each for each in findings if each["title"] == "configuration")
+        assert found["level"] == "warning"
+        assert changed in found["seen"]
+        path.write_text(before)
+        assert ask(live, "show").stderr == ""
+    finally:
+        path.write_text(before)
+
+
 # --- flows ---------------------------------------------------------------------------------------
 
 

@@ -253,5 +253,36 @@ def test_a_file_that_is_none_is_an_error_with_a_hint(tmp_path: Path, content: by
     assert raised.value.hint
 
 
+@pytest.mark.parametrize("text", ["# nothing", "reuseAfter: 60", "reuseAfter: 60.0", "store: {}", "vni: 77"])
+def test_files_that_mean_the_same_have_one_digest(text: str) -> None:
+    assert config.digest(config.parse(text)) == config.digest(Config())
+
+
+def test_files_that_mean_something_else_have_other_digests() -> None:
+    texts = [
+        "",
+        "vni: 5",
+        "nodeName: node-a",
+        "nodeName: node-b",
+        "nodeAddress: {address: 192.0.2.11}",
+        "nodeAddress: {routeTo: 192.0.2.11}",
+        "podCIDRs: [10.244.1.0/24]",
+        "podCIDRs: [10.244.1.0/24, 10.244.3.0/24]",
+        "podCIDRs: [10.244.3.0/24, 10.244.1.0/24]",
+        "excludedAddresses: [10.244.1.200-10.244.1.210]",
+        "excludedAddresses: [10.244.1.200-10.244.1.211]",
+        "nodePortAddresses: [primary]",
+        "nodePortAddresses: [192.0.2.0/24]",
+        "nodePortRange: 30000-31999",
+        "nodePortRange: 30000-31998",
+        "store: {kubernetes: {}}",
+        "store: {kubernetes: {leftoverAfter: 60}}",
+        "metrics: {port: 9100}",
+        "healthz: {port: 9100}",
+        "log: {level: debug}",
+    ]
+    assert len({config.digest(config.parse(text)) for text in texts}) == len(texts)
+
+
 def test_a_bom_and_windows_lines_are_fine() -> None:
     assert config.parse("\ufeffvni: 5\r\nmtu: auto\r\n").vni == 5

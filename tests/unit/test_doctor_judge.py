@@ -145,6 +145,7 @@ def test_agents_socket(socket: Socket, level: Level, word: str) -> None:
 
 def test_configuration_and_manifests() -> None:
     expect(agent.configuration("a.yaml", None, ()), OK, "a.yaml")
+    expect(agent.configuration("a.yaml", None, (), True), WARNING, "has changed", "restart the agent")
     expect(agent.configuration("a.yaml", "a.yaml: 1 problem", ["line 3: vni"]), FAULT, "line 3: vni")
     expect(agent.manifests(2, {})[0], OK, "2")
     wrong = agent.manifests(2, {"b.yaml": "not YAML", "c.yaml": "no name"})

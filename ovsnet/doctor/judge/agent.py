@@ -5,14 +5,17 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 
+from ovsnet.config import OUTDATED, RESTART
 from ovsnet.doctor.finding import Finding, fault, ok, warning
 from ovsnet.doctor.judge.switch import Socket
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-def configuration(path: str, error: str | None, problems: Sequence[str]) -> Finding:
-    """error: why it can't be used; None if it can."""
+def configuration(path: str, error: str | None, problems: Sequence[str], outdated: bool = False) -> Finding:
+    """error: why it can't be used; None if it can. outdated: the agent runs with another one."""
+    if error is None and outdated:
+        return warning("configuration", f"{path}: {OUTDATED}", f"{RESTART}; what follows goes by the file")
     if error is None:
         return ok("configuration", f"{path}: no mistake")
     lines = "; ".join(problems)

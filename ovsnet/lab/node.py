@@ -6,6 +6,7 @@ What is in the agent's files comes from `files`. Called by `lab` and, through it
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -128,11 +129,13 @@ class Node(Place):
     @property
     def kept(self) -> str:
         """That agent.yaml is not as the lab wrote it, and is kept; "": it is."""
-        path, wrote = self.private(CONFIG), self.path / "agent.yaml"
+        path = self.private(CONFIG)
         if not path.exists():
             return ""
-        ours = {self.agent_config(), wrote.read_text() if wrote.exists() else ""}
-        if path.read_text(errors="replace") in ours:
+        found = path.read_bytes()
+        if found == self.agent_config().encode():
+            return ""
+        if self.wrote.exists() and self.wrote.read_text() == hashlib.sha256(found).hexdigest():
             return ""
         return f"{self.name}: {path} was edited and is kept; removed, it is written anew by the next up"
 
@@ -141,8 +144,13 @@ class Node(Place):
         if not self.kept:
             config = self.agent_config()
             write_atomically(self.private(CONFIG), config)
-            # To tell an edited one from one that was written for other options or by another version.
-            write_atomically(self.path / "agent.yaml", config)
+            write_atomically(self.wrote, hashlib.sha256(config.encode()).hexdigest())
+
+    @property
+    def wrote(self) -> Path:
+        """The digest of the agent.yaml that was written last: tells an edited one from one that was written for other
+        options or by another version. No copy, which somebody might edit instead."""
+        return self.path / "agent.yaml.sha256"
 
     def agent_config(self) -> str:
         return files.agent_config(self.spec, self.node, self.datapath)

@@ -17,7 +17,7 @@ from rich.text import Text
 from ovsnet.lab.check import Report, Result
 from ovsnet.lab.lab import WORKERS, Lab
 from ovsnet.lab.namespaces import INIT
-from ovsnet.lab.node import OVSDB, Node
+from ovsnet.lab.node import CONFIG, OVSDB, Node
 from ovsnet.lab.pods import IFNAME, Pod
 from ovsnet.lab.spec import LabError
 from ovsnet.model import Encap
@@ -220,6 +220,8 @@ def next_commands(lab: Lab) -> list[str]:
     lines += [
         f"ovsnet lab{option} ovs {nodes[0]} -- ovs-vsctl show",
         f"ovsnet lab{option} run {nodes[0]} -- ovsnet show",
+        f"vi {lab.node(nodes[0]).private(CONFIG)}",
+        f"ovsnet lab{option} run {nodes[0]} -- pkill -f 'ovsnet agent'; ovsnet lab{option} up",
         f"ovsnet lab{option} add-node",
         f"ovsnet lab{option} down",
     ]

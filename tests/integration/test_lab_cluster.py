@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -95,10 +96,14 @@ def test_an_edited_configuration_is_kept_until_it_is_removed(lab: Lab) -> None:
     assert config.read_text() == written
     assert not any("edited" in line for line in said)
     # As an earlier version would have written it.
-    for path in (config, lab.node("node-b").path / "agent.yaml"):
-        path.write_text("nodeName: node-b\n")
+    other = "nodeName: node-b\n"
+    config.write_text(other)
+    lab.node("node-b").wrote.write_text(hashlib.sha256(other.encode()).hexdigest())
     lab.up()
     assert config.read_text() == written
+    # Nobody is led to another than the one that counts.
+    assert not (lab.node("node-b").path / config.name).exists()
+    assert f"vi {lab.node('node-a').private(CONFIG)}" in report.next_commands(lab)
 
 
 def test_a_dead_agent_is_started_again(lab: Lab) -> None:

@@ -84,7 +84,8 @@ async def _configuration(base: Base) -> Sequence[Finding]:
             *found,
             *agent.remembered(base.name, len(topo.peers) if topo else None, problems, base.topology_error),
         ]
-    found += agent.manifests(len(nodes.nodes), nodes.problems)
+    judge = agent.manifests if base.config.store.kubernetes is None else agent.objects
+    found += judge(len(nodes.nodes), nodes.problems)
     if topo is not None or base.topology_error is not None:
         found += agent.topology(base.name, base.name in nodes.nodes, problems, base.topology_error)
     return [*found, *agent.published(state.differences(base.config, topo, nodes.nodes) if topo else ())]

@@ -8,16 +8,19 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from ovsnet import config
 from ovsnet.doctor import base as bases
 from ovsnet.doctor.base import Base
-from ovsnet.doctor.examine import guarded
+from ovsnet.doctor.examine import CHECKS, guarded
 from ovsnet.doctor.finding import Finding, Level, ok
 from ovsnet.doctor.look import files, kernel, tools
 from ovsnet.errors import HostFailure
+from ovsnet.store import Snapshot
 
 NO_BASE = cast("Base", None)
 
@@ -51,6 +54,30 @@ async def test_a_check_that_fails_is_a_warning_that_says_so(check: object, words
     assert finding.level is Level.WARNING
     assert finding.title == "title"
     assert words in finding.seen
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "level"),
+    [("", "manifests", Level.FAULT), ("store: {kubernetes: {}}", "objects", Level.WARNING)],
+)
+async def test_a_service_of_an_api_server_is_no_fault_of_the_node(
+    text: str, title: str, level: Level
+) -> None:
+    problems = {"Service default/web": "203.0.113.1 lies in podCIDRs"}
+    base = SimpleNamespace(
+        path="agent.yaml",
+        config=config.parse(text),
+        config_error=None,
+        config_problems=(),
+        health={"configuration": config.digest(config.parse("vni: 5"))},
+        nodes=Snapshot(nodes={}, problems=problems, version=1),
+        topology=None,
+        topology_error=None,
+    )
+    mine, objects = await CHECKS["configuration"](cast("Base", base))
+    assert (mine.title, mine.level) == ("configuration", Level.WARNING)
+    assert (objects.title, objects.level) == (title, level)
+    assert objects.seen == "Service default/web: 203.0.113.1 lies in podCIDRs"
 
 
 async def test_what_a_container_may_not_do_is_told_as_such() -> None:

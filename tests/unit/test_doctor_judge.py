@@ -151,6 +151,10 @@ def test_configuration_and_manifests() -> None:
     wrong = agent.manifests(2, {"b.yaml": "not YAML", "c.yaml": "no name"})
     assert [finding.seen for finding in wrong] == ["b.yaml: not YAML", "c.yaml: no name"]
     expect(wrong[0], FAULT)
+    expect(agent.objects(2, {})[0], OK, "2")
+    wrong = agent.objects(2, {"Service default/web": "10.244.1.7 lies in podCIDRs", "Node b": "no ranges"})
+    expect(wrong[0], FAULT, "Node b: no ranges", "correct the object")
+    expect(wrong[1], WARNING, "Service default/web: 10.244.1.7", "correct the object")
     expect(agent.unread("no folder", "is it there?"), FAULT, "no folder", "is it there?", "store.file")
     expect(agent.remembered("a", 2, (), None)[0], WARNING, "not looked at", "a and 2 peers")
     expect(agent.remembered("a", None, (), None)[0], WARNING, "not looked at", "gateway and peers")

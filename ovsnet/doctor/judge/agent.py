@@ -74,6 +74,17 @@ def manifests(count: int, problems: Mapping[str, str]) -> list[Finding]:
     return wrong or [ok("manifests", f"{count} nodes, no mistake")]
 
 
+def objects(count: int, problems: Mapping[str, str]) -> list[Finding]:
+    """As `manifests`, of the Kubernetes API. Whoever may make a Service or policy of theirs makes no node's doctor find
+    a fault of that node."""
+    todo = "correct the object, whoever it belongs to; what is good of it, or was before, stays in force"
+    wrong = [
+        (fault if subject.startswith("Node ") else warning)("objects", f"{subject}: {words}", todo)
+        for subject, words in sorted(problems.items())
+    ]
+    return wrong or [ok("objects", f"{count} nodes, no mistake")]
+
+
 def remembered(name: str, peers: int | None, problems: Iterable[str], error: str | None) -> list[Finding]:
     """What can be said of this node while the store can't be read.
 

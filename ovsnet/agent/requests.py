@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from ovsnet import names
+from ovsnet.cni import netconf
 from ovsnet.cni.protocol import Request
 from ovsnet.cni.result import AddResult, Interface, Route, attachment
 from ovsnet.errors import (
@@ -79,7 +80,7 @@ def netns_of(request: Request) -> int:
     """The descriptor of the pod's namespace. Raises BadEnvironment when the executable could not open it."""
     if request.netns_fd is None:
         raise BadEnvironment(
-            f"CNI_NETNS: {request.netns} can't be opened", "the runtime makes it before it calls"
+            f"CNI_NETNS: {netconf.cut(request.netns)} can't be opened", "the runtime makes it before it calls"
         )
     return request.netns_fd
 

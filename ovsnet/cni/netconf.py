@@ -20,6 +20,8 @@ from ovsnet.model import Frozen, IPAddress
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}\Z")
+_REPEATED = 100
+"""Characters of what was sent that a message repeats: it goes into the runtime's Events and into the log."""
 _ABSENT = msgspec.Raw(b"null")
 _T = TypeVar("_T")
 
@@ -132,7 +134,9 @@ def decode(stdin: bytes) -> NetworkConfig:
     version = document.cni_version
     if version not in VERSIONS:
         said = (
-            f"cniVersion {version!r}" if version else "a configuration without cniVersion, which means 0.1.0,"
+            f"cniVersion {quoted(version)}"
+            if version
+            else "a configuration without cniVersion, which means 0.1.0,"
         )
         raise IncompatibleVersion(
             f"{said} is not supported; ovsnet speaks {', '.join(VERSIONS)}", "set cniVersion"
@@ -141,7 +145,7 @@ def decode(stdin: bytes) -> NetworkConfig:
         raise BadNetworkConfig("name: missing", "every network configuration has a name")
     if not is_name(document.name):
         raise BadNetworkConfig(
-            f"name: {document.name!r} is not a network name",
+            f"name: {quoted(document.name)} is not a network name",
             "a letter or digit, then letters, digits, '_', '.' and '-'",
         )
     dns = document.dns or _Dns()
@@ -157,24 +161,39 @@ def decode(stdin: bytes) -> NetworkConfig:
     )
 
 
+def quoted(text: str) -> str:
+    """For messages: of what is long its beginning, and how long it is."""
+    return f"{text[:_REPEATED]!r}{_rest(text)}"
+
+
+def cut(text: str) -> str:
+    """As `quoted`, without quotation marks."""
+    return f"{text[:_REPEATED]}{_rest(text)}"
+
+
+def _rest(text: str) -> str:
+    return f"... ({len(text)} characters)" if len(text) > _REPEATED else ""
+
+
 def is_name(text: str) -> bool:
     """Whether it is a network's name of the specification."""
     return _NAME.match(text) is not None
 
 
 def version_of(stdin: bytes) -> str:
-    """The version to answer an error in: the configuration's if it can be told, else our newest."""
+    """The version to answer an error in: the configuration's if it can be told and may be one, else our newest."""
     try:
-        return msgspec.json.decode(stdin, type=_Version).cni_version or VERSIONS[-1]
+        version = msgspec.json.decode(stdin, type=_Version).cni_version or ""
     except (ValueError, RecursionError):
-        return VERSIONS[-1]
+        version = ""
+    return version if 0 < len(version) <= _REPEATED else VERSIONS[-1]
 
 
 def refuse_ipam(config: NetworkConfig) -> None:
     """Raises UnsupportedField: addresses that another plugin allocates would collide with ours."""
     if config.ipam:
         raise UnsupportedField(
-            f'ipam: {{"type": {config.ipam!r}}} is not supported: ovsnet allocates addresses itself',
+            f'ipam: {{"type": {quoted(config.ipam)}}} is not supported: ovsnet allocates addresses itself',
             "remove ipam; ranges are the node's podCIDRs",
         )
 
@@ -220,7 +239,7 @@ def parse_address(text: str, field: str) -> FixedAddress:
         interface: IPInterface = ipaddress.ip_interface(text)
     except ValueError:
         raise BadNetworkConfig(
-            f"{field}: {text!r} is not an address", "write 10.244.1.9 or 10.244.1.9/24"
+            f"{field}: {quoted(text)} is not an address", "write 10.244.1.9 or 10.244.1.9/24"
         ) from None
     prefix = interface.network.prefixlen if "/" in text else None
     return FixedAddress(address=interface.ip, prefix=prefix, field=field)
@@ -229,7 +248,7 @@ def parse_address(text: str, field: str) -> FixedAddress:
 def parse_mac(text: str, field: str) -> FixedMac:
     """Raises BadNetworkConfig: not a MAC, or not one that an interface can have."""
     if not _MAC.match(text):
-        raise BadNetworkConfig(f"{field}: {text!r} is not a MAC address", "write 0a:58:0a:f4:01:09")
+        raise BadNetworkConfig(f"{field}: {quoted(text)} is not a MAC address", "write 0a:58:0a:f4:01:09")
     mac = text.lower().replace("-", ":")
     if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         raise BadNetworkConfig(f"{field}: {text} is no interface's own address", "multicast and zero are not")

@@ -23,6 +23,8 @@ from ovsnet.errors import BadEnvironment, BadNetworkConfig, IncompatibleVersion
 from ovsnet.model import Frozen
 
 _T = TypeVar("_T")
+_TITLE = 63 + 1 + 253
+"""Characters of a namespace, '/', and a pod's name."""
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")
 _IFNAME = re.compile(r"(?!\.{1,2}\Z)[!-~]{1,15}\Z")
 
@@ -90,11 +92,11 @@ class Request(Frozen):
 
     @property
     def title(self) -> str:
-        """The pod as people call it, or the container where no pod is known."""
+        """The pod as people call it, or the container where no pod is known; cut where no pod's name is so long."""
         name = (
             f"{self.args.pod_namespace}/{self.args.pod_name}" if self.args.pod_name else self.container[:12]
         )
-        return f"{name} ({self.ifname})" if self.ifname else self.network
+        return f"{name[:_TITLE]} ({self.ifname})" if self.ifname else self.network[:_TITLE]
 
 
 def parse(variables: Mapping[str, str], stdin: bytes, netns_fd: int | None = None) -> Request:
@@ -128,13 +130,15 @@ def parse_args(text: str) -> Args:
     for pair in text.split(";") if text else ():
         name, equals, value = pair.partition("=")
         if not equals or not name or "=" in value or not value.isprintable():
-            raise BadEnvironment(f"CNI_ARGS: {pair!r} is not NAME=VALUE", "pairs are joined by ';'")
+            raise BadEnvironment(
+                f"CNI_ARGS: {netconf.quoted(pair)} is not NAME=VALUE", "pairs are joined by ';'"
+            )
         pairs[name] = value
     lenient = pairs.pop("IgnoreUnknown", "").lower() in ("1", "true", "t")
     unknown = sorted(pairs.keys() - _ARGS.keys())
     if unknown and not lenient:
         raise BadEnvironment(
-            f"CNI_ARGS: unknown {', '.join(unknown)}", "add IgnoreUnknown=1 to have them ignored"
+            f"CNI_ARGS: unknown {netconf.cut(', '.join(unknown))}", "add IgnoreUnknown=1 to have them ignored"
         )
     return Args(**{_ARGS[name]: value for name, value in pairs.items() if name in _ARGS})
 
@@ -157,7 +161,7 @@ def _command(variables: Mapping[str, str]) -> Command:
         return Command(text)
     except ValueError:
         raise BadEnvironment(
-            f"CNI_COMMAND: {text!r} is unknown", "one of ADD, DEL, CHECK, GC, STATUS, VERSION"
+            f"CNI_COMMAND: {netconf.quoted(text)} is unknown", "one of ADD, DEL, CHECK, GC, STATUS, VERSION"
         ) from None
 
 
@@ -171,12 +175,13 @@ def _check_variables(command: Command, variables: Mapping[str, str]) -> None:
     faults = []
     if command not in (Command.GC, Command.STATUS):
         if not is_container(variables["CNI_CONTAINERID"]):
-            faults.append(f"CNI_CONTAINERID: {variables['CNI_CONTAINERID']!r} is not a container ID")
+            container = netconf.quoted(variables["CNI_CONTAINERID"])
+            faults.append(f"CNI_CONTAINERID: {container} is not a container ID")
         faults += _ifname_faults(variables["CNI_IFNAME"])
     if command in (Command.ADD, Command.CHECK):
         netns = variables["CNI_NETNS"]
         if not is_netns(netns):
-            faults.append(f"CNI_NETNS: {netns!r} is not an absolute path")
+            faults.append(f"CNI_NETNS: {netconf.quoted(netns)} is not an absolute path")
     if faults:
         raise BadEnvironment("; ".join(faults), "correct what the runtime passes")
 
@@ -199,7 +204,9 @@ def is_netns(path: str) -> bool:
 def _ifname_faults(name: str) -> list[str]:
     if is_ifname(name):
         return []
-    return [f"CNI_IFNAME: {name!r} is no interface name: 1 to 15 characters without space, '/', ':' or '%'"]
+    return [
+        f"CNI_IFNAME: {netconf.quoted(name)} is no interface name: 1 to 15 characters without space, '/', ':' or '%'"
+    ]
 
 
 def _particular(request: Request, variables: Mapping[str, str]) -> Request:
@@ -240,7 +247,8 @@ def _check_netns(request: Request, variables: Mapping[str, str]) -> None:
     if request.netns_fd is None:
         reason = variables.get("OVSNET_NETNS_ERROR") or "no descriptor came with the request"
         raise BadEnvironment(
-            f"CNI_NETNS: {request.netns}: {reason}", "the runtime makes the namespace before it calls"
+            f"CNI_NETNS: {netconf.cut(request.netns)}: {netconf.cut(reason)}",
+            "the runtime makes the namespace before it calls",
         )
 
 

@@ -143,7 +143,7 @@ class CniServer:
         except OSError:  # TimeoutError is one.
             command = variables.get("CNI_COMMAND") or variables.get("OVSNET_COMMAND", "a request")
             container = variables.get("CNI_CONTAINERID", "")[:12]
-            who = f"{command} of {container}" if container else command
+            who = f"{command[:64]} of {container}" if container else command[:64]
             log.info("the client of %s is gone; the work is done all the same", who)
 
     async def _answer(
@@ -226,14 +226,18 @@ def _usable(variables: Mapping[str, str], netns: int | None) -> int | None:
     if variables.get("CNI_COMMAND") not in (Command.ADD.value, Command.CHECK.value):
         return None
     raise BadEnvironment(
-        f"CNI_NETNS: {variables.get('CNI_NETNS')!r} {problem}", "the runtime makes one for each pod"
+        f"CNI_NETNS: {netconf.quoted(variables.get('CNI_NETNS', ''))} {problem}",
+        "the runtime makes one for each pod",
     )
 
 
 def _subject(request: Request | None, variables: Mapping[str, str]) -> str:
     if request is not None:
         return f"{request.command.value} of {request.title}"
-    command, container = variables.get("CNI_COMMAND", "a request"), variables.get("CNI_CONTAINERID", "")[:64]
+    command, container = (
+        variables.get("CNI_COMMAND", "a request")[:64],
+        variables.get("CNI_CONTAINERID", "")[:64],
+    )
     return f"{command!a} of container {container!a}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import Any
 
 import pytest
@@ -177,6 +178,49 @@ def test_a_fault_in_the_configuration(command: str, stdin: Any, code: int, said:
     assert error.cni_code == code, error
     with pytest.raises(type(error), match=f"(?s){said}"):
         raise error
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("variables", "keys"),
+    [
+        ({"CNI_ARGS": LONG}, {}),
+        ({"CNI_ARGS": f"{LONG}=1"}, {}),
+        ({"CNI_ARGS": f"IP={LONG}"}, {}),
+        ({"CNI_ARGS": f"MAC={LONG}"}, {}),
+        ({"CNI_COMMAND": LONG}, {}),
+        ({"CNI_CONTAINERID": f"/{LONG}"}, {}),
+        ({"CNI_IFNAME": LONG}, {}),
+        ({"CNI_NETNS": LONG}, {}),
+        ({"CNI_NETNS": f"/{LONG}", "OVSNET_NETNS_ERROR": LONG}, {}),
+        ({}, {"cniVersion": LONG}),
+        ({}, {"name": f"/{LONG}"}),
+        ({}, {"ipam": {"type": LONG}}),
+        ({}, {"runtimeConfig": {"ips": [LONG]}}),
+        ({}, {"runtimeConfig": {"mac": LONG}}),
+        ({}, {"prevResult": {"ips": [{"address": LONG}]}}),
+    ],
+)
+def test_of_what_is_long_an_error_repeats_the_beginning(
+    variables: dict[str, str], keys: dict[str, Any]
+) -> None:
+    """It goes into the runtime's Events and into the log."""
+    document = config(**keys)
+    error = refusal("ADD", variables, document, 9 if "OVSNET_NETNS_ERROR" not in variables else None)
+    assert "x" * 90 in error.message
+    assert re.search(r"\.\.\. \(10000\d characters\)", error.message)
+    assert len(error.message) < 400
+    assert len(netconf.version_of(json.dumps(document).encode())) < 10
+
+
+def test_a_title_is_as_long_as_a_pods_name_may_be() -> None:
+    names = {"K8S_POD_NAMESPACE": "n" * 63, "K8S_POD_NAME": "p" * 253}
+    args = ";".join(f"{name}={value}" for name, value in names.items())
+    assert ask("ADD", {"CNI_ARGS": args}).title == f"{'/'.join(names.values())} (eth0)"
+    assert len(ask("ADD", {"CNI_ARGS": f"K8S_POD_NAME={LONG}"}).title) < 400
+    assert len(ask("STATUS", stdin=config(name=LONG)).title) < 400
 
 
 def test_a_namespace_that_could_not_be_opened_says_why() -> None:

@@ -89,7 +89,8 @@ static void set_deadline(void)
     char *end;
     double seconds = strtod(text, &end);
     if (text[strspn(text, "0123456789.eE+-" SPACE)] || end[strspn(end, SPACE)] || !(seconds > 0 && seconds <= 86400))
-        FAIL(4, "1 to 86400, or leave it unset", "OVSNET_TIMEOUT: '", text, "' is no number of seconds");
+        FAIL(4, "more than 0, at most 86400, or leave it unset",
+             "OVSNET_TIMEOUT: '", text, "' is no number of seconds");
     struct sigaction action = {.sa_handler = on_alarm}; /* without SA_RESTART */
     sigaction(SIGALRM, &action, NULL);
     sigprocmask(SIG_SETMASK, &action.sa_mask, NULL); /* the runtime may have blocked it */

@@ -8,7 +8,7 @@ Where a C compiler is, client.c is installed, which is the same program: what ch
 `executable` makes what is installed of either. The framing is described in ovsnet/cni/framing.py.
 
     OVSNET_SOCKET    the agent's socket; else "agentSocket" of the configuration, else the default
-    OVSNET_TIMEOUT   seconds for the whole call; 60 by default
+    OVSNET_TIMEOUT   seconds for the whole call, more than 0, at most 86400; 60 by default
 
 Exit codes: 0, or 1 with the error as JSON on standard output (CNI specification 1.1, section "Error").
 """
@@ -85,9 +85,8 @@ def _timeout() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 86400:
-        raise Failure(
-            4, b"OVSNET_TIMEOUT: '%s' is no number of seconds" % text, b"1 to 86400, or leave it unset"
-        )
+        message = b"OVSNET_TIMEOUT: '%s' is no number of seconds" % text
+        raise Failure(4, message, b"more than 0, at most 86400, or leave it unset")
     return seconds
 
 

@@ -231,6 +231,7 @@ def test_timeouts_that_are_none_are_refused(pair: Pair, text: str) -> None:
     error = pair.error({b"OVSNET_TIMEOUT": text.encode()})
     shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in text.encode())
     assert (error["code"], error["msg"]) == (4, f"OVSNET_TIMEOUT: '{shown}' is no number of seconds")
+    assert error["details"] == "more than 0, at most 86400, or leave it unset"
 
 
 @pytest.mark.parametrize(

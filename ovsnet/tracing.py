@@ -42,18 +42,32 @@ class Packet(Frozen):
     port: int
 
 
-def endpoint(name: str, objects: Sequence[Object]) -> Endpoint:
+def endpoint(name: str, objects: Sequence[Object], protocol: str = "", port: int = 0) -> Endpoint:
     """The object of that name or address; of several addresses the one that was named, if one was.
 
-    Raises OvsnetError that lists what there is.
+    protocol, port: that the packet goes to, as in `Packet`: of several Services that share the address the one that has
+    the port is meant. Raises OvsnetError that lists what there is.
     """
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
         return _by_name(name, objects)
-    obj = next((obj for obj in objects if address in _ips(obj)), None)
-    title = f"{kind_of(obj)} {obj.title}" if obj else str(address)
-    return Endpoint(title=title, ips=(address,), obj=obj or _owner(address, objects))
+    found = [obj for obj in objects if address in _ips(obj)]
+    if len(found) > 1 and isinstance(found[0], ServiceObject):
+        having = [each for each in found if _has(each, address, protocol, port)]
+        if not having:
+            return Endpoint(title=str(address), ips=(address,), obj=found[0])
+        found = having
+    title = f"{kind_of(found[0])} {found[0].title}" if found else str(address)
+    return Endpoint(title=title, ips=(address,), obj=found[0] if found else _owner(address, objects))
+
+
+def _has(obj: Object, address: IPAddress, protocol: str, port: int) -> bool:
+    """Whether it is a Service with this address and port."""
+    return isinstance(obj, ServiceObject) and any(
+        (each.address, each.protocol.value.lower(), each.port) == (address, protocol, port)
+        for each in obj.frontends
+    )
 
 
 def _by_name(name: str, objects: Sequence[Object]) -> Endpoint:
@@ -146,10 +160,7 @@ def _is(frontend: Frontend, question: Packet) -> bool:
 
 def _claimed(question: Packet, dst: IPAddress, objects: Sequence[Object]) -> bool:
     """Whether a Service has this address and port, of a node for one, as an external address."""
-    services = (obj for obj in objects if isinstance(obj, ServiceObject))
-    return any(
-        each.address == dst and _is(each, question) for service in services for each in service.frontends
-    )
+    return any(_has(obj, dst, question.protocol, question.port) for obj in objects)
 
 
 def past(question: Packet, objects: Sequence[Object], answering: NodePortAddresses = _ANYWHERE) -> str | None:

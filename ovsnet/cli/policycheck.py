@@ -187,10 +187,11 @@ async def _proof(
     if ends[0].node == ends[1].node and not (ends[0].pod or ends[1].pod):
         return None
     answering = nodeports.chosen(view.config.node_port_addresses, view.known.internal)
+    protocol = connection.protocol.value.lower() if connection.protocol else "icmp"
     question = tracing.Packet(
         source=tracing.endpoint(str(connection.source), view.objects),
-        target=tracing.endpoint(str(connection.target), view.objects),
-        protocol=connection.protocol.value.lower() if connection.protocol else "icmp",
+        target=tracing.endpoint(str(connection.target), view.objects, protocol, connection.port),
+        protocol=protocol,
         port=connection.port,
     )
     if tracing.past(question, view.objects, answering) is not None:

@@ -41,11 +41,12 @@ def trace(path: Path, source: str, target: str, tcp: int | None, udp: int | None
         raise click.UsageError("--tcp and --udp: choose one")
     view = options.view_of(path)
     answering = nodeports.chosen(view.config.node_port_addresses, view.known.internal)
+    protocol, port = "tcp" if tcp else "udp" if udp else "icmp", tcp or udp or 0
     question = tracing.Packet(
         source=tracing.endpoint(source, view.objects),
-        target=tracing.endpoint(target, view.objects),
-        protocol="tcp" if tcp else "udp" if udp else "icmp",
-        port=tcp or udp or 0,
+        target=tracing.endpoint(target, view.objects, protocol, port),
+        protocol=protocol,
+        port=port,
     )
     # Without the store Services' addresses are not known.
     past = tracing.past(question, view.objects, answering) if view.unread is None else None

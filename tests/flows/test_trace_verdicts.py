@@ -95,7 +95,7 @@ def traced(serving: Bridge) -> Bridge:
 def test_a_verdict(traced: Bridge, source: str, target: str, port: int, passes: bool, says: str) -> None:
     question = tracing.Packet(
         source=tracing.endpoint(source, WITH_SERVICES),
-        target=tracing.endpoint(target, WITH_SERVICES),
+        target=tracing.endpoint(target, WITH_SERVICES, "tcp", port),
         protocol="tcp",
         port=port,
     )

@@ -226,6 +226,33 @@ def test_a_node_whose_address_and_port_a_service_has_is_reached_as_that_service(
         assert asked(source, "node-a", 80).startswith("TAKEN by the kernel")
 
 
+def test_of_services_that_share_an_address_the_one_with_the_port_is_meant() -> None:
+    """All node ports do, under the addresses that the bridge has them by; so may external addresses."""
+    shared = ipaddress.ip_address("203.0.113.1")
+    objects: tuple[Object, ...] = OBJECTS
+    for number, protocol in enumerate((Protocol.TCP, Protocol.TCP, Protocol.UDP)):
+        frontends = (
+            Frontend(address=pipeline.NODE_PORTS.ipv4, protocol=protocol, port=30080 + number),
+            Frontend(address=shared, protocol=protocol, port=80 + number, external=True),
+        )
+        objects += (ServiceObject(namespace="default", name=f"s{number}", frontends=frontends, groups=()),)
+
+    def asked(address: str, protocol: str, port: int, source: str = "198.51.100.7") -> tuple[str, bool]:
+        target = tracing.endpoint(address, objects, protocol, port)
+        question = Packet(
+            source=tracing.endpoint(source, objects), target=target, protocol=protocol, port=port
+        )
+        return target.title, tracing.past(question, objects) is None
+
+    for number, protocol in enumerate(("tcp", "tcp", "udp")):
+        service = f"service default/s{number}"
+        assert asked("169.254.77.3", protocol, 30080 + number) == (service, True)
+        assert asked("203.0.113.1", protocol, 80 + number) == (service, True)
+    assert asked("169.254.77.3", "tcp", 30082)[0] == "169.254.77.3"
+    assert asked("203.0.113.1", "tcp", 82) == ("203.0.113.1", False)
+    assert asked("203.0.113.1", "icmp", 0) == ("203.0.113.1", False)
+
+
 def test_a_service_without_endpoints_refuses() -> None:
     answer = trace(steps=(Step(table=40, priority=100, cookie=1),), output=1)
     assert tracing.verdict(answer, OBJECTS, {40: "refuse"}, {}) == (

@@ -244,10 +244,10 @@ def test_of_services_that_share_an_address_the_one_with_the_port_is_meant() -> N
         )
         return target.title, tracing.past(question, objects) is None
 
-    for number, protocol in enumerate(("tcp", "tcp", "udp")):
+    for number, which in enumerate(("tcp", "tcp", "udp")):
         service = f"service default/s{number}"
-        assert asked("169.254.77.3", protocol, 30080 + number) == (service, True)
-        assert asked("203.0.113.1", protocol, 80 + number) == (service, True)
+        assert asked("169.254.77.3", which, 30080 + number) == (service, True)
+        assert asked("203.0.113.1", which, 80 + number) == (service, True)
     assert asked("169.254.77.3", "tcp", 30082)[0] == "169.254.77.3"
     assert asked("203.0.113.1", "tcp", 82) == ("203.0.113.1", False)
     assert asked("203.0.113.1", "icmp", 0) == ("203.0.113.1", False)

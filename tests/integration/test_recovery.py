@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from cni_world import Cni, new_container, path
-from lab_world import agent_log, assert_green, dump, eventually, fetch, running, tunnels
+from cni_world import Cni, launch_agent, new_container, path
+from lab_world import agent_log, assert_green, dump, eventually, fetch, manifest, running, tunnels
 
 from ovsnet import names, state
 from ovsnet.lab.lab import Lab
 from ovsnet.lab.node import AGENT, OVSDB, VSWITCHD, Node
+from ovsnet.lab.state import write_atomically
 
 pytestmark = pytest.mark.slow
 
@@ -180,3 +181,29 @@ def test_what_the_runtime_does_not_know_goes(lab: Lab, node: Node) -> None:
         assert "removing 1 interfaces that belong to no pod" in agent_log(node)[mark:]
         assert cni.call("ADD", container, netns=path(container)).status == 0
     assert fetch(lab, "a1", lab.pod("b1").address(4))["name"] == "b1"
+
+
+def test_a_pod_that_lost_its_row_ends_on_a_node_whose_object_is_gone(lab: Lab, node: Node) -> None:
+    """Its interface goes with DEL: the agent would give it its row back once the object is there again."""
+    cni, container, file = Cni(node), new_container(), manifest(lab, node.name)
+    before, results = file.read_text(), node.private("/var/lib/cni/results")
+    entry = json.loads(next(path for path in sorted(results.iterdir())).read_text())
+    with cni.namespaces(container):
+        result = cni.add(container).document
+        port = result["interfaces"][0]["name"]
+        node.kill(AGENT, signal.SIGKILL)
+        lost = {**entry, "containerId": container, "netns": path(container), "result": result}
+        (results / "0-lost").write_text(json.dumps(lost))
+        node.run(["ovs-vsctl", "del-port", "br-int", port], check=True)
+        file.unlink()
+        launch_agent(node)
+        try:
+            eventually(lambda: "has no pod ranges" in cni.call("STATUS").words, 20)
+            assert port in cni.links()
+            cni.delete(container)
+            assert port not in cni.links()
+        finally:
+            (results / "0-lost").unlink()
+            write_atomically(file, before)
+        node.await_agent(30)
+        cni.assert_nothing_leaked()

@@ -64,7 +64,7 @@ def added(cluster: Cluster, called: Called) -> Iterator[KubernetesNode]:
         patched.setattr(KubernetesNode, "up", up)
         with traffic(called.world, "client-a", "web-b", "web-c") as loss:
             cluster.add_node(NAME)
-    assert loss.none, str(loss)
+    assert loss.momentary, str(loss)
     begin_anew(cluster)
     yield cluster.node(NAME)
     cluster.remove_node(NAME)
@@ -208,7 +208,7 @@ def test_a_node_dies(cluster: Cluster, called: Called, added: KubernetesNode) ->
         eventually(lambda: called.offers("mortal") == [{*SERVERS}] * 2, PATIENCE + 36)
         for address in addresses.values():
             called.await_names(address, {*SERVERS}, sources=EVERYWHERE)
-    assert loss.none, str(loss)
+    assert loss.momentary, str(loss)
     assert added.name in tunnels(cluster.node("node-a"))  # It still is a node of the cluster.
     cluster.up()
     eventually(lambda: called.offers("mortal") == [{*SERVERS, "web-d"}] * 2, READY_SECONDS)

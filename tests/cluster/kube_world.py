@@ -195,14 +195,6 @@ class Loss:
             each["lost"] or each["failed"] for each in self.by_host.values()
         )
 
-    @property
-    def momentary(self) -> bool:
-        """Whether no new connection failed, and no more datagrams were lost than of a fifth of a second: what a busy
-        machine's ovs-vswitchd may need in user space for a tunnel port that comes or goes: one thread forwards all."""
-        return bool(self.by_host) and not any(
-            each["lost"] > 10 or each["failed"] for each in self.by_host.values()
-        )
-
 
 @contextlib.contextmanager
 def traffic(world: Namespace, source: str, *targets: str) -> Iterator[Loss]:

@@ -16,7 +16,7 @@ from ovsnet import names, pipeline
 from ovsnet.endpoints import Backend, Here, choose
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Namespaced
 from ovsnet.numbers import Numbers
-from ovsnet.servicemodel import LONGEST_AFFINITY, EndpointSlice, Protocol, Service, ServicePort
+from ovsnet.servicemodel import EndpointSlice, Protocol, Service, ServicePort
 
 BUCKETS = 256
 """At most in one group, of endpoints or of groups: with so many Open vSwitch 3.1 still selects by the datapath's hash,
@@ -29,6 +29,8 @@ changing their group."""
 CLIENTS = 4096
 """Clients from outside of the cluster whose endpoint the switch remembers, for each frontend: their addresses may be
 forged, and each takes a flow for as long as the affinity lasts. Those inside are as many as the node has pods."""
+LONGEST_TIMEOUT = 65535
+"""Seconds that a flow's idle_timeout can say (OpenFlow 1.5, section 7.3.4.3); an affinity may last 86,400."""
 
 
 class Group(Frozen):
@@ -137,6 +139,12 @@ class ServiceObject(Namespaced):
         return found
 
     @property
+    def idle_timeout(self) -> int:
+        """Seconds after which the switch itself forgets a client of a Service with affinity; 0: a flow can't say so
+        many, and `agent.affinity` does it."""
+        return self.affinity if self.affinity <= LONGEST_TIMEOUT else 0
+
+    @property
     def learned(self) -> int:
         """The cookie of flows that are learned of its clients in the cluster."""
         return names.cookie(names.AFFINITY, self.key)
@@ -196,7 +204,7 @@ class Maker:
             name=service.name,
             frontends=frontends,
             groups=tuple(self._groups),
-            affinity=min(service.affinity, LONGEST_AFFINITY),
+            affinity=service.affinity,
             health_check_port=service.health_check_port if service.external_local else 0,
             local_endpoints=max(map(len, self._local.values())) if service.external_local else 0,
         )

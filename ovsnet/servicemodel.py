@@ -10,9 +10,6 @@ import enum
 
 from ovsnet.model import Frozen, IPAddress, IPNetwork, Namespaced
 
-LONGEST_AFFINITY = 65535
-"""Seconds: what a flow's idle_timeout can say (OpenFlow 1.5, section 7.3.4.3); Kubernetes allows 86,400."""
-
 
 class Protocol(str, enum.Enum):
     """The value is the API's."""

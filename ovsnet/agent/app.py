@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import ovsnet
 from ovsnet import recall, resources
 from ovsnet.agent import logs, memory
+from ovsnet.agent.affinity import TABLE, LongAffinity
 from ovsnet.agent.agent import Agent
 from ovsnet.agent.alone import alone
 from ovsnet.agent.attachments import Attachments
@@ -87,8 +88,11 @@ async def _serve(config: Config, name: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     running = asyncio.create_task(agent.run())
-    publishing = asyncio.create_task(choice.publish(store, name, lambda: _facts(agent), Wrong(agent)))
-    answering = asyncio.create_task(_answer_load_balancers(config, agent))
+    beside = [
+        asyncio.create_task(choice.publish(store, name, lambda: _facts(agent), Wrong(agent))),
+        asyncio.create_task(_answer_load_balancers(config, agent)),
+        asyncio.create_task(_affinity(agent).run()),
+    ]
     stopped = asyncio.create_task(stop.wait())
     try:
         await server.start()
@@ -100,10 +104,8 @@ async def _serve(config: Config, name: str) -> None:
         await server.close()
         if metrics is not None:
             metrics.close()
-        stopped.cancel()
-        publishing.cancel()
-        answering.cancel()
-        running.cancel()
+        for task in (stopped, *beside, running):
+            task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
         links.close()
@@ -213,6 +215,11 @@ async def _answer_load_balancers(config: Config, agent: Agent) -> None:
             eligible=functools.partial(eligible, agent),
             complaints=agent.complaints,
         ).run()
+
+
+def _affinity(agent: Agent) -> LongAffinity:
+    learned = next(table.number for table in agent.renderer.tables if table.name == TABLE)
+    return LongAffinity(agent.openflow, agent.installer, learned, lambda: agent.serving.services)
 
 
 def _facts(agent: Agent) -> Facts | None:

@@ -160,6 +160,11 @@ class Installer:
             await self._bundle([f"flow delete cookie=0x{each:x}/-1" for each in cookies])
         self.on_policies()
 
+    async def forget(self, flows: Iterable[str]) -> None:
+        """Removes these, which the switch has learned: cookie, table, priority, match. Raises like `change`."""
+        async with self._applying:
+            await self._bundle([f"flow delete_strict {flow}" for flow in flows])
+
     async def audit(self) -> list[str] | None:
         """How the switch differs from what was installed, as `ovs-ofctl diff-flows` says it: - has, + lacks.
 

@@ -11,7 +11,7 @@ import ipaddress
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from ovsnet import names, nodeports, pipeline
 from ovsnet.agent.drift import cookie_in
@@ -136,6 +136,11 @@ class Serving:
             else:
                 self.rendered[cookie] = changed[cookie] = self._renderer.object(obj)
         return changed
+
+    @property
+    def services(self) -> Collection[ServiceObject]:
+        """As they were derived last; none while there is no list of them."""
+        return self._services.services
 
     def figures(self) -> dict[str, float]:
         """For `metrics`."""

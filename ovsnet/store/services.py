@@ -3,14 +3,14 @@
 Pure. Left alone, without a word: Services without a ClusterIP (headless, ExternalName), and those that by their labels
 belong to another proxy or say of themselves that they are headless. Words that a newer API may bring are told of and
 read in the safest way: a port of an unknown protocol and an address of an unknown ipMode are left out, an unknown
-policy or affinity is the default. An affinity of more seconds than a flow can last is told of as well. Never compares
+policy or affinity is the default. Never compares
 Services with one another: `frontends` does. Called through `manifest.READERS`.
 """
 
 from __future__ import annotations
 
 from ovsnet.model import IPAddress, IPNetwork
-from ovsnet.servicemodel import LONGEST_AFFINITY, Service, ServicePort
+from ovsnet.servicemodel import Service, ServicePort
 from ovsnet.store.reading import LABEL, Reader, address_of, range_of, shown
 
 OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
@@ -163,7 +163,4 @@ class ServiceReader(Reader[Service]):
         config = self._get(spec, "spec.sessionAffinityConfig", dict, {})
         client = self._get(config, "spec.sessionAffinityConfig.clientIP", dict, {})
         path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
-        seconds = self._number(client, path, 1, _AFFINITY_LONGEST) or _AFFINITY
-        if seconds > LONGEST_AFFINITY:
-            self._remark(path, f"{seconds} is longer than a flow can last; {LONGEST_AFFINITY} is used")
-        return seconds
+        return self._number(client, path, 1, _AFFINITY_LONGEST) or _AFFINITY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 
@@ -15,13 +16,17 @@ from service_world import STICKY_EXTERNAL, STICKY_KEPT, slices_of, vip
 from wire import SYN, UDP, Packet, Wire
 
 from ovsnet import flowplan, resources
+from ovsnet.agent.affinity import LongAffinity
+from ovsnet.agent.installer import Installer
 from ovsnet.render import Lines, Renderer
 from ovsnet.servicemodel import Protocol, Service, ServicePort
 from ovsnet.services import Services
+from ovsnet.switch.openflow import OpenFlow
 
 CLUSTER_IP: Pair = vip(22)
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["IPv4", "IPv6"])
 LIMIT = 16
+HOUR = 3600
 
 
 class Sticky:
@@ -56,6 +61,17 @@ class Sticky:
 
     def calls(self, port: str, client: Pair, target: Pair, family: int) -> set[str]:
         return {self.call(port, client[family], target[family]) for _ in range(12)}
+
+    def later(self, seconds: int) -> None:
+        """For ovs-vswitchd so much time goes by."""
+        self.wire.ask("time/warp", str(1000 * seconds))
+        self.wire.ask("revalidator/wait")
+
+    def agent(self, *, known: bool = True) -> LongAffinity:
+        """What an agent that has just started looks with. known: its store has said what Services there are."""
+        bridge = self.wire.bridge
+        switch = OpenFlow(bridge.ovs.mgmt(bridge.name).removeprefix("unix:"))
+        return LongAffinity(switch, Installer(switch), 37, lambda: self._services.services if known else ())
 
     def learned(self) -> list[str]:
         bridge = self.wire.bridge
@@ -132,3 +148,66 @@ def test_clients_that_are_made_up_take_a_limited_number_of_flows_and_are_served(
                 found = {sticky.call("gateway", client, target, protocol=UDP) for _ in range(6)}
                 assert found == {POD_1[family]}, client
         assert len(sticky.learned()) == LIMIT + 2
+
+
+@FAMILIES
+@pytest.mark.parametrize("client", ["pod", "outside"])
+def test_an_affinity_longer_than_a_flow_can_say_ends_when_it_is_over_and_not_before(
+    sticky: Sticky, family: int, client: str
+) -> None:
+    """Kubernetes allows a day; 65,535 seconds are 18 hours."""
+    port, source, target = (
+        ("a2", POD_2[family], CLUSTER_IP[family])
+        if client == "pod"
+        else ("gateway", OUTSIDE[family], STICKY_EXTERNAL[family])
+    )
+    sticky.serve(POD_1, ON_PEER, affinity=24 * HOUR, external_local=False)
+    agent = sticky.agent()
+    met = sticky.call(port, source, target)
+    for hours in (23, 23, 10):
+        # A new connection begins the time anew.
+        sticky.later(hours * HOUR)
+        asyncio.run(agent.look())
+        assert {sticky.call(port, source, target) for _ in range(6)} == {met}, hours
+    sticky.later(18 * HOUR)
+    asyncio.run(agent.look())
+    sticky.later(1 * HOUR)
+    asyncio.run(agent.look())
+    sticky.later(5 * HOUR - 60)
+    asyncio.run(agent.look())
+    assert len(sticky.learned()) == 1
+    sticky.later(HOUR)
+    asyncio.run(sticky.agent(known=False).look())
+    assert len(sticky.learned()) == 1, "the store has not said whose it is"
+    asyncio.run(agent.look())
+    assert sticky.learned() == []
+
+
+def test_an_agent_that_starts_late_ends_no_long_affinity_too_early(sticky: Sticky) -> None:
+    """Nobody knows how long beyond its numbers the switch has been idle: it counts from the start."""
+    sticky.serve(POD_1, ON_PEER, affinity=24 * HOUR)
+    sticky.call("a2", POD_2[0], CLUSTER_IP[0])
+    sticky.later(20 * HOUR)
+    agent = sticky.agent()
+    asyncio.run(agent.look())
+    for hours, there in ((5, 1), (1, 0)):
+        sticky.later(hours * HOUR)
+        asyncio.run(agent.look())
+        assert len(sticky.learned()) == there, hours
+
+
+def test_a_shorter_affinity_is_for_those_who_are_known_already_as_well(sticky: Sticky) -> None:
+    """A flow that was learned without a timeout goes when the Service's new one is over; others by themselves."""
+    sticky.serve(POD_1, ON_PEER, affinity=24 * HOUR)
+    sticky.call("a2", POD_2[0], CLUSTER_IP[0])
+    agent = sticky.agent()
+    asyncio.run(agent.look())
+    sticky.serve(POD_1, ON_PEER, affinity=HOUR)
+    sticky.call("a2", POD_2[1], CLUSTER_IP[1])
+    assert [("idle_timeout=3600" in line) for line in sorted(sticky.learned(), key=len)] == [False, True]
+    sticky.later(HOUR // 2)
+    asyncio.run(agent.look())
+    assert len(sticky.learned()) == 2
+    sticky.later(HOUR // 2 + 60)
+    asyncio.run(agent.look())
+    assert sticky.learned() == []

@@ -174,8 +174,10 @@ def test_clients_stay_with_endpoints_of_groups_that_they_use(
     assert {each.protocol for each in service.entries} == {"tcp"}
 
 
-def test_an_affinity_lasts_no_longer_than_a_flow_can() -> None:
-    assert [made([LOCAL], affinity=seconds).affinity for seconds in (60, 65535, 86400)] == [60, 65535, 65535]
+def test_the_switch_ends_an_affinity_itself_where_a_flow_can_say_how_long() -> None:
+    found = [made([LOCAL], affinity=seconds) for seconds in (60, 65535, 65536, 86400)]
+    assert [each.affinity for each in found] == [60, 65535, 65536, 86400]
+    assert [each.idle_timeout for each in found] == [60, 65535, 0, 0]
 
 
 def test_clients_enter_a_group_of_groups_and_none_of_its_parts() -> None:

@@ -57,7 +57,10 @@ class Process(msgspec.Struct, frozen=True):
         try:
             if start_time(self.pid) != self.start:
                 return False
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+            if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X"):
+                return True
+            # Its first thread may have ended before others, who still have its files open.
+            return len(os.listdir(f"/proc/{self.pid}/task")) > 1
         except OSError:
             return False
 

@@ -15,7 +15,7 @@ from ovsnet.agent.arming import Arming
 from ovsnet.agent.hostside import HostSide
 from ovsnet.config import Config, Datapath
 from ovsnet.errors import NotReady, SwitchUnavailable
-from ovsnet.rows import BridgeRow, BridgeSpec, SetBridge
+from ovsnet.rows import BridgeRow, BridgeSpec, Confirm, SetBridge
 from ovsnet.switch.monitor import Change
 from ovsnet.switch.openflow import OpenFlow
 from ovsnet.switch.ovsdb import Ovsdb
@@ -78,6 +78,8 @@ class Bridge:
                         raise NotReady(f"bridge {self._config.bridge} went away", "the agent makes it again")
                     await asyncio.sleep(_LOOK)
         except TimeoutError:
+            # It may have failed to make the bridge, and tries again only when there is news for it.
+            await self._ovsdb.apply([Confirm()])
             raise SwitchUnavailable(
                 f"ovs-vswitchd does not serve bridge {self._config.bridge}", "is ovs-vswitchd running?"
             ) from None

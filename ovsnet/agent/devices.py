@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ovsnet import names
-from ovsnet.errors import HostFailure, LimitedConnectivity
+from ovsnet.errors import HostFailure, LimitedConnectivity, OvsnetError, SwitchUnavailable
 from ovsnet.host.pod import index_of
 from ovsnet.rows import AddPort, Change, Confirm, DeletePort, PortRow, PortSpec
 
@@ -64,7 +64,7 @@ class Devices:
         Raises HostFailure while it is not known yet that one which is missing will not come by itself,
         SwitchUnavailable when ovs-vswitchd does not answer, and what else `Database` raises.
         """
-        await self._database.wait_ofports([names.GATEWAY], _PATIENCE)
+        await self._opened(names.GATEWAY)
         now, missed, self._missing = self._clock(), self._missing, ", ".join(self._lost())
         if not self._missing:
             return []
@@ -111,6 +111,16 @@ class Devices:
         return (
             f"interface {row.name} deleted by someone else, or given another name; made again with its port"
         )
+
+    async def _opened(self, port: str) -> None:
+        """Returns when ovs-vswitchd has the port. What it could not open it tries again only when there is news."""
+        try:
+            await self._database.wait_ofports([port], _PATIENCE)
+        except SwitchUnavailable:
+            raise
+        except OvsnetError:
+            await self._seen(Confirm())
+            await self._database.wait_ofports([port], _PATIENCE)
 
     async def _seen(self, *changes: Change) -> None:
         """Returns when ovs-vswitchd has seen these."""

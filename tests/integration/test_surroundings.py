@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from lab_world import (
 )
 
 from ovsnet.lab.lab import Lab
-from ovsnet.lab.node import AGENT
+from ovsnet.lab.node import AGENT, DATABASE_SOCKET, VSWITCHD
 from ovsnet.lab.spec import LabError
 from ovsnet.lab.state import wait_for, write_atomically
 
@@ -64,6 +65,40 @@ def test_the_tunnels_port_is_taken_by_another(lab: Lab, cni: Cni) -> None:
             if lab.state.datapath == "system":
                 cni.tool("ovs-vsctl", "del-port", "br-int", tunnel)
     eventually(lambda: fetch(lab, "a1", lab.pod("b1").address(4), wait=1.0), 20)
+
+
+HOLD = """
+import fcntl, struct, sys, time
+tap = open("/dev/net/tun", "r+b", buffering=0)
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", sys.argv[1].encode(), IFF_TAP | IFF_NO_PI))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tap", ["ovs-netdev", "br-int", "ovsnet0"])
+def test_an_interface_of_the_switch_is_held_by_another_while_it_starts(lab: Lab, cni: Cni, tap: str) -> None:
+    """As by an ovs-vswitchd that has not quite ended. The next one fails to make the bridge or the port, and would not
+    try again until something in its configuration changes."""
+    cni.node.kill(VSWITCHD, signal.SIGKILL)
+    command = [*cni.becoming, sys.executable, "-ISc", HOLD, tap]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            cni.node.launch(VSWITCHD, ["ovs-vswitchd", f"unix:/{DATABASE_SOCKET}", "--pidfile"])
+            assert wait_for(lambda: cni.tool("ovs-appctl", "version") != "", 20)
+            time.sleep(1.5)
+        finally:
+            process.kill()
+            process.wait()
+    assert wait_for(lambda: cni.call("STATUS").status == 0, 60 * SLOWER), cni.call("STATUS").words
+    cni.node.make_uplink()
+    assert "Device or resource busy" in cni.node.log(VSWITCHD).read_text()
+    eventually(lambda: fetch(lab, "a1", lab.pod("b1").address(4), wait=1.0), 20)
+    assert_green(lab)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from ovsnet import names
 from ovsnet.agent.devices import Devices
-from ovsnet.errors import HostFailure
+from ovsnet.errors import HostFailure, OvsnetError
 from ovsnet.rows import AddPort, Change, Confirm, DeletePort, PortRow
 
 
@@ -27,6 +27,8 @@ class Rows:
         self.comes: set[str] = set()
         """Interfaces that ovs-vswitchd makes when it looks at its configuration."""
         self.there = {"pod-1"}
+        self.refused: list[str] = []
+        """What ovs-vswitchd says of the next looks at its ports."""
 
     def ports(self) -> dict[str, PortRow]:
         return self.rows
@@ -35,6 +37,8 @@ class Rows:
         self.log += changes
 
     async def wait_ofports(self, names: list[str], patience: float) -> dict[str, int]:
+        if self.refused:
+            raise OvsnetError(self.refused.pop())
         return {}
 
     async def wait_configured(self, patience: float) -> None:
@@ -97,3 +101,15 @@ async def test_an_interface_that_comes_back_is_no_trouble_any_more() -> None:
     with pytest.raises(HostFailure):
         await devices.ensure()
     assert rows.log == []
+
+
+async def test_ovs_vswitchd_is_asked_once_more_for_a_port_that_it_could_not_open() -> None:
+    """It would not try again by itself, whatever has changed around it."""
+    rows = Rows()
+    devices = Devices(rows, there=lambda name: True)
+    rows.refused = ["ovs-vswitchd can't open port ovsnet0: Device or resource busy"]
+    assert await devices.ensure() == []
+    assert rows.log == [Confirm(), "seen"]
+    rows.refused = ["busy", "busy"]
+    with pytest.raises(OvsnetError, match="busy"):
+        await devices.ensure()

@@ -179,13 +179,18 @@ def _compose(
         patience = config.store.kubernetes.leftover_after
         agent.leftovers = Leftovers(choice.own_pods(store), pods, agent.complaints, patience)
     pods.on_gone = departed.gone
+    _connect(agent, attachments)
+    return agent, attachments
+
+
+def _connect(agent: Agent, attachments: Attachments) -> None:
+    """What requests ask of the agent's loop, and who asks whether flows are in force."""
     attachments.wake = agent.wake
     attachments.compare = agent.compare
     attachments.trouble = agent.trouble
     agent.serving.tell(functools.partial(in_force, agent))
     attachments.report = functools.partial(report, agent)
     attachments.complaints = agent.complaints
-    return agent, attachments
 
 
 def _metrics(config: Config, agent: Agent) -> Metrics | None:

@@ -45,7 +45,9 @@ class _Spec(TypedDict, total=False):
     initContainers: list[_Container] | None
 
 
-class _Status(TypedDict, total=False):
+class Status(TypedDict, total=False):
+    """What is read of a Pod's status."""
+
     phase: object
     podIP: object
     podIPs: object
@@ -54,7 +56,7 @@ class _Status(TypedDict, total=False):
 class _Pod(TypedDict, total=False):
     metadata: _Metadata | None
     spec: _Spec | None
-    status: _Status | None
+    status: Status | None
 
 
 class PodReader(Reader[LabelledPod]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from ovsnet.model import IPAddress, OwnPod
-from ovsnet.store.labelledpods import ENDED, given_ips
+from ovsnet.store.labelledpods import ENDED, Status, given_ips
 from ovsnet.store.reading import SUBDOMAIN, Reader, address_of
 
 
@@ -23,16 +23,10 @@ class _Spec(TypedDict, total=False):
     hostNetwork: object
 
 
-class _Status(TypedDict, total=False):
-    phase: object
-    podIP: object
-    podIPs: object
-
-
 class _Pod(TypedDict, total=False):
     metadata: _Metadata | None
     spec: _Spec | None
-    status: _Status | None
+    status: Status | None
 
 
 class OwnPodReader(Reader[OwnPod]):

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import service_client
-from kube_world import NODES, PORT, Namespace, Object, by_family, server
+from kube_world import NODES, PORT, Namespace, Object, await_calm, by_family, server
 from lab_world import SLOWER, eventually
 from services_world import FAMILIES, Load
 
@@ -268,6 +268,7 @@ class Called:
         """Meanwhile datagrams of flows that stay, from sources to some hosts, and connections of TCP that stay; of
         neither is anything lost. The servers are `service_server`s."""
         options: dict[str, Any] = {"text": None, "seconds": 10.0, "gap": 0.05}
+        await_calm(self.world.cluster)
         with contextlib.ExitStack() as stack:
             flows = [
                 self.going(source, hosts[0], port, do="stream", hosts=hosts, protocol="udp", **options)

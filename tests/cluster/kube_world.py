@@ -108,6 +108,24 @@ def begin_anew(cluster: Cluster) -> None:
     cluster.kubectl("wait", "--for=condition=Ready", f"--timeout={60 * SLOWER:.0f}s", "nodes", "--all")
 
 
+def await_calm(cluster: Cluster) -> None:
+    """Until no pod comes or goes, such as those of the module before. In user space Open vSwitch reads all routes anew
+    when a link of the node comes or goes, whosever, and loses packets of others meanwhile."""
+
+    def moving() -> list[str]:
+        found = json.loads(cluster.kubectl("get", "pods", "--all-namespaces", "--output=json").stdout)[
+            "items"
+        ]
+        return [
+            each["metadata"]["name"]
+            for each in found
+            if "deletionTimestamp" in each["metadata"]
+            or (each["status"]["phase"] == "Pending" and "nodeName" in each["spec"])
+        ]
+
+    eventually(lambda: not moving(), READY_SECONDS * SLOWER)
+
+
 def by_family(addresses: Any) -> dict[int, str]:
     return {6 if ":" in address else 4: address for address in addresses}
 
@@ -200,6 +218,7 @@ class Loss:
 def traffic(world: Namespace, source: str, *targets: str) -> Iterator[Loss]:
     """Datagrams, and new connections, from one pod to others over both families meanwhile."""
     cluster, loss = world.cluster, Loss()
+    await_calm(cluster)
     hosts = [address for pod in targets for address in world.addresses(pod).values()]
     with contextlib.ExitStack() as stack:
         for pod in targets:

@@ -1,6 +1,7 @@
 """Reads what ovs-ofctl and ofproto/trace print.
 
-Pure: text in, data out. Called by the inspection commands; the agent itself never reads flows.
+Pure: text in, data out. A flow's match and actions are as ovs-ofctl takes them again. Called by the inspection
+commands, and by the agent for counters and for what the switch learns by itself.
 """
 
 from __future__ import annotations

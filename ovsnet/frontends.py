@@ -140,9 +140,9 @@ class ServiceObject(Namespaced):
 
     @property
     def idle_timeout(self) -> int:
-        """Seconds after which the switch itself forgets a client of a Service with affinity; 0: a flow can't say so
-        many, and `agent.affinity` does it."""
-        return self.affinity if self.affinity <= LONGEST_TIMEOUT else 0
+        """Seconds after which the switch forgets a client, as far as a flow can say them; `agent.affinity` does the
+        rest."""
+        return min(self.affinity, LONGEST_TIMEOUT)
 
     @property
     def learned(self) -> int:

@@ -16,6 +16,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from ovsnet import names, pipeline, plan, state
 from ovsnet.agent import changes, drift
+from ovsnet.agent.affinity import LongAffinity
 from ovsnet.agent.auditor import Auditor
 from ovsnet.agent.bridge import Bridge
 from ovsnet.agent.complaints import Complaints
@@ -79,12 +80,14 @@ class Agent:
     cutting: Cutting | None = None
     denial_log: DenialLog | None = None
     leftovers: Leftovers | None = None
+    affinity: LongAffinity | None = None
 
     def __post_init__(self) -> None:
-        self.serving = Serving(self.openflow, self.renderer, self.config, self._again)
+        self._wake = asyncio.Event()
+        self.serving = Serving(self.openflow, self.renderer, self.config, self._wake.set)
         self.topology: Topology | None = None
         self._reach = Reach()
-        self.news = News(self.store, self._again)
+        self.news = News(self.store, self._wake.set)
         self.complaints = Complaints(log)
         self.auditor = Auditor(self.installer, self.renderer, self.complaints, self.wake)
         self.installer.on_loss = self.wake
@@ -96,7 +99,6 @@ class Agent:
         self._bridge = Bridge(self.config, ovsdb=self.ovsdb, openflow=self.openflow, host=self.host)
         self._bridge.on_datapath = self._use_datapath
         self._devices = Devices(self.ovsdb)
-        self._wake = asyncio.Event()
         self._due = True
         """More may be different than the store tells of."""
         self._comparisons: list[asyncio.Future[None]] = []
@@ -152,7 +154,7 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.ovsdb.run())
                 tasks.create_task(self.store.run())
-                for beside in (self.departed, self.cutting, self.denial_log, self.leftovers):
+                for beside in (self.departed, self.cutting, self.denial_log, self.leftovers, self.affinity):
                     if beside is not None:
                         tasks.create_task(beside.run())
                 tasks.create_task(self._bridge.watch(self.wake, self.auditor.heard, self._switch_lost))
@@ -226,10 +228,6 @@ class Agent:
             await self.installer.serve(changed)
         await self._served(snapshot)
         self._cut()
-
-    def _again(self) -> None:
-        """Services are to be looked at, and nothing else."""
-        self._wake.set()
 
     def _links_changed(self) -> None:
         self._links_due = True
@@ -340,7 +338,7 @@ class Agent:
             await self.serving.forget(self._bridge.datapath)
         except OvsnetError as error:
             self.complaints.about("conntrack", f"connections to endpoints that are gone stay known: {error}")
-            asyncio.get_running_loop().call_later(_PERIOD, self._again)
+            asyncio.get_running_loop().call_later(_PERIOD, self._wake.set)
         else:
             self.complaints.over("conntrack")
 

@@ -91,7 +91,6 @@ async def _serve(config: Config, name: str) -> None:
     beside = [
         asyncio.create_task(choice.publish(store, name, lambda: _facts(agent), Wrong(agent))),
         asyncio.create_task(_answer_load_balancers(config, agent)),
-        asyncio.create_task(_affinity(agent).run()),
     ]
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -178,6 +177,8 @@ def _compose(
     if config.store.kubernetes is not None and config.store.kubernetes.leftover_after:
         patience = config.store.kubernetes.leftover_after
         agent.leftovers = Leftovers(choice.own_pods(store), pods, agent.complaints, patience)
+    learned = next(table.number for table in renderer.tables if table.name == TABLE)
+    agent.affinity = LongAffinity(openflow, installer, learned, lambda: agent.serving.services)
     pods.on_gone = departed.gone
     _connect(agent, attachments)
     return agent, attachments
@@ -220,11 +221,6 @@ async def _answer_load_balancers(config: Config, agent: Agent) -> None:
             eligible=functools.partial(eligible, agent),
             complaints=agent.complaints,
         ).run()
-
-
-def _affinity(agent: Agent) -> LongAffinity:
-    learned = next(table.number for table in agent.renderer.tables if table.name == TABLE)
-    return LongAffinity(agent.openflow, agent.installer, learned, lambda: agent.serving.services)
 
 
 def _facts(agent: Agent) -> Facts | None:

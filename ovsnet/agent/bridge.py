@@ -7,6 +7,7 @@ nothing of ports and flows. Called by the agent's loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from ovsnet import names
 from ovsnet.agent.arming import Arming
 from ovsnet.agent.hostside import HostSide
 from ovsnet.config import Config, Datapath
-from ovsnet.errors import NotReady, SwitchUnavailable
+from ovsnet.errors import NotReady, OvsnetError, SwitchUnavailable
 from ovsnet.rows import BridgeRow, BridgeSpec, Confirm, SetBridge
 from ovsnet.switch.monitor import Change
 from ovsnet.switch.openflow import OpenFlow
@@ -67,8 +68,8 @@ class Bridge:
         return self._host.datapath(self._config.datapath, self._ovsdb.datapath_types)
 
     async def require(self) -> None:
-        """Raises SwitchUnavailable when vswitchd does not serve the bridge within a moment, and NotReady at once when
-        somebody has removed it."""
+        """Raises SwitchUnavailable when vswitchd does not serve the bridge within a moment, and has it look at its
+        configuration again; raises NotReady at once when somebody has removed the bridge."""
         if not await self._openflow.is_up():
             await self._away()
         try:
@@ -79,7 +80,8 @@ class Bridge:
                     await asyncio.sleep(_LOOK)
         except TimeoutError:
             # It may have failed to make the bridge, and tries again only when there is news for it.
-            await self._ovsdb.apply([Confirm()])
+            with contextlib.suppress(OvsnetError):
+                await self._ovsdb.apply([Confirm()])
             raise SwitchUnavailable(
                 f"ovs-vswitchd does not serve bridge {self._config.bridge}", "is ovs-vswitchd running?"
             ) from None

@@ -119,6 +119,8 @@ class Devices:
         except SwitchUnavailable:
             raise
         except OvsnetError:
+            if port not in self._database.ports():
+                raise
             await self._seen(Confirm())
             await self._database.wait_ofports([port], _PATIENCE)
 

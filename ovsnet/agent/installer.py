@@ -160,10 +160,12 @@ class Installer:
             await self._bundle([f"flow delete cookie=0x{each:x}/-1" for each in cookies])
         self.on_policies()
 
-    async def forget(self, flows: Iterable[str]) -> None:
-        """Removes these, which the switch has learned: cookie, table, priority, match. Raises like `change`."""
+    async def renew(self, changes: Iterable[str]) -> None:
+        """Changes flows that the switch has learned, and that end by themselves. Raises like `change`."""
+        if self.stale:
+            raise _lost()
         async with self._applying:
-            await self._bundle([f"flow delete_strict {flow}" for flow in flows])
+            await self._bundle([*changes])
 
     async def audit(self) -> list[str] | None:
         """How the switch differs from what was installed, as `ovs-ofctl diff-flows` says it: - has, + lacks.

@@ -168,9 +168,8 @@ class OpenFlow:
         lines = map(str.strip, finished.out.splitlines())
         return [line for line in lines if line.startswith("cookie=")]
 
-    async def counted(self, kind: str, table: int) -> list[str]:
-        """Flows of all objects of a kind in one table, with their counters. Raises SwitchUnavailable."""
-        cookie, mask = names.cookies_of(kind)
+    async def counted(self, cookie: int, mask: int, table: int) -> list[str]:
+        """Flows of these cookies in one table, with their counters. Raises SwitchUnavailable."""
         match = f"table={table},cookie={cookie:#x}/{mask:#x}"
         finished = await command.run([*self._ofctl, "dump-flows", self._target, match])
         self._check(finished, [])

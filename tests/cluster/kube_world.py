@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import probe
-from lab_world import SLOWER, eventually
+from lab_world import SLOWER, eventually, left_over
 
 from ovsnet.lab.kubernetes import plan
 from ovsnet.lab.kubernetes.cluster import Cluster
@@ -112,18 +112,21 @@ def await_calm(cluster: Cluster) -> None:
     """Until no pod comes or goes, such as those of the module before. In user space Open vSwitch reads all routes anew
     when a link of the node comes or goes, whosever, and loses packets of others meanwhile."""
 
-    def moving() -> list[str]:
-        found = json.loads(cluster.kubectl("get", "pods", "--all-namespaces", "--output=json").stdout)[
-            "items"
-        ]
-        return [
-            each["metadata"]["name"]
-            for each in found
-            if "deletionTimestamp" in each["metadata"]
-            or (each["status"]["phase"] == "Pending" and "nodeName" in each["spec"])
-        ]
+    def items(kind: str) -> list[Object]:
+        found = cluster.kubectl("get", kind, "--all-namespaces", "--output=json").stdout
+        return list(json.loads(found)["items"])
 
-    eventually(lambda: not moving(), READY_SECONDS * SLOWER)
+    def moving() -> list[str]:
+        # A namespace has its pods for some moments before they are told to go.
+        going = [each for each in items("namespaces") if each["status"]["phase"] == "Terminating"]
+        pods = [
+            each
+            for each in items("pods")
+            if "deletionTimestamp" in each["metadata"] or each["status"]["phase"] == "Pending"
+        ]
+        return [each["metadata"]["name"] for each in (*going, *pods)]
+
+    assert not left_over(moving, 2 * READY_SECONDS)
 
 
 def by_family(addresses: Any) -> dict[int, str]:

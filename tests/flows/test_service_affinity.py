@@ -67,11 +67,18 @@ class Sticky:
         self.wire.ask("time/warp", str(1000 * seconds))
         self.wire.ask("revalidator/wait")
 
-    def agent(self, *, known: bool = True) -> LongAffinity:
-        """What an agent that has just started looks with. known: its store has said what Services there are."""
+    def look(self) -> None:
+        """What an agent does from time to time: one that has just started, for it knows nothing that the switch
+        doesn't."""
         bridge = self.wire.bridge
         switch = OpenFlow(bridge.ovs.mgmt(bridge.name).removeprefix("unix:"))
-        return LongAffinity(switch, Installer(switch), 37, lambda: self._services.services if known else ())
+
+        async def start_and_look() -> None:
+            installer = Installer(switch)
+            await installer.settle(self._installed)
+            await LongAffinity(switch, installer, 37, lambda: self._services.services).look()
+
+        asyncio.run(start_and_look())
 
     def learned(self) -> list[str]:
         bridge = self.wire.bridge
@@ -150,64 +157,67 @@ def test_clients_that_are_made_up_take_a_limited_number_of_flows_and_are_served(
         assert len(sticky.learned()) == LIMIT + 2
 
 
+DAY_ALMOST = 24 * HOUR - 60
+
+
 @FAMILIES
 @pytest.mark.parametrize("client", ["pod", "outside"])
 def test_an_affinity_longer_than_a_flow_can_say_ends_when_it_is_over_and_not_before(
     sticky: Sticky, family: int, client: str
 ) -> None:
-    """Kubernetes allows a day; 65,535 seconds are 18 hours."""
+    """Kubernetes allows a day; 65,535 seconds are some 18.2 hours."""
     port, source, target = (
         ("a2", POD_2[family], CLUSTER_IP[family])
         if client == "pod"
         else ("gateway", OUTSIDE[family], STICKY_EXTERNAL[family])
     )
     sticky.serve(POD_1, ON_PEER, affinity=24 * HOUR, external_local=False)
-    agent = sticky.agent()
     met = sticky.call(port, source, target)
-    for hours in (23, 23, 10):
-        # A new connection begins the time anew.
-        sticky.later(hours * HOUR)
-        asyncio.run(agent.look())
-        assert {sticky.call(port, source, target) for _ in range(6)} == {met}, hours
+    for _ in range(3):
+        # Each time a client that was nearly forgotten is back, and begins anew.
+        for seconds in (17 * HOUR, HOUR, DAY_ALMOST - 18 * HOUR):
+            sticky.later(seconds)
+            sticky.look()
+        assert {sticky.call(port, source, target) for _ in range(6)} == {met}
+        sticky.look()
+    for seconds in (18 * HOUR, DAY_ALMOST - 18 * HOUR):
+        sticky.later(seconds)
+        sticky.look()
+    assert len(sticky.learned()) == 1
+    sticky.later(120)
+    assert sticky.learned() == []
+
+
+def test_a_long_affinity_ends_by_itself_where_no_agent_prolongs_it(sticky: Sticky) -> None:
+    sticky.serve(POD_1, ON_PEER, affinity=24 * HOUR)
+    sticky.call("a2", POD_2[0], CLUSTER_IP[0])
     sticky.later(18 * HOUR)
-    asyncio.run(agent.look())
-    sticky.later(1 * HOUR)
-    asyncio.run(agent.look())
-    sticky.later(5 * HOUR - 60)
-    asyncio.run(agent.look())
     assert len(sticky.learned()) == 1
     sticky.later(HOUR)
-    asyncio.run(sticky.agent(known=False).look())
-    assert len(sticky.learned()) == 1, "the store has not said whose it is"
-    asyncio.run(agent.look())
     assert sticky.learned() == []
 
 
-def test_an_agent_that_starts_late_ends_no_long_affinity_too_early(sticky: Sticky) -> None:
-    """Nobody knows how long beyond its numbers the switch has been idle: it counts from the start."""
-    sticky.serve(POD_1, ON_PEER, affinity=24 * HOUR)
+def test_nobody_is_prolonged_for_whom_flows_can_say_all(sticky: Sticky) -> None:
+    sticky.serve(POD_1, ON_PEER, affinity=18 * HOUR)
     sticky.call("a2", POD_2[0], CLUSTER_IP[0])
-    sticky.later(20 * HOUR)
-    agent = sticky.agent()
-    asyncio.run(agent.look())
-    for hours, there in ((5, 1), (1, 0)):
-        sticky.later(hours * HOUR)
-        asyncio.run(agent.look())
-        assert len(sticky.learned()) == there, hours
+    sticky.later(18 * HOUR - 60)
+    sticky.look()
+    assert len(sticky.learned()) == 1
+    sticky.later(120)
+    assert sticky.learned() == []
 
 
-def test_a_shorter_affinity_is_for_those_who_are_known_already_as_well(sticky: Sticky) -> None:
-    """A flow that was learned without a timeout goes when the Service's new one is over; others by themselves."""
+def test_one_client_is_prolonged_and_the_other_not_yet(sticky: Sticky) -> None:
     sticky.serve(POD_1, ON_PEER, affinity=24 * HOUR)
     sticky.call("a2", POD_2[0], CLUSTER_IP[0])
-    agent = sticky.agent()
-    asyncio.run(agent.look())
-    sticky.serve(POD_1, ON_PEER, affinity=HOUR)
+    sticky.later(12 * HOUR)
     sticky.call("a2", POD_2[1], CLUSTER_IP[1])
-    assert [("idle_timeout=3600" in line) for line in sorted(sticky.learned(), key=len)] == [False, True]
-    sticky.later(HOUR // 2)
-    asyncio.run(agent.look())
+    for hours in (6, 5):
+        sticky.later(hours * HOUR)
+        sticky.look()
     assert len(sticky.learned()) == 2
-    sticky.later(HOUR // 2 + 60)
-    asyncio.run(agent.look())
-    assert sticky.learned() == []
+    sticky.later(2 * HOUR)
+    sticky.look()
+    (left,) = sticky.learned()
+    assert "ipv6_dst" in left
+    assert "idle_timeout=65535" in left

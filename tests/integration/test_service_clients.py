@@ -98,28 +98,3 @@ def test_clients_that_are_made_up_fill_no_table_and_keep_nobody_out(cluster: Clu
     assert "by someone else" not in agent_log(node)[mark:]
     cluster.remove("web")
     eventually(lambda: learned() == 0)
-
-
-def test_a_client_that_was_to_stay_for_a_day_stays_no_longer_than_a_shorter_timeout_says(
-    cluster: Cluster,
-) -> None:
-    """A day is more than a flow's own timeout can say: the agent ends it."""
-    day = {"clientIP": {"timeoutSeconds": 86400}}
-    node = cluster.lab.node("node-a")
-    mark = len(agent_log(node))
-
-    def learned() -> list[str]:
-        tool = ("ovs-ofctl", "-O", "OpenFlow15", "dump-flows", "br-int", "table=37")
-        return [line for line in Cni(node).tool(*tool).splitlines() if "priority=100" in line]
-
-    cluster.put("web", ["a1", "b1"], NUMBER, **{**AFFINE, "sessionAffinityConfig": day})
-    eventually(lambda: cluster.names("a2", vip(NUMBER, 4), count=1, seconds=0.5) <= {"a1", "b1"})
-    assert len(cluster.names("a2", vip(NUMBER, 4), count=12)) == 1
-    (flow,) = learned()
-    assert "idle_timeout" not in flow
-    second = {"clientIP": {"timeoutSeconds": 1}}
-    cluster.put("web", ["a1", "b1"], NUMBER, **{**AFFINE, "sessionAffinityConfig": second})
-    eventually(lambda: not learned(), 90)
-    assert_clean(cluster.lab)
-    assert "by someone else" not in agent_log(node)[mark:]
-    cluster.remove("web")

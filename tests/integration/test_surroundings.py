@@ -88,15 +88,17 @@ def test_an_interface_of_the_switch_is_held_by_another_while_it_starts(lab: Lab,
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "held\n"
+            mark = len(cni.node.log(VSWITCHD).read_text())
             cni.node.launch(VSWITCHD, ["ovs-vswitchd", f"unix:/{DATABASE_SOCKET}", "--pidfile"])
-            assert wait_for(lambda: cni.tool("ovs-appctl", "version") != "", 20)
-            time.sleep(1.5)
+            busy = f"{tap}.*Device or resource busy"
+            assert wait_for(
+                lambda: re.search(busy, cni.node.log(VSWITCHD).read_text()[mark:]) is not None, 20
+            )
         finally:
             process.kill()
             process.wait()
     assert wait_for(lambda: cni.call("STATUS").status == 0, 60 * SLOWER), cni.call("STATUS").words
     cni.node.make_uplink()
-    assert "Device or resource busy" in cni.node.log(VSWITCHD).read_text()
     eventually(lambda: fetch(lab, "a1", lab.pod("b1").address(4), wait=1.0), 20)
     assert_green(lab)
 

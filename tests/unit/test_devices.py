@@ -113,3 +113,13 @@ async def test_ovs_vswitchd_is_asked_once_more_for_a_port_that_it_could_not_open
     rows.refused = ["busy", "busy"]
     with pytest.raises(OvsnetError, match="busy"):
         await devices.ensure()
+    assert rows.log == [Confirm(), "seen"] * 2
+
+
+async def test_nobody_is_asked_again_for_a_port_that_somebody_removed() -> None:
+    rows = Rows()
+    del rows.rows["ovsnet0"]
+    rows.refused = ["bridge br-int has no port ovsnet0"]
+    with pytest.raises(OvsnetError, match="has no port"):
+        await Devices(rows, there=lambda name: True).ensure()
+    assert rows.log == []

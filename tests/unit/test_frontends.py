@@ -174,10 +174,10 @@ def test_clients_stay_with_endpoints_of_groups_that_they_use(
     assert {each.protocol for each in service.entries} == {"tcp"}
 
 
-def test_the_switch_ends_an_affinity_itself_where_a_flow_can_say_how_long() -> None:
+def test_a_flow_says_as_much_of_an_affinity_as_it_can() -> None:
     found = [made([LOCAL], affinity=seconds) for seconds in (60, 65535, 65536, 86400)]
     assert [each.affinity for each in found] == [60, 65535, 65536, 86400]
-    assert [each.idle_timeout for each in found] == [60, 65535, 0, 0]
+    assert [each.idle_timeout for each in found] == [60, 65535, 65535, 65535]
 
 
 def test_clients_enter_a_group_of_groups_and_none_of_its_parts() -> None:

@@ -267,7 +267,7 @@ class Renderer:
 
     @property
     def objects(self) -> Mapping[int, Object]:
-        """What was rendered last, by cookie."""
+        """What was rendered last, by cookie; made anew each time."""
         return {cookie: obj for cookie, (obj, _) in self._memo.items()}
 
     def state(self, objects: Iterable[Object], others: Rendered | None = None) -> dict[int, Lines]:

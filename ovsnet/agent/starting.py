@@ -120,8 +120,9 @@ class Starting:
     def _owners(self) -> list[str]:
         """Whose flows they are, those with the most first."""
         found: collections.Counter[str] = collections.Counter()
+        objects = self._renderer.objects
         for (_, cookie), times in self._flows.items():
-            obj = self._renderer.objects.get(cookie)
+            obj = objects.get(cookie)
             found["nobody" if obj is None else f"{kind_of(obj)} {obj.title}"] += times
         return [who for who, _ in found.most_common()]
 

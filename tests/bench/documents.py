@@ -78,9 +78,7 @@ one, whose endpoints all answer (addresses outside of the cluster that one host 
 endpoint.
 
 Memory is the sum of what is resident of the agent (VmRSS) and of the process that it has for work on links: libraries
-that both have count twice, and once in the figure that follows (Pss). Its figures are from before that process became a
-program of its own: since then the same bench has told 191 to 216 MB from a folder and 203 to 224 MB from an API server
-(Pss 169 to 202 MB), on a busy machine, whose other figures mean nothing. Processor time is that of one processor; 100
+that both have count twice, and once in the figure that follows (Pss). Processor time is that of one processor; 100
 changes in ten seconds make a sample.
 
 A change by itself is half a second after the one before. Of changes that keep coming, as the ten a second of which

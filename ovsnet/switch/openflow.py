@@ -97,13 +97,17 @@ class OpenFlow:
         """
         groups: dict[int, str] = {}
         meters: dict[int, str] = {}
+        # ovs-ofctl reads what there is on another processor meanwhile.
+        reading = asyncio.gather(self.groups(), self.meters())
         with command.file() as wanted:
-            await command.write(wanted, _flows(lines, groups, meters))
-            meters_before = await self.meters()
+            try:
+                await command.write(wanted, _flows(lines, groups, meters))
+                installed, meters_before = await reading
+            finally:
+                reading.cancel()
             await self._change_meters(flowplan.meter_changes(meters_before, meters))
-            for kind in names.UNRENDERED:
-                await command.write(wanted, await self.flows_of(kind))
-            installed = await self.groups()
+            for found in await asyncio.gather(*map(self.flows_of, names.UNRENDERED)):
+                await command.write(wanted, found)
             if changes := flowplan.group_changes(installed, groups):
                 await self.bundle(changes)
             argv = [*self._ofctl, "--bundle", "replace-flows", self._target, f"/dev/fd/{wanted}"]

@@ -32,11 +32,11 @@ from services_many import Bench, Plan
 
 FULL = Plan(
     few=Size(10, 100), many=Size(10_000, 100_000), large=5_000,
-    rounds=3, changes=15, connections=25, busy=100, rest=45.0, after=5.0,
+    rounds=3, changes=15, connections=100, busy=100, rest=45.0, after=5.0, calm=3.0,
 )  # fmt: skip
 SMALL = Plan(
     few=Size(10, 100), many=Size(200, 2_000), large=600,
-    rounds=1, changes=3, connections=3, busy=20, rest=2.0, after=2.0,
+    rounds=1, changes=3, connections=3, busy=20, rest=2.0, after=2.0, calm=0.0,
 )  # fmt: skip
 PARTS = ("folder", "api", "cases")
 Say = Callable[[str], None]

@@ -69,6 +69,8 @@ class Plan(NamedTuple):
     """Seconds until the comparisons are over that follow so many new flows."""
     after: float
     """Seconds for which connections go on after a restart."""
+    calm: float
+    """Seconds until the agent has done what it does after a change."""
 
 
 class Bench:
@@ -187,8 +189,10 @@ class Bench:
         return self.store.put("changed", [recorded.slice_of(service, "more", endpoints)])
 
     def connections(self, number: int, forget: bool = True) -> list[float]:
-        """Milliseconds that connect() takes, each from another port; forget: where the datapath has no flow yet."""
+        """Milliseconds that connect() takes, each from another port; forget: where the datapath has no flow yet. Begins
+        when what went before is over: the agent at work takes the processor from the switch."""
         found = []
+        time.sleep(self.plan.calm)
         with Connecting(self.lab, self.client) as client:
             for _ in range(self.plan.connections + 1):
                 if forget:

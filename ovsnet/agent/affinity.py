@@ -9,12 +9,13 @@ itself. Owns no state. Runs beside the agent's loop.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
-from ovsnet import flowdump
+from ovsnet import flowdump, flowplan
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.frontends import LONGEST_TIMEOUT, ServiceObject
@@ -24,10 +25,10 @@ log = logging.getLogger("ovsnet.services")
 TABLE = "learned"
 _PERIOD = 300.0
 """Seconds between two looks."""
-_BEFORE = 4 * _PERIOD
-"""Seconds before its timeout is over from which on a flow is prolonged: some looks may fail."""
+_BEFORE = 1200
+"""Seconds before its timeout is over from which on a flow is prolonged, and by which at least: some looks may fail."""
 _TURN = 200
-"""Flows that are looked at without a break, and at most those of one bundle."""
+"""Flows that are looked at without a break."""
 _EXACTLY = (1 << 64) - 1
 """As a cookie's mask."""
 _TIMES = re.compile(r"\bidle_timeout=(\d+).*\bidle_age=(\d+)")
@@ -71,13 +72,18 @@ class LongAffinity:
     async def look(self) -> None:
         """Prolongs what has to be. Raises SwitchUnavailable or OvsnetError."""
         for each in [each for each in self._services() if each.affinity > LONGEST_TIMEOUT]:
-            for cookie in (each.learned, *map(each.learned_outside, each.frontends)):
-                # What a client does between this answer and the new flow is not seen: its next connection is.
-                lines = await self._switch.counted(cookie, _EXACTLY, self._table)
-                for at in range(0, len(lines), _TURN):
-                    if flows := list(_renewed(lines[at : at + _TURN], each.affinity)):
-                        await self._installer.renew(flows)
-                    await asyncio.sleep(0)
+            outside = [frontend for frontend in each.frontends if frontend.group_outside]
+            for cookie in (each.learned, *map(each.learned_outside, outside)):
+                await self._installer.renew(functools.partial(self._read, cookie, each.affinity))
+
+    async def _read(self, cookie: int, affinity: int) -> list[str]:
+        # What a client does between this answer and the new flow is not seen: its next connection is.
+        lines = await self._switch.counted(cookie, _EXACTLY, self._table)
+        found: list[str] = []
+        for at in range(0, len(lines), _TURN):
+            found += _renewed(lines[at : at + _TURN], affinity)
+            await asyncio.sleep(0)
+        return found
 
 
 def _renewed(lines: Collection[str], affinity: int) -> Iterator[str]:
@@ -88,12 +94,12 @@ def _renewed(lines: Collection[str], affinity: int) -> Iterator[str]:
             continue
         timeout, idle = int(times[1]), int(times[2])
         if timeout == LONGEST_TIMEOUT and idle > LONGEST_TIMEOUT - _BEFORE:
-            timeout = affinity - idle
+            timeout = max(affinity - idle, _BEFORE)
         elif timeout < LONGEST_TIMEOUT and flow.packets:
             timeout = LONGEST_TIMEOUT
         else:
             continue
         # One that is added over another has been idle for as long as that.
         name = f"table={flow.table},priority={flow.priority},{flow.match}"
-        yield f"flow delete_strict cookie={flow.cookie:#x}/-1,{name}"
+        yield f"flow delete_strict cookie={flow.cookie:#x}/{flowplan.OWN},{name}"
         yield f"flow add cookie={flow.cookie:#x},idle_timeout={timeout},{name} actions={flow.actions}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from ovsnet import flowplan, names
@@ -160,12 +160,14 @@ class Installer:
             await self._bundle([f"flow delete cookie=0x{each:x}/-1" for each in cookies])
         self.on_policies()
 
-    async def renew(self, changes: Iterable[str]) -> None:
-        """Changes flows that the switch has learned, and that end by themselves. Raises like `change`."""
-        if self.stale:
-            raise _lost()
+    async def renew(self, read: Callable[[], Awaitable[list[str]]]) -> None:
+        """Makes the changes that `read` asks for, of flows that the switch has learned and that end by themselves; the
+        agent changes nothing in between. Raises like `change`, and what `read` raises."""
         async with self._applying:
-            await self._bundle([*changes])
+            if self.stale:
+                raise _lost()
+            if changes := await read():
+                await self._bundle(changes)
 
     async def audit(self) -> list[str] | None:
         """How the switch differs from what was installed, as `ovs-ofctl diff-flows` says it: - has, + lacks.

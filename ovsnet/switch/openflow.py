@@ -98,16 +98,18 @@ class OpenFlow:
         groups: dict[int, str] = {}
         meters: dict[int, str] = {}
         # ovs-ofctl reads what there is on another processor meanwhile.
-        reading = asyncio.gather(self.groups(), self.meters())
+        reading = asyncio.create_task(self.groups()), asyncio.create_task(self.meters())
         with command.file() as wanted:
             try:
                 await command.write(wanted, _flows(lines, groups, meters))
-                installed, meters_before = await reading
+                installed, meters_before = await reading[0], await reading[1]
             finally:
-                reading.cancel()
+                for each in reading:
+                    each.cancel()
+                await asyncio.wait(reading)
             await self._change_meters(flowplan.meter_changes(meters_before, meters))
-            for found in await asyncio.gather(*map(self.flows_of, names.UNRENDERED)):
-                await command.write(wanted, found)
+            for kind in names.UNRENDERED:
+                await command.write(wanted, await self.flows_of(kind))
             if changes := flowplan.group_changes(installed, groups):
                 await self.bundle(changes)
             argv = [*self._ofctl, "--bundle", "replace-flows", self._target, f"/dev/fd/{wanted}"]

@@ -155,7 +155,7 @@ def test_the_api_server_is_away_for_a_minute_under_load(
     held = [("client-a", inner[6], 81), ("node-b", inner[4], 81)]
     held += [("outside", host, called.node_port("alone", "held")) for host in hosts.values()]
     try:
-        with called.unfailing(*targets, gap=0.05), called.lasting(streams, held):
+        with called.lasting(streams, held), called.unfailing(*targets, gap=0.05):
             cluster.control.kill(plan.APISERVER)
             time.sleep(API_AWAY)
             cluster.control.start(plan.APISERVER)

@@ -197,10 +197,12 @@ def test_a_long_affinity_ends_by_itself_where_no_agent_prolongs_it(sticky: Stick
     assert sticky.learned() == []
 
 
-def test_nobody_is_prolonged_for_whom_flows_can_say_all(sticky: Sticky) -> None:
-    sticky.serve(POD_1, ON_PEER, affinity=18 * HOUR)
-    sticky.call("a2", POD_2[0], CLUSTER_IP[0])
-    sticky.later(18 * HOUR - 60)
+@pytest.mark.parametrize("seconds", [18 * HOUR, 65535])
+def test_nobody_is_prolonged_for_whom_flows_can_say_all(sticky: Sticky, seconds: int) -> None:
+    sticky.serve(POD_1, ON_PEER, affinity=seconds)
+    for _ in range(2):
+        sticky.call("a2", POD_2[0], CLUSTER_IP[0])
+    sticky.later(seconds - 60)
     sticky.look()
     assert len(sticky.learned()) == 1
     sticky.later(120)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, Protocol
 
-from ovsnet import flowdump, names
+from ovsnet import flowdump
 from ovsnet.errors import OvsnetError
 from ovsnet.policymodel import Direction
 from ovsnet.policywords import DENIED, DENIED_BY_RULE, VERDICT
@@ -45,7 +45,7 @@ class Denied(NamedTuple):
 class Switch(Protocol):
     """What is needed of `switch.openflow.OpenFlow`."""
 
-    async def counted(self, cookie: int, mask: int, table: int) -> list[str]: ...
+    async def counted(self, kind: str, table: int) -> list[str]: ...
 
 
 class _Seen(NamedTuple):
@@ -84,9 +84,7 @@ class Denials:
             async with asyncio.timeout(_PATIENCE), self._reading:
                 now = self._clock()
                 if self._read_at is None or now - self._read_at >= _FRESH:
-                    found = [
-                        await self._switch.counted(*names.cookies_of(kind), self._table) for kind in _KINDS
-                    ]
+                    found = [await self._switch.counted(kind, self._table) for kind in _KINDS]
                     self._take([line for lines in found for line in lines])
                     self._read_at = now
 

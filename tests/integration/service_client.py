@@ -210,32 +210,35 @@ class Client:
         return {"heard": heard}
 
     def stream(self) -> Answer:
-        """A datagram's length is its number, and that of its answer."""
+        """A datagram's length is its number, and that of its answer. slowest: seconds that an answer took at most."""
         socks: dict[str, socket.socket] = {}
         for host in self.options["hosts"]:
             self.target = (host, self.options["port"])
             socks[host] = self.connect()
-        waiting = {sock: set[int]() for sock in socks.values()}
+        waiting = {sock: dict[int, float]() for sock in socks.values()}
         names: dict[str, str] = {}
+        took = [0.0]
 
         def gather(seconds: float) -> None:
             until = time.monotonic() + seconds
             while (left := until - time.monotonic()) > 0:
                 for sock in select.select([*waiting], [], [], left)[0]:
                     data = sock.recv(65536)
-                    waiting[sock].discard(len(data))
+                    now = time.monotonic()
+                    took.append(now - waiting[sock].pop(len(data), now))
                     names[sock.getpeername()[0]] = json.loads(data)["name"]
 
         print("ready", flush=True)
         for number in itertools.cycle(range(200, 1300)):
             for sock, numbers in waiting.items():
+                numbers[number] = time.monotonic()
                 sock.send(bytes(number))
-                numbers.add(number)
                 gather(self.options.get("gap", 0.02) / len(socks))
             if ended(0):
                 break
         gather(self.options["seconds"])
-        return {"names": names, "lost": {host: len(waiting[sock]) for host, sock in socks.items()}}
+        lost = {host: len(waiting[sock]) for host, sock in socks.items()}
+        return {"names": names, "lost": lost, "slowest": max(took)}
 
 
 def ended(seconds: float) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-from ovsnet import names
 from ovsnet.agent.denials import Denials, Denied
 from ovsnet.errors import SwitchUnavailable
 from ovsnet.policymodel import Direction
@@ -32,9 +31,8 @@ class World:
         self.fails = self.hangs = False
         self.denials = Denials(self, {"verdict": 48}, self.who, lambda: self.there, clock=lambda: self.now)
 
-    async def counted(self, cookie: int, mask: int, table: int) -> list[str]:
-        kind = names.kind_of(cookie)
-        assert (table, mask) == (48, 0xFF << 56)
+    async def counted(self, kind: str, table: int) -> list[str]:
+        assert table == 48
         self.asked += kind == "policedpod"
         if self.fails:
             raise SwitchUnavailable("away")

@@ -9,13 +9,13 @@ itself. Owns no state. Runs beside the agent's loop.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Protocol
 
-from ovsnet import flowdump, flowplan
+from ovsnet import flowdump, flowplan, names
+from ovsnet.agent.drift import cookie_in
 from ovsnet.agent.installer import Installer
 from ovsnet.errors import OvsnetError, SwitchUnavailable
 from ovsnet.frontends import LONGEST_TIMEOUT, ServiceObject
@@ -29,15 +29,13 @@ _BEFORE = 1200
 """Seconds before its timeout is over from which on a flow is prolonged, and by which at least: some looks may fail."""
 _TURN = 200
 """Flows that are looked at without a break."""
-_EXACTLY = (1 << 64) - 1
-"""As a cookie's mask."""
 _TIMES = re.compile(r"\bidle_timeout=(\d+).*\bidle_age=(\d+)")
 
 
 class Switch(Protocol):
     """What is needed of `switch.openflow.OpenFlow`."""
 
-    async def counted(self, cookie: int, mask: int, table: int) -> list[str]: ...
+    async def counted(self, kind: str, table: int) -> list[str]: ...
 
 
 class LongAffinity:
@@ -71,35 +69,44 @@ class LongAffinity:
 
     async def look(self) -> None:
         """Prolongs what has to be. Raises SwitchUnavailable or OvsnetError."""
-        for each in [each for each in self._services() if each.affinity > LONGEST_TIMEOUT]:
-            outside = [frontend for frontend in each.frontends if frontend.group_outside]
-            for cookie in (each.learned, *map(each.learned_outside, outside)):
-                await self._installer.renew(functools.partial(self._read, cookie, each.affinity))
+        if any(map(_is_long, self._services())):
+            await self._installer.renew(self._read)
 
-    async def _read(self, cookie: int, affinity: int) -> list[str]:
+    async def _read(self) -> list[str]:
         # What a client does between this answer and the new flow is not seen: its next connection is.
-        lines = await self._switch.counted(cookie, _EXACTLY, self._table)
+        lines = await self._switch.counted(names.AFFINITY, self._table)
+        seconds: dict[int, int] = {}
+        for each in filter(_is_long, self._services()):
+            outside = map(each.learned_outside, each.frontends)
+            seconds |= dict.fromkeys((each.learned, *outside), each.affinity)
         found: list[str] = []
         for at in range(0, len(lines), _TURN):
-            found += _renewed(lines[at : at + _TURN], affinity)
+            for line in lines[at : at + _TURN]:
+                if affinity := seconds.get(cookie_in(line)):
+                    found += _renewed(line, affinity)
             await asyncio.sleep(0)
         return found
 
 
-def _renewed(lines: Collection[str], affinity: int) -> Iterator[str]:
-    """How a bundle gives those of these flows another timeout that are to have one. affinity: seconds."""
-    for line in lines:
-        times, flow = _TIMES.search(line), flowdump.flow(line)
-        if times is None or flow is None:
-            continue
-        timeout, idle = int(times[1]), int(times[2])
-        if timeout == LONGEST_TIMEOUT and idle > LONGEST_TIMEOUT - _BEFORE:
-            timeout = max(affinity - idle, _BEFORE)
-        elif timeout < LONGEST_TIMEOUT and flow.packets:
-            timeout = LONGEST_TIMEOUT
-        else:
-            continue
-        # One that is added over another has been idle for as long as that.
-        name = f"table={flow.table},priority={flow.priority},{flow.match}"
-        yield f"flow delete_strict cookie={flow.cookie:#x}/{flowplan.OWN},{name}"
-        yield f"flow add cookie={flow.cookie:#x},idle_timeout={timeout},{name} actions={flow.actions}"
+def _is_long(service: ServiceObject) -> bool:
+    return service.affinity > LONGEST_TIMEOUT
+
+
+def _renewed(line: str, affinity: int) -> list[str]:
+    """How a bundle gives this flow another timeout; nothing if it has the right one. affinity: seconds."""
+    times, flow = _TIMES.search(line), flowdump.flow(line)
+    if times is None or flow is None:
+        return []
+    timeout, idle = int(times[1]), int(times[2])
+    if timeout == LONGEST_TIMEOUT and idle > LONGEST_TIMEOUT - _BEFORE:
+        timeout = max(affinity - idle, _BEFORE)
+    elif timeout < LONGEST_TIMEOUT and flow.packets:
+        timeout = LONGEST_TIMEOUT
+    else:
+        return []
+    # One that is added over another has been idle for as long as that.
+    cookie, rest = f"cookie={flow.cookie:#x}", f"table={flow.table},priority={flow.priority},{flow.match}"
+    return [
+        f"flow delete_strict {cookie}/{flowplan.OWN},{rest}",
+        f"flow add {cookie},idle_timeout={timeout},{rest} actions={flow.actions}",
+    ]

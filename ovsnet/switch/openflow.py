@@ -106,7 +106,7 @@ class OpenFlow:
             finally:
                 for each in reading:
                     each.cancel()
-                await asyncio.wait(reading)
+                await asyncio.gather(*reading, return_exceptions=True)
             await self._change_meters(flowplan.meter_changes(meters_before, meters))
             for kind in names.UNRENDERED:
                 await command.write(wanted, await self.flows_of(kind))
@@ -174,8 +174,9 @@ class OpenFlow:
         lines = map(str.strip, finished.out.splitlines())
         return [line for line in lines if line.startswith("cookie=")]
 
-    async def counted(self, cookie: int, mask: int, table: int) -> list[str]:
-        """Flows of these cookies in one table, with their counters. Raises SwitchUnavailable."""
+    async def counted(self, kind: str, table: int) -> list[str]:
+        """Flows of all objects of a kind in one table, with their counters. Raises SwitchUnavailable."""
+        cookie, mask = names.cookies_of(kind)
         match = f"table={table},cookie={cookie:#x}/{mask:#x}"
         finished = await command.run([*self._ofctl, "dump-flows", self._target, match])
         self._check(finished, [])

@@ -122,17 +122,12 @@ def _compose(
 ) -> tuple[Agent, Attachments]:
     """The parts of the agent of the node `name`, each with what it needs of the others."""
     openflow = OpenFlow(management_socket(config.ovsdb, config.bridge))
-    host = HostSide(Ruleset(resources.templates_dir()))
     renderer = Renderer(resources.flows_dir(), config.policy.log_denied)
     installer = Installer(openflow)
     wiring = Wiring(ovsdb, links)
     pods = Pods(config)
     policing = Policing(openflow, renderer, pods.policed, Marks(ovsdb), lambda: installer.installed, name)
     installer.on_policies = Entries(ovsdb, config.ovsdb).renew
-    denial_log = None
-    if config.policy.log_denied:
-        denial_log = DenialLog(openflow, renderer, config.policy.log_denied, policing, pods.policed)
-        installer.on_meter_refused = denial_log.give_up
     attachments = Attachments(
         config,
         pods,
@@ -146,21 +141,13 @@ def _compose(
             config, pods, ovsdb=ovsdb, links=links, wiring=wiring, installer=installer, read=resultcache.pods
         ),
     )
-    departed = Departed(
-        openflow,
-        installer,
-        renderer,
-        config.ovsdb,
-        lambda: (ip for pod in pods.all() for ip in pod.ips),
-        lambda: policing.was_needed,
-    )
     agent = Agent(
         config,
         name,
         store=store,
         ovsdb=ovsdb,
         openflow=openflow,
-        host=host,
+        host=HostSide(Ruleset(resources.templates_dir())),
         renderer=renderer,
         installer=installer,
         wiring=wiring,
@@ -168,20 +155,35 @@ def _compose(
         upkeep=Upkeep(pods, ovsdb=ovsdb, links=links, wiring=wiring),
         recovery=Recovery(ovsdb=ovsdb, links=links, read=resultcache.pods),
         policing=policing,
-        departed=departed,
-        cutting=Cutting(openflow, installer, renderer, policing, config.ovsdb)
-        if config.policy.cut_denied
-        else None,
-        denial_log=denial_log,
     )
-    if config.store.kubernetes is not None and config.store.kubernetes.leftover_after:
-        patience = config.store.kubernetes.leftover_after
-        agent.leftovers = Leftovers(choice.own_pods(store), pods, agent.complaints, patience)
-    learned = next(table.number for table in renderer.tables if table.name == TABLE)
-    agent.affinity = LongAffinity(openflow, installer, learned, lambda: agent.serving.services)
-    pods.on_gone = departed.gone
+    _add_what_runs_beside(agent)
     _connect(agent, attachments)
     return agent, attachments
+
+
+def _add_what_runs_beside(agent: Agent) -> None:
+    """The agent's loop, as far as the configuration asks for it."""
+    config, openflow, installer, renderer = agent.config, agent.openflow, agent.installer, agent.renderer
+    pods, policing = agent.pods, agent.policing
+    agent.departed = Departed(
+        openflow,
+        installer,
+        renderer,
+        config.ovsdb,
+        lambda: (ip for pod in pods.all() for ip in pod.ips),
+        lambda: policing.was_needed,
+    )
+    pods.on_gone = agent.departed.gone
+    if config.policy.cut_denied:
+        agent.cutting = Cutting(openflow, installer, renderer, policing, config.ovsdb)
+    if config.policy.log_denied:
+        agent.denial_log = DenialLog(openflow, renderer, config.policy.log_denied, policing, pods.policed)
+        installer.on_meter_refused = agent.denial_log.give_up
+    if config.store.kubernetes is not None and config.store.kubernetes.leftover_after:
+        patience = config.store.kubernetes.leftover_after
+        agent.leftovers = Leftovers(choice.own_pods(agent.store), pods, agent.complaints, patience)
+    learned = next(table.number for table in renderer.tables if table.name == TABLE)
+    agent.affinity = LongAffinity(openflow, installer, learned, lambda: agent.serving.services)
 
 
 def _connect(agent: Agent, attachments: Attachments) -> None:

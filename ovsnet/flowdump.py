@@ -1,7 +1,7 @@
 """Reads what ovs-ofctl and ofproto/trace print.
 
-Pure: text in, data out. A flow's match and actions are as ovs-ofctl takes them again. Called by the inspection
-commands, and by the agent for counters and for what the switch learns by itself.
+Pure: text in, data out. A flow's actions, and its match if it has one, are as ovs-ofctl takes them again. Called by the
+inspection commands, and by the agent for counters and for what the switch learns by itself.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ class Devices:
 
     async def ensure(self) -> list[str]:
         """Returns when ovs-vswitchd has the ports and the kernel their interfaces; of those that are new a line each.
+        Has ovs-vswitchd try once more where it could not open the gateway's.
 
         Raises HostFailure while it is not known yet that one which is missing will not come by itself,
         SwitchUnavailable when ovs-vswitchd does not answer, and what else `Database` raises.

@@ -3,8 +3,8 @@
 Pure. Left alone, without a word: Services without a ClusterIP (headless, ExternalName), and those that by their labels
 belong to another proxy or say of themselves that they are headless. Words that a newer API may bring are told of and
 read in the safest way: a port of an unknown protocol and an address of an unknown ipMode are left out, an unknown
-policy or affinity is the default. Never compares
-Services with one another: `frontends` does. Called through `manifest.READERS`.
+policy or affinity is the default. Never compares Services with one another: `frontends` does. Called through
+`manifest.READERS`.
 """
 
 from __future__ import annotations

@@ -109,8 +109,8 @@ def begin_anew(cluster: Cluster) -> None:
 
 
 def await_calm(cluster: Cluster) -> None:
-    """Until no pod comes or goes, such as those of the module before. In user space Open vSwitch reads all routes anew
-    when a link of the node comes or goes, whosever, and loses packets of others meanwhile."""
+    """Until no pod comes or goes, such as those of the module before. In user space Open vSwitch may lose packets of
+    others when a link of the node comes or goes, whosever."""
 
     def items(kind: str) -> list[Object]:
         found = cluster.kubectl("get", kind, "--all-namespaces", "--output=json").stdout
